@@ -1,0 +1,1 @@
+"""The SDK: agents that run tasks, and clients that submit them."""

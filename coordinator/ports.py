@@ -1,0 +1,113 @@
+"""What the engine asks of the outside world: a store for a shard, and a clock. Adapters implement these; wiring chooses them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class StoreOutage(Exception):
+    """The store can't be used now, or a write's fate is unknown: repeat the identical call until it answers."""
+
+
+class StoreCorrupt(Exception):
+    """The store answered something that must not be: the shard stops and is rebuilt from its journal."""
+
+
+class AppendAnswer(Enum):
+    """What became of an append."""
+
+    APPLIED = "APPLIED"
+    ALREADY_MINE = "ALREADY_MINE"  # this very commit was applied before: an earlier answer was lost
+    FENCED = "FENCED"  # another coordinator owns the shard
+    DIVERGED = "DIVERGED"  # the journal doesn't end where the writer thinks
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A shard's ownership, newly taken. `date_ms` is the store's time; `sequence` is the journal's last entry, 0 when empty."""
+
+    epoch: int
+    sequence: int
+    date_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTask:
+    """A terminal task's record, to be written with the commit that ended it."""
+
+    namespace: str
+    task_id: str
+    record: bytes  # a serialized TaskRecord
+    end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedEntry:
+    """One line of the index of ended tasks. `position` grows by one per ended task of the namespace and is never reused."""
+
+    position: int
+    task_id: str
+    end_ms: int
+    record_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The store's answer to an append, with its time in milliseconds since 1970."""
+
+    answer: AppendAnswer
+    date_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Bounds on ended tasks, per namespace."""
+
+    max_age_ms: int
+    max_count: int
+    max_bytes: int
+
+
+class ShardStore(Protocol):
+    """One shard's journal and the records of its ended tasks. Every method raises StoreOutage or StoreCorrupt."""
+
+    async def claim(self) -> Claim:
+        """Takes the shard from whoever had it: a new nonce, and an epoch above every earlier one (at least the store's time in ms)."""
+
+    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+        """Writes entry `sequence` (the last one plus 1) and the records of tasks that it ended, all or nothing, if still the owner.
+
+        Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE when it had been applied.
+        """
+
+    async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """At most `limit` journal entries with a sequence above `after`, in order."""
+
+    async def first_sequence(self) -> int:
+        """The oldest entry still held; 0 when the journal is empty."""
+
+    async def get_records(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
+        """The records of ended tasks, in the order of `task_ids`; None where there is none."""
+
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+        """The index of ended tasks, the latest first, from below position `before` (None: from the latest)."""
+
+    async def count_ended(self, namespace: str) -> int:
+        """How many ended tasks are retained."""
+
+    async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
+        """Removes at most `limit` ended tasks that a bound of `retention` no longer covers, the oldest first. Answers how many.
+
+        Nothing younger than ten minutes is removed: G6 needs its id and outcome.
+        """
+
+    async def now_ms(self) -> int:
+        """The store's time."""
+
+
+class Clock(Protocol):
+    """Durations: seconds that go on while the machine sleeps."""
+
+    def now_s(self) -> float:
+        """Seconds from an arbitrary start; never backwards."""
