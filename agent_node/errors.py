@@ -1,0 +1,127 @@
+"""Every error of the SDK.
+
+    MusterError
+    ├── RetryableError            raised by a handler: try again, perhaps not before `retry_after_s`
+    ├── NonRetryableError         raised by a handler: trying again can't help
+    ├── TaskFailedError           a task that was waited for ended FAILED
+    ├── TaskCancelledError        a task that was waited for ended CANCELLED
+    ├── AttemptLostError          the coordinator gave this attempt up: stop, nothing it reports counts
+    ├── RefusedError              the coordinator refused a request, and says why and what to do
+    │   ├── NotFoundError         no such task, agent or namespace
+    │   ├── AlreadyExistsError    the id is taken by a task with another content
+    │   ├── LimitError            a limit is reached: `retry_after_s` says when to come back
+    │   └── ResultExpiredError    the task ended, and its result is no longer held
+    └── UnavailableError          the coordinator can't be reached, or can't reach its store
+
+A handler may raise anything: what is neither of the first two counts as retryable.
+"""
+
+from collections.abc import Mapping
+
+
+class MusterError(Exception):
+    """The root of the tree."""
+
+
+class RetryableError(MusterError):
+    """Raised by a handler whose attempt failed in a way that another attempt may mend.
+
+    Args:
+        message: one sentence for a person.
+        retry_after_s: seconds before which another attempt is pointless; None leaves it to the task's backoff.
+        kind: a name of muster.v1.FailureKind without its prefix, such as "RATE_LIMITED".
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, kind: str = "APPLICATION") -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.kind = kind
+
+
+class NonRetryableError(MusterError):
+    """Raised by a handler when no further attempt can help, such as for input that is wrong.
+
+    Args:
+        message: one sentence for a person.
+        kind: a name of muster.v1.FailureKind without its prefix, such as "PROVIDER_REJECTED".
+    """
+
+    def __init__(self, message: str, *, kind: str = "APPLICATION") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class TaskFailedError(MusterError):
+    """A task ended FAILED. `kind`, `message`, `error_type` and `stack_trace` are those of its last failure."""
+
+    def __init__(self, task_id: str, message: str, *, kind: str, error_type: str = "", stack_trace: str = "") -> None:
+        super().__init__(f"task {task_id} failed: {message}")
+        self.task_id = task_id
+        self.message = message
+        self.kind = kind
+        self.error_type = error_type
+        self.stack_trace = stack_trace
+
+
+class TaskCancelledError(MusterError):
+    """A task ended CANCELLED, for `reason`."""
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(f"task {task_id} was cancelled" + (f": {reason}" if reason else ""))
+        self.task_id = task_id
+        self.reason = reason
+
+
+class AttemptLostError(MusterError):
+    """The coordinator no longer counts on this attempt: nothing it reports will be taken."""
+
+
+class RefusedError(MusterError):
+    """The coordinator refused, for `reason` (a constant), about `field` where one is at fault.
+
+    Args:
+        message: a sentence that says what to do.
+        reason: the constant, such as "PAYLOAD_TOO_LARGE".
+        field: the request's field at fault, or "".
+        retry_after_s: when trying again makes sense; None when it doesn't.
+        metadata: facts for programs, such as the limit and how full it is.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        field: str = "",
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.field = field
+        self.retry_after_s = retry_after_s
+        self.metadata = dict(metadata or {})
+
+
+class NotFoundError(RefusedError):
+    """No such task, agent or namespace."""
+
+
+class AlreadyExistsError(RefusedError):
+    """The id is taken by a task with another content."""
+
+
+class LimitError(RefusedError):
+    """A limit is reached."""
+
+
+class ResultExpiredError(RefusedError):
+    """The task ended, and its result is no longer held."""
+
+
+class UnavailableError(MusterError):
+    """The coordinator can't be reached, or can't reach its store; `retry_after_s` is its advice, if it gave any."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
