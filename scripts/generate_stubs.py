@@ -1,7 +1,6 @@
 """Generates the Python stubs beside the protos; with --check, says whether the checked-in ones are up to date."""
 
 import filecmp
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -16,8 +15,7 @@ def generate(out: Path) -> None:
     """Writes the stubs of every proto under `out`, in the package's layout. Raises SystemExit when protoc fails."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
-    flags = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where protoc's plugins are
+    flags = [f"--{kind}_out={out}" for kind in ("python", "grpc_python")] + [f"--{kind}_out=quiet:{out}" for kind in ("mypy", "mypy_grpc")]
     if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *flags, *sources]) != 0:
         raise SystemExit("protoc failed: see above")
 
