@@ -10,12 +10,12 @@ With the key prefix `muster`, shard 3 is
 
 and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
 
-All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's id comes
-last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
+All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's
+id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
 
-A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the record and
-in the index line, and tells the line of a task's last end from lines of earlier ones: a task that was redriven and ended again has a line
-for each end, but one record. An earlier line that expires leaves the record alone.
+A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the
+record and in the index line, and tells the line of a task's last end from lines of earlier ones: a task that was redriven and ended
+again has a line for each end, but one record. An earlier line that expires leaves the record alone.
 """
 
 import struct

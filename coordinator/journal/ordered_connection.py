@@ -35,7 +35,7 @@ class OrderedConnection:
     async def _call(self, *command: Any) -> Any:
         connection = self._connection
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_command(*command, check_health=False)
             return await connection.read_response()
         except ResponseError:

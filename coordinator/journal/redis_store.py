@@ -34,7 +34,7 @@ class RedisShardStore:
         self._client = client
         self._keys = keys
         self._new_nonce = new_nonce
-        self._ordered = OrderedConnection(connection=client.connection_pool.make_connection())
+        self._ordered = OrderedConnection(connection=client.connection_pool.make_connection())  # type: ignore[no-untyped-call]
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     async def claim(self) -> Claim:
@@ -154,9 +154,9 @@ class RedisShardStore:
     async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with as_store_errors():
             try:
-                return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)  # type: ignore[misc]
+                return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self._client.eval(script.source, len(keys), *keys, *arguments)  # type: ignore[misc]
+                return await self._client.eval(script.source, len(keys), *keys, *arguments)
 
 
 def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, bytes]:

