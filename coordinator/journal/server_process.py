@@ -81,7 +81,7 @@ def spawn(*, data: DataDirectory, launch: Launch) -> tuple[subprocess.Popen[byte
         data.write_record(ServerRecord(socket=socket, process_id=0))  # so that it is found if we die before the next line but one
         log = data.open_log()
         try:
-            process = subprocess.Popen(  # noqa: S603 - our own flags
+            process = subprocess.Popen(
                 [
                     str(launch.binary),
                     *server_arguments(directory=data.path, socket=socket, memory_limit_bytes=launch.memory_limit_bytes),
