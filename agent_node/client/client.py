@@ -181,7 +181,9 @@ class Client:
         """
         tasks = [
             TrackedTask(spec.task_id, spec, fresh=request.task_id is None, want_result=request.want_result)
-            for request, spec in ((each, build_requested(new_task_id() if each.task_id is None else each.task_id, each)) for each in requests)
+            for request, spec in (
+                (each, build_requested(new_task_id() if each.task_id is None else each.task_id, each)) for each in requests
+            )
         ]
         refused = await self._live.stream.submit_many(tasks)
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
@@ -202,7 +204,7 @@ class Client:
         self,
         task_ids: Sequence[str] = (),
         *,
-        filter: str = "",  # noqa: A002  # the word of the API
+        filter: str = "",  # the word of the API
         cursor: str | None = None,
         chunks: bool = False,
         progress: bool = False,
@@ -240,7 +242,7 @@ class Client:
         response = await self._call(self._live.tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full)))
         return response.task
 
-    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:  # noqa: A002
+    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:
         """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.
 
         Args:
