@@ -179,12 +179,11 @@ class Client:
 
         One bad task doesn't stop the others: its place in the answer holds its error, where the others have their handles.
         """
-        tasks = [
-            TrackedTask(spec.task_id, spec, fresh=request.task_id is None, want_result=request.want_result)
-            for request, spec in (
-                (each, build_requested(new_task_id() if each.task_id is None else each.task_id, each)) for each in requests
-            )
-        ]
+        tasks: builtins.list[TrackedTask] = []
+        for request in requests:
+            task_id = new_task_id() if request.task_id is None else request.task_id
+            spec = build_requested(task_id, request)
+            tasks.append(TrackedTask(task_id, spec, fresh=request.task_id is None, want_result=request.want_result))
         refused = await self._live.stream.submit_many(tasks)
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
 
