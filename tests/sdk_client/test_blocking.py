@@ -4,20 +4,20 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc_testing
 import pytest
-from agent_node import BlockingClient, TaskRequest
-from agent_node.client.blocking import BlockingTaskHandle
-from agent_node.errors import NotFoundError, UnavailableError
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from muster.v1 import admin_pb2, agent_pb2, task_pb2
 from muster.v1.task_pb2 import TaskChunk, TaskEvent, WatchTasksResponse
 
+from agent_node import BlockingClient, TaskRequest
+from agent_node.client.blocking import BlockingTaskHandle
+from agent_node.errors import NotFoundError, UnavailableError
 from tests.support.fake_task_service import FakeTaskService, completed, serving
 
 TASKS = task_pb2.DESCRIPTOR.services_by_name["TaskService"]
@@ -131,7 +131,7 @@ class ServiceInThread:
             self._started.set()
             await stop.wait()
 
-    def __enter__(self) -> "ServiceInThread":
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._started.wait(5)
         return self
@@ -182,7 +182,7 @@ def test_closing_ends_every_wait_and_the_thread(coordinator: ServiceInThread) ->
     handle = client.submit("t")
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(handle.result)
-        while handle._handle._task.waiters is None:
+        while handle.handle._task.waiters is None:
             pass
         client.close()
         with pytest.raises(UnavailableError, match="closed"):

@@ -2,6 +2,12 @@
 
 import grpc
 import pytest
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
+from google.rpc.status_pb2 import Status
+from muster.v1.common_pb2 import Refusal
+
 from agent_node.connection import Target, call_metadata, duration, from_refusal, from_rpc_error, seconds
 from agent_node.errors import (
     AlreadyExistsError,
@@ -12,11 +18,6 @@ from agent_node.errors import (
     ResultExpiredError,
     UnavailableError,
 )
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
-from google.rpc.status_pb2 import Status
-from muster.v1.common_pb2 import Refusal
 
 STATUS_KEY = "grpc-status-details-bin"
 
@@ -42,7 +43,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("code", "reason", "expected"), CASES)
+@pytest.mark.parametrize("code,reason,expected", CASES)
 def test_an_rpc_and_a_refusal_mean_the_same(code: grpc.StatusCode, reason: str, expected: type[MusterError]) -> None:
     error = from_rpc_error(rpc_error(code, "do this", ErrorInfo(reason=reason, domain="muster")))
     assert type(error) is expected

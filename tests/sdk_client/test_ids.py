@@ -1,6 +1,7 @@
 """Task ids."""
 
 import os
+import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -9,14 +10,14 @@ from agent_node.ids import IdMint, new_task_id
 
 
 def test_an_id_is_a_uuid_of_version_7_with_its_time() -> None:
-    minted = uuid.UUID(IdMint(now_ms=lambda: 0x0189_0A5D_AC96, random_bytes=os.urandom).mint())
+    minted = uuid.UUID(IdMint(now_ms=lambda: 0x0189_0A5D_AC96, random_bytes=random.Random(7).randbytes).mint())
     assert (minted.version, minted.variant) == (7, uuid.RFC_4122)
     assert minted.int >> 80 == 0x0189_0A5D_AC96
 
 
 def test_ids_grow_within_a_millisecond_beyond_its_counter_and_over_a_clock_that_steps_back() -> None:
     times = iter([1_000] * 10_000 + [5] * 10)
-    mint = IdMint(now_ms=lambda: next(times), random_bytes=os.urandom)
+    mint = IdMint(now_ms=lambda: next(times), random_bytes=random.Random(7).randbytes)
     ids = [mint.mint() for _ in range(10_010)]
     assert all(before < after for before, after in pairwise(ids))
 

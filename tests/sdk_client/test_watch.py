@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from agent_node import Client
-from agent_node.client.watch import Position
-from agent_node.errors import MusterError, NotFoundError, UnavailableError
 from hypothesis import given
 from hypothesis import strategies as st
 from muster.v1.common_pb2 import Progress, Refusal
 from muster.v1.task_pb2 import TaskChunk, TaskEvent, WatchTasksResponse
 
+from agent_node import Client
+from agent_node.client.watch import Position
+from agent_node.errors import MusterError, NotFoundError, UnavailableError
 from tests.support.fake_task_service import FakeTaskService, serving
 
 
@@ -49,8 +49,7 @@ async def test_chunks_go_on_behind_the_cursor_without_repeats(client: Client, se
 async def test_chunks_of_an_unknown_task_raise(client: Client, service: FakeTaskService) -> None:
     service.watch_script = [[WatchTasksResponse(events=[TaskEvent(task_id="x", missing=Refusal(code=5, message="no such task"))])]]
     with pytest.raises(NotFoundError):
-        async for _ in client.attach("x").chunks():
-            pass
+        await anext(client.attach("x").chunks())
 
 
 async def test_a_watch_carries_cursors_that_lose_nothing_and_says_what_was_compacted(client: Client, service: FakeTaskService) -> None:
@@ -71,11 +70,10 @@ async def test_a_watch_carries_cursors_that_lose_nothing_and_says_what_was_compa
 async def test_a_watch_by_filter_goes_on_when_the_coordinator_ends_it(client: Client, service: FakeTaskService) -> None:
     service.watch_script = [[WatchTasksResponse(events=[progress(1)], cursor="c1")], [WatchTasksResponse(events=[progress(2)])]]
     service.watch_script.append([grpc.StatusCode.PERMISSION_DENIED])
-    seen = []
+    watch = client.watch(filter="state = RUNNING")
+    assert [(await anext(watch)).event.progress.current for _ in range(2)] == [1, 2]
     with pytest.raises(MusterError, match="ended by the script"):
-        async for each in client.watch(filter="state = RUNNING"):
-            seen.append(each.event.progress.current)
-    assert seen == [1, 2]
+        await anext(watch)
 
 
 async def test_a_bad_request_is_not_repeated(client: Client, service: FakeTaskService) -> None:
