@@ -1,6 +1,7 @@
 """The agent as its author sees it: handlers by task type, served until told to stop."""
 
 import asyncio
+import dataclasses
 import functools
 import inspect
 import logging
@@ -124,6 +125,17 @@ class Agent:
             return function
 
         return register
+
+    def override(
+        self, *, name: str | None = None, address: str | None = None, namespace: str | None = None, capacity: int | None = None
+    ) -> None:
+        """Changes, before it serves, what is not None: for command lines.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
+        given = {"name": name, "address": address, "namespace": namespace, "capacity": capacity}
+        self.settings = dataclasses.replace(self.settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     async def serve(self) -> None:
         """Serves until drained or stopped. Cancelling it stops at once; the tasks it ran go to other agents when their leases end.
