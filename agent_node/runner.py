@@ -86,6 +86,9 @@ class Runner:
         self._executions: dict[AttemptKey, _Execution] = {}
         self._waiting: deque[_Execution] = deque()
         self._running = 0
+        self._ready: deque[_Execution] = deque()  # for the loop, with a slot
+        self._workers: set[asyncio.Task[None]] = set()
+        self._spawning = 0  # how many workers the next turn may make; 0: none is due
         self._gathered: list[Report] = []
         self._limits = Limits()
         self._target = target
@@ -124,13 +127,13 @@ class Runner:
         if cause is StopCause.LOST and attempt.reports is not None:
             attempt.reports.lose()
         if not execution.started:
-            # It waits for a slot, or its task's first step: no handler has seen it.
-            if execution.task is None:
+            # It waits for a slot, or for the loop's next turn: no handler has seen it.
+            if execution in self._ready:
+                self._ready.remove(execution)
+                self._leave(execution)
+            else:
                 self._waiting.remove(execution)
                 self._executions.pop(attempt.key)
-            else:
-                execution.task.cancel()
-                self._leave(execution)
             self._tell(Ended(attempt, Stopped()))
             return
         if execution.task is not None:
@@ -164,8 +167,7 @@ class Runner:
 
     def close(self) -> None:
         """Stops everything, and waits for nothing: threads end with their jobs, processes are killed."""
-        self._closed = True
-        self._waiting.clear()
+        self._closed = True  # no slot that gets free is taken again
         for execution in list(self._executions.values()):
             self.stop_handler(execution.attempt, StopCause.LOST, "the agent has stopped")
         self._threads.close()
@@ -173,15 +175,15 @@ class Runner:
 
     async def wait_closed(self, *, within_s: float) -> None:
         """After `close`: gives async handlers so long to clean up."""
-        tasks = [execution.task for execution in self._executions.values() if execution.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within_s)
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=within_s)
 
     def _begin(self, execution: _Execution) -> None:
         self._running += 1
         match execution.handler.isolation:
             case Isolation.LOOP:
-                execution.task = self._loop.create_task(self._run_in_loop(execution))
+                self._ready.append(execution)
+                self._spawn_soon()
             case Isolation.THREAD:
                 execution.started = True
                 # Each in a context of its own: what a handler sets there doesn't reach the next one in that thread.
@@ -191,14 +193,44 @@ class Runner:
                 execution.child = self._processes.take(execution.handler.function)
                 self._threads.submit(lambda: self._run_in_process(execution))
 
+    # Handlers in the loop. A task costs 4 µs, most of what an attempt that awaits nothing costs here; so one task runs handlers
+    # one after another, until one of them waits. Then the next turn of the loop makes twice as many tasks for what is ready.
+
+    def _spawn_soon(self) -> None:
+        if not self._spawning:
+            self._spawning = 1
+            self._loop.call_soon(self._spawn)
+
+    def _spawn(self) -> None:
+        wanted = min(self._spawning, len(self._ready))
+        for _ in range(wanted):
+            task = self._loop.create_task(self._work_in_loop())
+            self._workers.add(task)
+            task.add_done_callback(self._workers.discard)
+        # Looks again once those have begun, in this same order of the loop.
+        self._spawning = 2 * wanted
+        if wanted:
+            self._loop.call_soon(self._spawn)
+
+    async def _work_in_loop(self) -> None:
+        task = asyncio.current_task()
+        clean = contextvars.copy_context()
+        while self._ready:
+            execution = self._ready.popleft()
+            execution.task = task
+            execution.started = True
+            await self._run_in_loop(execution)
+            # A cancellation, and what a handler left in its context, end with this task. (Comparing unchanged ones takes 0.1 µs.)
+            if execution.stop_asked or contextvars.copy_context() != clean:
+                break
+        if self._ready:
+            self._spawn_soon()
+
     async def _run_in_loop(self, execution: _Execution) -> None:
-        execution.started = True
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except asyncio.CancelledError as error:
-            outcome = from_exception(error)
-        except Exception as error:  # whatever a handler raises is its attempt's outcome
+        except (asyncio.CancelledError, Exception, SystemExit) as error:  # whatever a handler raises is its attempt's outcome
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))

@@ -13,7 +13,7 @@ class HandlerThreads:
     """Starts a thread when none is idle; whoever submits holds to the capacity.
 
     Args:
-        name: the threads' name, for debuggers.
+        name: all threads' name, for debuggers.
     """
 
     def __init__(self, *, name: str) -> None:
@@ -28,12 +28,10 @@ class HandlerThreads:
         with self._lock:
             self._unfinished += 1
             needed = self._unfinished > self._threads
-            if needed:
-                self._threads += 1
-                number = self._threads
+            self._threads += needed
         self._jobs.put(job)
         if needed:
-            threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def close(self) -> None:
         """Ends each thread when its job is done. Doesn't wait."""
