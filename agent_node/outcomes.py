@@ -41,9 +41,7 @@ def from_exception(error: BaseException) -> HandlerOutcome:
         return Stopped()
     if isinstance(error, AttemptLostError):
         return Stopped()
-    failed = Failed(
-        _clip(_message_of(error), MAX_MESSAGE_CHARACTERS), error_type=type(error).__qualname__, stack_trace=_trace_of(error)
-    )
+    failed = Failed(_clip(_message_of(error), MAX_MESSAGE_CHARACTERS), error_type=type(error).__qualname__, stack_trace=_trace_of(error))
     if isinstance(error, (RetryableError, NonRetryableError)):
         failed.kind = _kind(error.kind)
         failed.non_retryable = isinstance(error, NonRetryableError)

@@ -92,9 +92,7 @@ class AttemptReports:
             model = _OTHER_MODELS
         so_far = self._usage.get(model, ModelUsage(model, 0, 0, 0))
         self._usage = self._usage | {
-            model: ModelUsage(
-                model, so_far.input_tokens + input_tokens, so_far.output_tokens + output_tokens, so_far.requests + requests
-            )
+            model: ModelUsage(model, so_far.input_tokens + input_tokens, so_far.output_tokens + output_tokens, so_far.requests + requests)
         }
         self._usage_changed = True
         self._announce()

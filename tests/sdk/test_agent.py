@@ -138,7 +138,18 @@ async def test_the_context_tells_the_task(coordinator, agent):
 
     @agent.handler("work")
     async def work(ctx):
-        names = ("task_id", "fence", "task_type", "payload", "content_type", "attempt", "run", "last_checkpoint", "traceparent", "percentage")
+        names = (
+            "task_id",
+            "fence",
+            "task_type",
+            "payload",
+            "content_type",
+            "attempt",
+            "run",
+            "last_checkpoint",
+            "traceparent",
+            "percentage",
+        )
         seen.update({name: getattr(ctx, name) for name in names}, json=ctx.json())
         ctx.progress(1, 4)
         return ctx.percentage
@@ -441,7 +452,10 @@ async def test_usage_adds_up_per_model(coordinator, agent):
     async with serving(coordinator, agent):
         coordinator.assign(task("a"))
         outcome = await result_of(coordinator, "a")
-    assert [(each.model, each.input_tokens, each.output_tokens, each.requests) for each in outcome.usage] == [("m", 20, 2, 2), ("n", 10, 1, 1)]
+    assert [(each.model, each.input_tokens, each.output_tokens, each.requests) for each in outcome.usage] == [
+        ("m", 20, 2, 2),
+        ("n", 10, 1, 1),
+    ]
 
 
 # child processes

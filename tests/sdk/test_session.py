@@ -35,7 +35,9 @@ class Peer:
 
     def assign(self, *task_ids, fence=1, **fields):
         self.batch += 1
-        assignments = [pb.Assignment(task=TaskSpec(task_id=task_id, task_type="t"), fence=fence, attempt=1, **fields) for task_id in task_ids]
+        assignments = [
+            pb.Assignment(task=TaskSpec(task_id=task_id, task_type="t"), fence=fence, attempt=1, **fields) for task_id in task_ids
+        ]
         instructions = self.hear(pb.ConnectResponse(assign=pb.AssignBatch(batch_id=self.batch, assignments=assignments)))
         return [attempt for each in instructions if isinstance(each, Start) for attempt in each.attempts]
 

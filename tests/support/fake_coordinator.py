@@ -109,7 +109,9 @@ class FakeCoordinator(AgentServiceServicer):
         """Says something on the newest stream."""
         self._put(message)
 
-    def break_stream(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, reason: str = "", message: str = "broken by the test") -> None:
+    def break_stream(
+        self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, reason: str = "", message: str = "broken by the test"
+    ) -> None:
         """Ends the newest stream with a status."""
         self._put(_Refused(code, reason, message))
 
@@ -190,7 +192,9 @@ class FakeCoordinator(AgentServiceServicer):
         stream.outbox.put_nowait(None)
 
 
-async def _abort(context: "grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]", code: grpc.StatusCode, reason: str, message: str) -> None:
+async def _abort(
+    context: "grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]", code: grpc.StatusCode, reason: str, message: str
+) -> None:
     info = AnyMessage()
     info.Pack(ErrorInfo(reason=reason, domain="muster"))
     status = Status(code=code.value[0], message=message, details=[info])
