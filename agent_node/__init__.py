@@ -1,6 +1,7 @@
 """The SDK: agents that run tasks, and clients that submit them."""
 
 from agent_node.agent import Agent
+from agent_node.client import BlockingClient, Client, Priority, RetryPolicy, TaskHandle, TaskOutput, TaskRequest, as_completed
 from agent_node.context import Context
 from agent_node.errors import (
     AlreadyExistsError,
@@ -21,15 +22,23 @@ __all__ = [
     "Agent",
     "AlreadyExistsError",
     "AttemptLostError",
+    "BlockingClient",
+    "Client",
     "Context",
     "LimitError",
     "MusterError",
     "NonRetryableError",
     "NotFoundError",
+    "Priority",
     "RefusedError",
     "ResultExpiredError",
+    "RetryPolicy",
     "RetryableError",
     "TaskCancelledError",
     "TaskFailedError",
+    "TaskHandle",
+    "TaskOutput",
+    "TaskRequest",
     "UnavailableError",
+    "as_completed",
 ]
