@@ -17,20 +17,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
 
-import grpc
+import grpc.aio
 
 from agent_node.cli.bench.loop import loop_factory
-from muster.v1 import common_pb2, task_pb2, task_pb2_grpc
+from muster.v1 import common_pb2, task_pb2
 
 TASKS_PER_MESSAGE = 100
 WINDOW = 8  # messages in flight: the pipe never runs dry, and nothing queues for long
 PING_PONGS = 500
 WARM_UP_MESSAGES = 50
+_SERVICE, _METHOD = "muster.bench.Ceiling", "Stream"
 _LISTEN = "127.0.0.1:0"
 _START_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 5.0
 
 Session = grpc.aio.StreamStreamCall[task_pb2.SessionRequest, task_pb2.SessionResponse]
+Context = grpc.aio.ServicerContext[task_pb2.SessionRequest, task_pb2.SessionResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,26 +69,25 @@ def response_of(count: int) -> task_pb2.SessionResponse:
     return response
 
 
-class CeilingServicer(task_pb2_grpc.TaskServiceServicer):
-    """Answers each message of a session with as many results as it submitted tasks."""
-
-    async def Session(  # type: ignore[override]  # the generated signature covers the synchronous server too
-        self,
-        request_iterator: AsyncIterator[task_pb2.SessionRequest],
-        context: grpc.aio.ServicerContext[task_pb2.SessionRequest, task_pb2.SessionResponse],
-    ) -> None:
-        answers: dict[int, task_pb2.SessionResponse] = {}
-        async for request in request_iterator:
-            count = len(request.submit.tasks)
-            if count not in answers:
-                answers[count] = response_of(count)
-            await context.write(answers[count])
+async def answer(requests: AsyncIterator[task_pb2.SessionRequest], context: Context) -> None:
+    """The server's side of a stream: each message is answered with as many results as it submits tasks."""
+    answers: dict[int, task_pb2.SessionResponse] = {}
+    async for request in requests:
+        count = len(request.submit.tasks)
+        if count not in answers:
+            answers[count] = response_of(count)
+        await context.write(answers[count])
 
 
 async def serve_until_stdin_ends() -> None:
     """Serves on a free loopback port, prints it, and stops at the end of standard input: when the parent closes it, or is gone."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    task_pb2_grpc.add_TaskServiceServicer_to_server(CeilingServicer(), server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        answer,  # type: ignore[arg-type]  # the stubs know the synchronous server's handlers only
+        request_deserializer=task_pb2.SessionRequest.FromString,
+        response_serializer=task_pb2.SessionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
     port = server.add_insecure_port(_LISTEN)
     await server.start()
     print(port, flush=True)
@@ -113,7 +114,12 @@ async def ceiling_session() -> AsyncIterator[Session]:
         if not line.strip().isdigit():
             raise RuntimeError("the ceiling's server process did not start")
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{int(line)}"))
-        session: Session = task_pb2_grpc.TaskServiceStub(channel).Session()
+        stream = channel.stream_stream(
+            f"/{_SERVICE}/{_METHOD}",
+            request_serializer=task_pb2.SessionRequest.SerializeToString,
+            response_deserializer=task_pb2.SessionResponse.FromString,
+        )
+        session: Session = stream()
         stack.callback(session.cancel)
         yield session
         await session.done_writing()
