@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from agent_node.cli.bench.loop import loop_factory
 from muster.v1 import common_pb2, task_pb2
@@ -31,7 +32,7 @@ _LISTEN = "127.0.0.1:0"
 _START_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 5.0
 
-Session = grpc.aio.StreamStreamCall[task_pb2.SessionRequest, task_pb2.SessionResponse]
+Session = grpc.aio.StreamStreamCall[Message, task_pb2.SessionResponse]
 Context = grpc.aio.ServicerContext[task_pb2.SessionRequest, task_pb2.SessionResponse]
 
 
@@ -83,7 +84,7 @@ async def serve_until_stdin_ends() -> None:
     """Serves on a free loopback port, prints it, and stops at the end of standard input: when the parent closes it, or is gone."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     handler = grpc.stream_stream_rpc_method_handler(
-        answer,  # type: ignore[arg-type]  # the stubs know the synchronous server's handlers only
+        answer,
         request_deserializer=task_pb2.SessionRequest.FromString,
         response_serializer=task_pb2.SessionResponse.SerializeToString,
     )
@@ -119,7 +120,7 @@ async def ceiling_session() -> AsyncIterator[Session]:
             request_serializer=task_pb2.SessionRequest.SerializeToString,
             response_deserializer=task_pb2.SessionResponse.FromString,
         )
-        session: Session = stream()
+        session = stream()
         stack.callback(session.cancel)
         yield session
         await session.done_writing()
