@@ -25,7 +25,8 @@ def build_app() -> typer.Typer:
     def remember_shared_options(
         context: typer.Context,
         address: Annotated[
-            str, typer.Option("--address", envvar="MUSTER_ADDRESS", metavar="HOST:PORT", help=f"The coordinator. [default: {DEFAULT_ADDRESS}]")
+            str,
+            typer.Option("--address", envvar="MUSTER_ADDRESS", metavar="HOST:PORT", help=f"The coordinator. [default: {DEFAULT_ADDRESS}]"),
         ] = "",
         namespace: Annotated[
             str, typer.Option("--namespace", envvar="MUSTER_NAMESPACE", metavar="NAME", help="The namespace.")

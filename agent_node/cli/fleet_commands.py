@@ -34,7 +34,8 @@ async def drain(
     invocation: Invocation,
     agent_name: Annotated[str, typer.Argument(metavar="AGENT", help="The agent.")],
     deadline: Annotated[
-        float, typer.Option("--deadline", min=0, metavar="SECONDS", help="Handlers that still run then are stopped, and their tasks given back.")
+        float,
+        typer.Option("--deadline", min=0, metavar="SECONDS", help="Handlers that still run then are stopped, and their tasks given back."),
     ] = 30.0,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown to the agent.")] = "drained from the command line",
 ) -> None:

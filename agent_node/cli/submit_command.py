@@ -43,14 +43,17 @@ async def submit(
     content_type: Annotated[
         str | None, typer.Option("--content-type", help="The input's media type. Without it: JSON, text or bytes, as it looks.")
     ] = None,
-    task_id: Annotated[str | None, typer.Option("--id", help="The task's id: the same id again is the same task. [default: a new one]")] = None,
+    task_id: Annotated[
+        str | None, typer.Option("--id", help="The task's id: the same id again is the same task. [default: a new one]")
+    ] = None,
     priority: Annotated[PriorityName, typer.Option("--priority", help="How urgent it is.")] = PriorityName.NORMAL,
     max_retries: Annotated[int | None, typer.Option("--max-retries", min=0, help="Attempts after the first one.")] = None,
     run_timeout: Annotated[
         float | None, typer.Option("--run-timeout", min=0, metavar="SECONDS", help="Fail an attempt that runs longer.")
     ] = None,
     progress_timeout: Annotated[
-        float | None, typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long.")
+        float | None,
+        typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,

@@ -201,7 +201,9 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
         return Group(head, facts)
     table = _table("agent", "running", "could take it", "ruled out by")
     for verdict in answer.agents:
-        reasons = "; ".join(rule.message or short_name(task_pb2.RuledOutKind.Name(rule.kind), "RULED_OUT_KIND_") for rule in verdict.ruled_out)
+        reasons = "; ".join(
+            rule.message or short_name(task_pb2.RuledOutKind.Name(rule.kind), "RULED_OUT_KIND_") for rule in verdict.ruled_out
+        )
         able = Text("no", "red") if verdict.ruled_out else Text("yes", "green")
         table.add_row(Text(verdict.agent_name), f"{verdict.running}/{verdict.max_concurrent_tasks}", able, Text(reasons or NONE))
     return Group(head, facts, table)
@@ -234,7 +236,9 @@ def agents_table(agents: Iterable[agent_pb2.AgentInfo]) -> Table:
     return table
 
 
-def statistics(stats: admin_pb2.GetQueueStatsResponse, load: admin_pb2.GetLoadMapResponse, about: admin_pb2.GetCoordinatorResponse) -> Group:
+def statistics(
+    stats: admin_pb2.GetQueueStatsResponse, load: admin_pb2.GetLoadMapResponse, about: admin_pb2.GetCoordinatorResponse
+) -> Group:
     """A coordinator at a glance: itself, its totals, and its queues."""
     live = stats.pending + stats.running + stats.retrying
     connected = sum(agent.state == agent_pb2.AGENT_STATE_CONNECTED for agent in load.agents)

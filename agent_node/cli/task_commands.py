@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 CANCEL_BATCH = 1000  # tasks in one CancelTasks call: the protocol's limit
 PAGE = 1000  # tasks in one page of a list, at most: the protocol's limit
-FILTER_HELP = 'Such as \'task_type = "summarise" AND (state = RUNNING OR state = RETRYING)\'; fields: state, task_type, priority, agent, task_id, parent_task_id.'
+FILTER_HELP = "Such as 'task_type = \"summarise\" AND (state = RUNNING OR state = RETRYING)'; fields: state, task_type, priority, agent, task_id, parent_task_id."
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help="The tasks.")]
 
@@ -79,7 +79,8 @@ async def watch(
     invocation: Invocation,
     task_ids: Annotated[list[str] | None, typer.Argument(metavar="[TASK_ID]...", help="The tasks.")] = None,
     filter_text: Annotated[
-        str | None, typer.Option("--filter", "-f", metavar="FILTER", help=f"Instead of ids: every task that matches, '' is all. {FILTER_HELP}")
+        str | None,
+        typer.Option("--filter", "-f", metavar="FILTER", help=f"Instead of ids: every task that matches, '' is all. {FILTER_HELP}"),
     ] = None,
     chunks: Annotated[bool, typer.Option("--chunks", help="Show partial output too.")] = False,
     progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Show progress too.")] = True,
