@@ -1,5 +1,6 @@
 """The command line's root: the shared options, and where each command comes from."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from agent_node.cli import fleet_commands, namespace_commands, submit_command, task_commands
 from agent_node.cli.bench import bench_commands
 from agent_node.cli.exits import EXIT_CODES_HELP
-from agent_node.cli.invocation import DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
+from agent_node.cli.invocation import ADDRESS_VARIABLE, DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
 
 
 def build_app() -> typer.Typer:
@@ -24,16 +25,20 @@ def build_app() -> typer.Typer:
     @app.callback()
     def remember_shared_options(
         context: typer.Context,
+        *,
         address: Annotated[
             str,
-            typer.Option("--address", envvar="MUSTER_ADDRESS", metavar="HOST:PORT", help=f"The coordinator. [default: {DEFAULT_ADDRESS}]"),
+            typer.Option(
+                "--address", metavar="HOST:PORT", help=f"The coordinator. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]"
+            ),
         ] = "",
         namespace: Annotated[
             str, typer.Option("--namespace", envvar="MUSTER_NAMESPACE", metavar="NAME", help="The namespace.")
         ] = DEFAULT_NAMESPACE,
         as_json: JsonOption = False,
     ) -> None:
-        context.obj = Invocation(address, namespace, as_json)
+        usual_address = os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        context.obj = Invocation(address=address, usual_address=usual_address, namespace=namespace, as_json=as_json)
 
     submit_command.register(app)
     task_commands.register(app)

@@ -32,6 +32,7 @@ async def agents(invocation: Invocation) -> None:
 
 async def drain(
     invocation: Invocation,
+    *,
     agent_name: Annotated[str, typer.Argument(metavar="AGENT", help="The agent.")],
     deadline: Annotated[
         float,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
 DEFAULT_NAMESPACE = "default"
+ADDRESS_VARIABLE = "MUSTER_ADDRESS"
 DEBUG_VARIABLE = "MUSTER_DEBUG"
 
 AddressOption = Annotated[
@@ -36,24 +37,25 @@ NamespaceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs: one object, or one per line.")]
 
-P = ParamSpec("P")
+CommandFunction = Callable[..., Awaitable[ExitCode | None]]  # of an Invocation and the command's own options
 LoopFactoryChoice = Callable[[], Callable[[], asyncio.AbstractEventLoop] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
     """The options that all commands share, as given before or after the command's name."""
 
-    address: str = ""  # empty: not given
+    address: str = ""  # as an option; empty: not given
+    usual_address: str = DEFAULT_ADDRESS  # of the environment
     namespace: str = DEFAULT_NAMESPACE
     as_json: bool = False
 
     @property
     def coordinator_address(self) -> str:
         """Where to find the coordinator, as host:port."""
-        return self.address or DEFAULT_ADDRESS
+        return self.address or self.usual_address
 
-    def with_options(self, address: str | None, namespace: str | None, as_json: bool) -> "Invocation":
+    def with_options(self, *, address: str | None, namespace: str | None, as_json: bool) -> "Invocation":
         """The same with the options that were given after the command's name, which win."""
         return replace(self, address=address or self.address, namespace=namespace or self.namespace, as_json=as_json or self.as_json)
 
@@ -68,25 +70,25 @@ class Invocation:
 
 def command(
     app: typer.Typer, name: str | None = None, *, loop_factory: LoopFactoryChoice | None = None
-) -> Callable[[Callable[Concatenate[Invocation, P], Awaitable[ExitCode | None]]], Callable[..., None]]:
+) -> Callable[[CommandFunction], CommandFunction]:
     """Registers an async function as a command of `app`, with the shared options added to its own.
 
     The function's docstring is the command's help; what it returns is the exit code, None being OK.
     `loop_factory` is asked, when the command is run, for what makes its event loop.
     """
 
-    def register(function: Callable[Concatenate[Invocation, P], Awaitable[ExitCode | None]]) -> Callable[..., None]:
+    def register(function: CommandFunction) -> CommandFunction:
         def run(
             context: typer.Context,
             *,
             address: AddressOption = None,
             namespace: NamespaceOption = None,
             as_json: JsonOption = False,
-            **options: P.kwargs,
+            **options: Any,
         ) -> None:
             shared = context.find_object(Invocation) or Invocation()
-            invocation = shared.with_options(address, namespace, as_json)
-            start = partial(function, invocation, **options)  # type: ignore[call-arg]
+            invocation = shared.with_options(address=address, namespace=namespace, as_json=as_json)
+            start = partial(function, invocation, **options)
             raise typer.Exit(run_to_exit_code(start, invocation, loop_factory() if loop_factory else None))
 
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -97,7 +99,7 @@ def command(
         run.__doc__ = function.__doc__
         run.__name__ = function.__name__
         app.command(name)(run)
-        return run
+        return function
 
     return register
 
@@ -115,7 +117,7 @@ def run_to_exit_code(
             return code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except Exception as error:  # the root of the program: what isn't known here is a bug, and is said to be one
+    except Exception as error:  # noqa: BLE001  # the root of the program: what isn't known here is a bug, and is said to be one
         return explain_end(_innermost(error), invocation)
 
 
@@ -155,12 +157,12 @@ async def _run_until_signal(start: Callable[[], Awaitable[ExitCode | None]]) -> 
     """Awaits the command. SIGTERM ends it as Ctrl-C does: by cancelling it, so that it can clean up."""
     terminated = False
     main = asyncio.current_task()
-    assert main is not None
 
     def terminate() -> None:
         nonlocal terminated
         terminated = True
-        main.cancel()
+        if main is not None:
+            main.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     try:

@@ -33,6 +33,7 @@ async def list_namespaces(invocation: Invocation) -> None:
 
 async def create(
     invocation: Invocation,
+    *,
     name: Annotated[str, typer.Argument(help="1 to 63 lower-case letters, digits and dashes, beginning with a letter.")],
 ) -> None:
     """Create a namespace. One that exists already is left as it is."""

@@ -9,10 +9,10 @@ from typing import cast
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from muster.v1 import common_pb2, task_pb2
 
 from agent_node.cli.payloads import TEXT_TYPE, Json, payload_fields
 from agent_node.errors import TaskCancelledError, TaskFailedError
-from muster.v1 import common_pb2, task_pb2
 
 Record = dict[str, Json]
 
@@ -26,14 +26,14 @@ def print_record(record: Record) -> None:
 def record_of(message: Message) -> Record:
     """Any message of the protos."""
     mapped = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    return cast(Record, mapped)
+    return cast("Record", mapped)
 
 
 def task_record(task: task_pb2.Task) -> Record:
     """A task, with the payloads of its submit and of its outcome decoded."""
     record = record_of(task)
     if task.HasField("spec"):
-        spec = cast(Record, record["spec"])
+        spec = cast("Record", record["spec"])
         spec.pop("payload")
         spec |= payload_fields(task.spec.payload, task.spec.content_type)
     if task.HasField("outcome"):
@@ -64,6 +64,8 @@ def event_record(event: task_pb2.TaskEvent) -> Record:
             record["task"] = task_record(event.task)
         case "chunk":
             record["chunk"] = chunk_record(event.chunk)
+        case "progress" | "missing" | None:
+            pass
     return record
 
 

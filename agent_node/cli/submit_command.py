@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from contextlib import AsyncExitStack
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-class PriorityName(str, Enum):
+class PriorityName(StrEnum):
     """The priorities, as they are typed."""
 
     LOW = "low"
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
 async def submit(
     invocation: Invocation,
+    *,
     task_type: Annotated[str, typer.Argument(metavar="TYPE", help="What kind of work it is: agents that can do it may run it.")],
     payload: Annotated[str | None, typer.Argument(help="The input, as it is; - reads it from stdin. None at all is an empty one.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the input from this file; - is stdin.")] = None,
@@ -57,7 +58,7 @@ async def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
-    timeout: Annotated[
+    timeout_s: Annotated[
         float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 1, the task lives on.")
     ] = None,
 ) -> ExitCode:
@@ -84,13 +85,13 @@ async def submit(
             _print_id(handle.task_id, invocation)
             return ExitCode.OK
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout_s):
                 if stream:
                     return await _follow_output(handle, invocation)
                 return await _wait_for_result(client, handle, invocation)
         except TimeoutError:
             raise CommandFailure(
-                f"task {handle.task_id} has not ended within {timeout:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
+                f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
                 ExitCode.NEGATIVE,
             ) from None
 
@@ -133,9 +134,10 @@ async def _wait_for_result(client: "Client", handle: "TaskHandle", invocation: I
 
 
 async def _show_progress(client: "Client", task_id: str, bar: "Bar") -> None:
+    from muster.v1 import common_pb2
+
     from agent_node.cli.tables import progress_text, short_name
     from agent_node.errors import MusterError
-    from muster.v1 import common_pb2
 
     try:
         async for event in client.watch(task_ids=[task_id], progress=True):

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from agent_node.cli.payloads import payload_text
-from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 
 NONE = "–"
 
@@ -84,10 +84,9 @@ def seconds_text(seconds: float) -> str:
 
 def progress_text(progress: common_pb2.Progress) -> str:
     """How far a task is: a percentage where the total is known, and what the handler said."""
+    done = f"{progress.current:g}" if progress.current else ""
     if progress.total > 0:
         done = f"{100 * progress.current / progress.total:.0f} %"
-    else:
-        done = f"{progress.current:g}" if progress.current else ""
     return " ".join(part for part in (done, progress.message) if part)
 
 
@@ -253,8 +252,10 @@ def statistics(
             ("now", f"{stats.pending} pending, {stats.running} running, {stats.retrying} retrying, {stats.retained} ended and kept"),
             (
                 "since start",
-                f"{stats.submitted_total} submitted, {stats.completed_total} completed, {stats.failed_total} failed, "
-                f"{stats.cancelled_total} cancelled, {stats.crashed_total} attempts lost, {stats.stale_results_total} stale results",
+                (
+                    f"{stats.submitted_total} submitted, {stats.completed_total} completed, {stats.failed_total} failed, "
+                    f"{stats.cancelled_total} cancelled, {stats.crashed_total} attempts lost, {stats.stale_results_total} stale results"
+                ),
             ),
         ]
     )
@@ -300,4 +301,6 @@ def event_line(event: task_pb2.TaskEvent) -> Text:
             line.append(payload_text(event.chunk.data, "text/plain"))
         case "missing":
             line.append(event.missing.message or "not found", "bold red")
+        case None:  # a kind of event that this version doesn't know
+            line.append("changed", "dim")
     return line

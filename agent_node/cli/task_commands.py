@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 CANCEL_BATCH = 1000  # tasks in one CancelTasks call: the protocol's limit
 PAGE = 1000  # tasks in one page of a list, at most: the protocol's limit
-FILTER_HELP = "Such as 'task_type = \"summarise\" AND (state = RUNNING OR state = RETRYING)'; fields: state, task_type, priority, agent, task_id, parent_task_id."
+FILTER_HELP = (
+    "Such as 'task_type = \"summarise\" AND (state = RUNNING OR state = RETRYING)'; "
+    "fields: state, task_type, priority, agent, task_id, parent_task_id."
+)
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help="The tasks.")]
 
@@ -45,6 +48,7 @@ async def get(invocation: Invocation, task_ids: TaskIds) -> None:
 
 async def list_tasks(
     invocation: Invocation,
+    *,
     filter_text: Annotated[str, typer.Option("--filter", "-f", metavar="FILTER", help=FILTER_HELP)] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Show at most this many; 0 is all.")] = 50,
 ) -> None:
@@ -77,6 +81,7 @@ async def list_tasks(
 
 async def watch(
     invocation: Invocation,
+    *,
     task_ids: Annotated[list[str] | None, typer.Argument(metavar="[TASK_ID]...", help="The tasks.")] = None,
     filter_text: Annotated[
         str | None,
@@ -129,6 +134,7 @@ def worse(one: ExitCode, other: ExitCode) -> ExitCode:
 
 async def cancel(
     invocation: Invocation,
+    *,
     task_ids: TaskIds,
     reason: Annotated[str, typer.Option("--reason", help="Why: shown to the handler and on the task.")] = "cancelled from the command line",
 ) -> ExitCode:
@@ -167,6 +173,8 @@ def cancel_verdict(answers: "list[task_pb2.CancelledTask]") -> ExitCode:
                 code = worse(code, ExitCode.NOT_FOUND)
             case task_pb2.CANCEL_VERDICT_ALREADY_ENDED:
                 code = worse(code, ExitCode.NEGATIVE)
+            case _:  # cancelled, or asked to stop
+                pass
     return code
 
 

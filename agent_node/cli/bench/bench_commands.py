@@ -24,6 +24,7 @@ def _group() -> None:
 
 async def dispatch(
     invocation: Invocation,
+    *,
     tasks: Annotated[int, typer.Option("--tasks", min=1, help="Tasks to measure with.")] = 20_000,
     capacity: Annotated[int, typer.Option("--capacity", min=1, max=10_000, help="Tasks that each agent runs at a time.")] = 1_000,
     payload: Annotated[int, typer.Option("--payload", min=0, metavar="BYTES", help="Size of each task's payload.")] = 100,

@@ -15,6 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import grpc.aio
+from muster.v1 import agent_pb2
 
 from agent_node.cli.bench.ceiling import Ceiling, measure_ceiling
 from agent_node.cli.bench.fleet import (
@@ -33,7 +34,6 @@ from agent_node.cli.bench.report import DispatchOptions, DispatchReport, StoreFa
 from agent_node.cli.exits import CommandFailure, ExitCode
 from agent_node.client import Client
 from agent_node.ids import new_task_id
-from muster.v1 import agent_pb2
 
 if TYPE_CHECKING:
     from agent_node.cli.terminal import Bar
@@ -102,7 +102,11 @@ class _Fleet:
 
     def usage(self) -> Mapping[str, GroupUsage]:
         """What each role's processes have used so far."""
-        roles = {"client": [os.getpid()], "agents": self.agents.working_pids, "idle_agents": self.agents.idle_pids}
+        roles: dict[str, Sequence[int]] = {
+            "client": [os.getpid()],
+            "agents": self.agents.working_pids,
+            "idle_agents": self.agents.idle_pids,
+        }
         if self.coordinator:
             roles |= {"coordinator": [self.coordinator.pid], "store": self.coordinator.store_pids}
         return usage_by_role(roles, process_table())
@@ -160,7 +164,7 @@ async def _until(predicate: Callable[[], Awaitable[bool]], *, within_s: float, o
     """Polls until the predicate holds. Raises CommandFailure with the sentence `otherwise` when it doesn't in time."""
     try:
         async with asyncio.timeout(within_s):
-            while not await predicate():
+            while not await predicate():  # noqa: ASYNC110  # it changes in another process
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise CommandFailure(f"{otherwise} within {within_s:.0f} s.", ExitCode.UNAVAILABLE) from None

@@ -199,10 +199,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _wait_for_address(process: asyncio.subprocess.Process, log: Path) -> str:
-    assert process.stdout is not None
     try:
         async with asyncio.timeout(_START_TIMEOUT_S):
-            while line := await process.stdout.readline():
+            while process.stdout and (line := await process.stdout.readline()):
                 if found := _SERVING.search(line.decode(errors="replace")):
                     return found[1]
     except TimeoutError:

@@ -11,9 +11,9 @@ from agent_node.errors import MusterError
 
 if TYPE_CHECKING:
     import grpc.aio
+    from muster.v1 import task_pb2_grpc
 
     from agent_node.client import Client
-    from muster.v1 import task_pb2_grpc
 
 CONTENT_TYPE = "application/octet-stream"
 UNARY_IN_FLIGHT = 100

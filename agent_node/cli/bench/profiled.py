@@ -39,7 +39,7 @@ class ThreadProfiler:
         for profile in self._profiles:
             profile.disable()
             profile.create_stats()
-            if profile.stats:  # type: ignore[attr-defined]  # made by create_stats
+            if profile.stats:
                 total.add(profile)
         total.dump_stats(file)
 
