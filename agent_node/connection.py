@@ -5,6 +5,7 @@ It knows nothing of tasks or agents.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -119,6 +120,13 @@ def from_refusal(refusal: Refusal) -> MusterError:
 def seconds(duration: Duration) -> float:
     """A protobuf duration in seconds."""
     return duration.seconds + duration.nanos / 1e9
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a protobuf duration. Raises ValueError or OverflowError for what is no duration."""
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
 
 
 def _error(

@@ -77,13 +77,32 @@ class SessionStream:
         self._last_error = UnavailableError("the coordinator has not answered yet")
         self._closed = False
 
-    async def submit(self, task: TrackedTask) -> None:
-        """Returns when the coordinator has taken the task. Raises what it was refused for, or UnavailableError when given up."""
-        if self._session.unacknowledged >= self._max_in_flight:
-            await self._room()
-        ack = task.ack = self._loop.create_future()
+    @property
+    def full(self) -> bool:
+        """Whether a submit must wait for `room` first."""
+        return self._session.unacknowledged >= self._max_in_flight
+
+    def submit(self, task: TrackedTask) -> asyncio.Future[None]:
+        """Queues a task. The future is done when the coordinator has taken it; else it has what it was refused for as its exception.
+
+        It is no coroutine, because one more on the way costs 0.4 us a task.
+        """
+        ack = self._loop.create_future()
+        task.ack = ack
         self._send(task)
-        await ack
+        return ack
+
+    async def room(self) -> None:
+        """Waits until fewer than `max_in_flight` submits are unacknowledged, first come first served."""
+        while self.full:
+            turn = self._loop.create_future()
+            self._waiting_for_room.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._make_room()  # the turn was ours, and somebody else's now
+                raise
 
     async def submit_many(self, tasks: list[TrackedTask]) -> dict[int, MusterError]:
         """Returns when there is a verdict on every task: the errors of those that were not taken, by place."""
@@ -92,8 +111,8 @@ class SessionStream:
         done = self._loop.create_future()
         group = AckGroup(len(tasks), done)
         for task in tasks:
-            if self._session.unacknowledged >= self._max_in_flight:
-                await self._room()
+            if self.full:
+                await self.room()
             task.ack = group
             try:
                 self._send(task)
@@ -142,18 +161,6 @@ class SessionStream:
             self._root = self._loop.create_task(self._run(), name="muster-client-session")
         if self._timer is None:
             self._timer = self._loop.call_later(_TICK_S, self._tick)
-
-    async def _room(self) -> None:
-        """Waits until fewer than `max_in_flight` submits are unacknowledged, first come first served."""
-        while self._session.unacknowledged >= self._max_in_flight:
-            turn = self._loop.create_future()
-            self._waiting_for_room.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._make_room()  # the turn was ours, and somebody else's now
-                raise
 
     def _make_room(self) -> None:
         free = self._max_in_flight - self._session.unacknowledged
@@ -228,8 +235,8 @@ class SessionStream:
                 if current is not None and current.cancelling():
                     raise
                 return  # not this task was cancelled but the call, as when the channel is closed
-            if isinstance(response, EOFType):
-                return
+            if not isinstance(response, SessionResponse):
+                return  # the end of the stream
             if response.HasField("welcome"):
                 self._backoff.reset()
             self._tell(session.received(response, now_s()))

@@ -6,16 +6,14 @@ The one module of the client that knows how TaskSpec and TaskResult are laid out
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2
 from muster.v1.common_pb2 import FailureKind, TaskSpec, Usage
 from muster.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, TaskResult, TaskView
 
-from agent_node.connection import from_refusal
+from agent_node.connection import duration, from_refusal
 from agent_node.errors import MusterError, TaskCancelledError, TaskFailedError
 
 Payload = bytes | bytearray | memoryview | str | dict[str, Any] | list[Any] | tuple[Any, ...] | int | float | bool | None
@@ -142,9 +140,9 @@ def build_spec(
     if max_retries is not None or retry is not None:
         _set_retry_policy(spec.retry_policy, max_retries, retry)
     if run_timeout_s is not None:
-        spec.run_timeout.CopyFrom(_duration(run_timeout_s))
+        spec.run_timeout.CopyFrom(duration(run_timeout_s))
     if progress_timeout_s is not None:
-        spec.progress_timeout.CopyFrom(_duration(progress_timeout_s))
+        spec.progress_timeout.CopyFrom(duration(progress_timeout_s))
     if parent_task_id:
         spec.parent_task_id = parent_task_id
     if traceparent:
@@ -234,16 +232,10 @@ def _set_retry_policy(policy: common_pb2.RetryPolicy, max_retries: int | None, r
     if retry.max_retries is not None:
         policy.max_retries = retry.max_retries
     if retry.initial_backoff_s is not None:
-        policy.initial_backoff.CopyFrom(_duration(retry.initial_backoff_s))
+        policy.initial_backoff.CopyFrom(duration(retry.initial_backoff_s))
     if retry.max_backoff_s is not None:
-        policy.max_backoff.CopyFrom(_duration(retry.max_backoff_s))
+        policy.max_backoff.CopyFrom(duration(retry.max_backoff_s))
     if retry.backoff_multiplier is not None:
         policy.backoff_multiplier = retry.backoff_multiplier
     if retry.max_crashes is not None:
         policy.max_crashes = retry.max_crashes
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromTimedelta(timedelta(seconds=seconds))
-    return duration
