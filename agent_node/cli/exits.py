@@ -47,6 +47,9 @@ class CommandFailure(Exception):
         self.code = code
 
 
+_CONNECT_FAILED = "failed to connect"  # gRPC's words for an address where nobody listens
+
+
 def exit_code_of(error: MusterError) -> ExitCode:
     """The exit code that an error of the SDK ends a command with."""
     match error:
@@ -66,8 +69,10 @@ def sentence_of(error: MusterError, *, address: str) -> str:
     """One sentence for a person: what happened and what to do. `address` is the coordinator's, as host:port."""
     said = str(error).strip().rstrip(".") or type(error).__name__
     match error:
+        case UnavailableError() if _CONNECT_FAILED in said:
+            return f"no coordinator answers on {address}; start one with `muster-coordinator`, or name another with --address or MUSTER_ADDRESS."
         case UnavailableError():
-            advice = f"check that a coordinator listens on {address}, or name another with --address or MUSTER_ADDRESS"
+            advice = f"look at the coordinator on {address}, and try again"
         case NotFoundError() if error.reason == "NAMESPACE_NOT_FOUND":
             advice = "create it with `muster namespaces create`, or name another with --namespace"
         case LimitError() if error.retry_after_s is not None:

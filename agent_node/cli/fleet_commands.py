@@ -34,7 +34,7 @@ async def drain(
     invocation: Invocation,
     *,
     agent_name: Annotated[str, typer.Argument(metavar="AGENT", help="The agent.")],
-    deadline: Annotated[
+    deadline_s: Annotated[
         float,
         typer.Option("--deadline", min=0, metavar="SECONDS", help="Handlers that still run then are stopped, and their tasks given back."),
     ] = 30.0,
@@ -42,7 +42,7 @@ async def drain(
 ) -> None:
     """Ask an agent to take no new work, to finish or give back what it runs, and to end."""
     async with invocation.connect() as client:
-        agent = (await client.drain_agent(agent_name, deadline, reason)).agent
+        agent = (await client.drain_agent(agent_name, deadline_s=deadline_s, reason=reason)).agent
     if invocation.as_json:
         from agent_node.cli.records import print_record, record_of
 
@@ -51,7 +51,7 @@ async def drain(
     from agent_node.cli.terminal import stdout_console
 
     left = f"{agent.running} task{'' if agent.running == 1 else 's'} to finish" if agent.running else "nothing left to finish"
-    stdout_console().print(f"{agent.agent_name or agent_name} is draining, with {left} within {deadline:g} s.")
+    stdout_console().print(f"{agent.agent_name or agent_name} is draining, with {left} within {deadline_s:g} s.")
 
 
 async def stats(invocation: Invocation) -> None:

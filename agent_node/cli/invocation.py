@@ -22,11 +22,12 @@ from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentenc
 from agent_node.errors import MusterError
 
 if TYPE_CHECKING:
-    from agent_node.client import Client
+    from agent_node.client.client import Client
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
 DEFAULT_NAMESPACE = "default"
 ADDRESS_VARIABLE = "MUSTER_ADDRESS"
+CONNECT_TIMEOUT_S = 5.0  # a person waits: a wrong address should show soon
 DEBUG_VARIABLE = "MUSTER_DEBUG"
 
 AddressOption = Annotated[
@@ -62,9 +63,9 @@ class Invocation:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["Client"]:
         """A client of the coordinator, closed with the context."""
-        from agent_node.client import Client
+        from agent_node.client.client import Client
 
-        async with Client(self.coordinator_address, namespace=self.namespace) as client:
+        async with Client(self.coordinator_address, namespace=self.namespace, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
             yield client
 
 

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from muster.v1 import common_pb2, task_pb2
 
 from agent_node.cli.payloads import TEXT_TYPE, Json, payload_fields
+from agent_node.client.tasks import Chunk
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
 Record = dict[str, Json]
@@ -49,7 +50,7 @@ def outcome_record(outcome: common_pb2.Outcome) -> Record:
     return record
 
 
-def chunk_record(chunk: task_pb2.TaskChunk) -> Record:
+def chunk_record(chunk: task_pb2.TaskChunk | Chunk) -> Record:
     """A piece of partial output: its text, or base64 where it isn't UTF-8."""
     fields = payload_fields(chunk.data, TEXT_TYPE)
     decoded: Record = {"data": fields["payload"]} if "payload" in fields else {"data_base64": fields["payload_base64"]}

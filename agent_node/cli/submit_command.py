@@ -16,7 +16,9 @@ from agent_node.errors import TaskCancelledError, TaskFailedError
 
 if TYPE_CHECKING:
     from agent_node.cli.terminal import Bar
-    from agent_node.client import Client, TaskHandle, TaskOutput
+    from agent_node.client.client import Client
+    from agent_node.client.handle import TaskHandle
+    from agent_node.client.tasks import TaskOutput
 
 STDIN = "-"
 
@@ -66,7 +68,7 @@ async def submit(
 
     Prints its id as soon as it is durable; with --wait its result, with --stream its output while it is produced.
     """
-    from agent_node.client import Priority
+    from agent_node.client.tasks import Priority
 
     content = read_payload(payload, file)
     async with invocation.connect() as client:
@@ -140,7 +142,8 @@ async def _show_progress(client: "Client", task_id: str, bar: "Bar") -> None:
     from agent_node.errors import MusterError
 
     try:
-        async for event in client.watch(task_ids=[task_id], progress=True):
+        async for watched in client.watch([task_id], progress=True):
+            event = watched.event
             if event.HasField("progress"):
                 bar.show(description=progress_text(event.progress), completed=event.progress.current, total=event.progress.total or None)
             elif event.HasField("task"):

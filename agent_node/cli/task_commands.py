@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from muster.v1 import task_pb2
 
 CANCEL_BATCH = 1000  # tasks in one CancelTasks call: the protocol's limit
+EVERY_TASK = 'task_id = "*"'  # a filter that each task matches
 PAGE = 1000  # tasks in one page of a list, at most: the protocol's limit
 FILTER_HELP = (
     "Such as 'task_type = \"summarise\" AND (state = RUNNING OR state = RETRYING)'; "
@@ -98,16 +99,19 @@ async def watch(
         raise CommandFailure("name the tasks to follow, or give --filter ('' follows all), not both.", ExitCode.USAGE)
     from agent_node.cli.records import event_record, print_record
     from agent_node.cli.tables import event_line
-    from agent_node.cli.terminal import stdout_console
+    from agent_node.cli.terminal import stderr_console, stdout_console
 
     console = stdout_console()
     verdict = ExitCode.OK
     async with invocation.connect() as client:
         if filter_text is None:
-            events = client.watch(task_ids=task_ids, chunks=chunks, progress=progress)
+            events = client.watch(task_ids or (), chunks=chunks, progress=progress)
         else:
-            events = client.watch(filter=filter_text, chunks=chunks, progress=progress)
-        async for event in events:
+            events = client.watch(filter=filter_text or EVERY_TASK, chunks=chunks, progress=progress)
+        async for watched in events:
+            event = watched.event
+            if watched.compacted:
+                stderr_console().print("Some changes were missed; what follows starts from the present state.", style="yellow")
             if invocation.as_json:
                 print_record(event_record(event))
             else:
@@ -150,7 +154,7 @@ async def cancel(
     async with invocation.connect() as client:
         with progress_bar("cancelling", len(task_ids)) as bar:
             while batch := list(islice(remaining, CANCEL_BATCH)):
-                answers += (await client.cancel(batch, reason)).tasks
+                answers += await client.cancel(batch, reason)
                 bar.advance(len(batch))
     if invocation.as_json:
         for answer in answers:

@@ -32,7 +32,7 @@ from agent_node.cli.bench.measures import GroupUsage, process_table, usage_by_ro
 from agent_node.cli.bench.profiled import profiled_here
 from agent_node.cli.bench.report import DispatchOptions, DispatchReport, StoreFacts, used_between
 from agent_node.cli.exits import CommandFailure, ExitCode
-from agent_node.client import Client
+from agent_node.client.client import Client
 from agent_node.ids import new_task_id
 
 if TYPE_CHECKING:

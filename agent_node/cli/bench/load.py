@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import grpc.aio
     from muster.v1 import task_pb2_grpc
 
-    from agent_node.client import Client
+    from agent_node.client.client import Client
 
 CONTENT_TYPE = "application/octet-stream"
 UNARY_IN_FLIGHT = 100
