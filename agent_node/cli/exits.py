@@ -70,7 +70,8 @@ def sentence_of(error: MusterError, *, address: str) -> str:
     said = str(error).strip().rstrip(".") or type(error).__name__
     match error:
         case UnavailableError() if _CONNECT_FAILED in said:
-            return f"no coordinator answers on {address}; start one with `muster-coordinator`, or name another with --address or MUSTER_ADDRESS."
+            said = f"no coordinator answers on {address}"
+            advice = "start one with `muster-coordinator`, or name another with --address or MUSTER_ADDRESS"
         case UnavailableError():
             advice = f"look at the coordinator on {address}, and try again"
         case NotFoundError() if error.reason == "NAMESPACE_NOT_FOUND":

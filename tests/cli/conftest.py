@@ -57,7 +57,7 @@ def muster(monkeypatch):
     monkeypatch.delenv("MUSTER_ADDRESS", raising=False)
     monkeypatch.delenv("MUSTER_NAMESPACE", raising=False)
 
-    def run(*arguments, input=None, env=None):
-        return CliRunner().invoke(build_app(), list(arguments), input=input, env=env, prog_name="muster")
+    def run(*arguments, stdin=None, env=None):
+        return CliRunner().invoke(build_app(), list(arguments), input=stdin, env=env, prog_name="muster")
 
     return run

@@ -62,10 +62,16 @@ def gone(pid):
 
 
 async def test_children_end_with_the_context_whatever_ends_it(tmp_path):
-    with pytest.raises(RuntimeError):
+    process = None
+
+    async def fail():
+        nonlocal process
         async with Children() as children:
             process = await children.start([sys.executable, "-c", "import time; time.sleep(60)"], errors=tmp_path / "log")
             raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fail()
     assert process.returncode == -signal.SIGTERM
     assert gone(process.pid)
 
