@@ -46,6 +46,7 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
         task.acknowledged = True
     else:
         _seldom(state, task, event, date_ms)
+        task.changed_ms = date_ms
     return task
 
 
@@ -96,7 +97,7 @@ def _assigned(task: Task, event: Assigned, date_ms: int) -> None:
     task.agent = event.agent
     task.attempt = event.attempt
     task.fence = event.fence
-    task.started_ms = date_ms
+    task.started_ms = task.changed_ms = date_ms
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
@@ -135,7 +136,7 @@ def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int
 
 def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
     task.state = end
-    task.ended_ms = date_ms
+    task.ended_ms = task.changed_ms = date_ms
     del state.tasks[task.spec.task_id]
     del state.by_number[task.number]
     state.ended[task.spec.task_id] = task

@@ -143,6 +143,7 @@ class Task:
         "acknowledged",
         "attempt",
         "cancel_reason",
+        "changed_ms",
         "checkpoint",
         "chunk_end",
         "chunks",
@@ -179,6 +180,7 @@ class Task:
         self.crashes = 0
         self.undelivered = 0
         self.created_ms = created_ms
+        self.changed_ms = created_ms  # by the last event that a watcher would want to hear of
         self.started_ms = 0
         self.ended_ms = 0
         self.ready_at_ms = 0

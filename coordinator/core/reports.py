@@ -165,7 +165,7 @@ def renew(scheduler: Scheduler, agent: Agent, sign: SignOfLife, now: Now) -> Ren
     attempt.cancel_delivered = sign.cancel_delivered
     if (sign.progress is not None and sign.progress != attempt.progress) or list(sign.usage) != list(attempt.usage):
         _moved(attempt, now)
-        if sign.progress is not None and scheduler.watched:
+        if sign.progress is not None and scheduler.is_watched(task):
             scheduler.effects.append(ProgressMade(task.spec.task_id, sign.progress, now.date_ms))
     attempt.progress = sign.progress or attempt.progress
     attempt.usage = sign.usage
@@ -199,6 +199,6 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
     fresh = fresh[: max(0, room)]
     if fresh:
         scheduler.apply(ChunkStored(task.number, start, fresh), now)
-        if scheduler.watched:
+        if scheduler.is_watched(task):
             scheduler.effects.append(ChunkEmitted(task_id, task.attempt, start, fresh, now.date_ms))
     return Verdict.ACCEPTED
