@@ -1,7 +1,8 @@
 """How long to wait before trying again: exponential with full jitter, so that many clients don't come back at once."""
 
-import random
 from collections.abc import Callable
+
+from agent_node.ids import new_jitter
 
 
 class Backoff:
@@ -18,7 +19,7 @@ class Backoff:
     def __init__(self, *, first_s: float = 0.1, limit_s: float = 5.0, uniform: Callable[[], float] | None = None) -> None:
         self._first_s = first_s
         self._limit_s = limit_s
-        self._uniform = uniform or random.Random().random
+        self._uniform = uniform or new_jitter()
         self._bound_s = first_s
 
     def next_s(self) -> float:

@@ -1,10 +1,11 @@
-"""Task ids: UUIDv7 (RFC 9562, section 5.7), about half a microsecond each.
+"""Task ids, UUIDv7 (RFC 9562, section 5.7) at about a microsecond each, and jitter.
 
-The one place of the SDK that reads a wall clock and random bytes for an id.
+The one place of the SDK that draws random numbers, and reads a wall clock for an id.
 """
 
 import functools
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -67,3 +68,8 @@ def _process_mint() -> IdMint:
     # A forked child must not go on with the random bytes that its parent drew.
     os.register_at_fork(after_in_child=_process_mint.cache_clear)
     return IdMint(now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom)
+
+
+def new_jitter() -> Callable[[], float]:
+    """A source of random numbers from 0 up to 1."""
+    return random.Random().random

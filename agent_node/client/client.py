@@ -179,10 +179,11 @@ class Client:
 
         One bad task doesn't stop the others: its place in the answer holds its error, where the others have their handles.
         """
-        tasks = [
-            TrackedTask(spec.task_id, spec, fresh=request.task_id is None, want_result=request.want_result)
-            for request, spec in ((each, build_requested(new_task_id() if each.task_id is None else each.task_id, each)) for each in requests)
-        ]
+        tasks: builtins.list[TrackedTask] = []
+        for request in requests:
+            task_id = new_task_id() if request.task_id is None else request.task_id
+            spec = build_requested(task_id, request)
+            tasks.append(TrackedTask(task_id, spec, fresh=request.task_id is None, want_result=request.want_result))
         refused = await self._live.stream.submit_many(tasks)
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
 
@@ -202,7 +203,7 @@ class Client:
         self,
         task_ids: Sequence[str] = (),
         *,
-        filter: str = "",  # noqa: A002  # the word of the API
+        filter: str = "",  # the word of the API
         cursor: str | None = None,
         chunks: bool = False,
         progress: bool = False,
@@ -240,7 +241,7 @@ class Client:
         response = await self._call(self._live.tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full)))
         return response.task
 
-    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:  # noqa: A002
+    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:
         """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.
 
         Args:

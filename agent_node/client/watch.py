@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import grpc
-from muster.v1.common_pb2 import Refusal
 from muster.v1.task_pb2 import TaskChunk, TaskEvent, WatchTasksRequest, WatchTasksResponse
 
 from agent_node.backoff import Backoff

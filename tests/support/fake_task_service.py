@@ -90,7 +90,7 @@ class FakeTaskService(TaskServiceServicer):
         """Sends a message on the latest session."""
         await self.sessions[-1].outgoing.put(response)
 
-    async def Session(  # noqa: N802  # the name in the proto
+    async def Session(  # the name in the proto
         self, request_iterator: AsyncIterator[SessionRequest], context: Context
     ) -> AsyncIterator[SessionResponse]:
         """Answers batches and attaches, until told to end."""
@@ -138,9 +138,7 @@ class FakeTaskService(TaskServiceServicer):
                 response.results.append(completed(spec.task_id, spec.payload))
         response.submit_acks.append(ack)
 
-    async def WatchTasks(  # noqa: N802
-        self, request: WatchTasksRequest, context: WatchContext
-    ) -> AsyncIterator[WatchTasksResponse]:
+    async def WatchTasks(self, request: WatchTasksRequest, context: WatchContext) -> AsyncIterator[WatchTasksResponse]:
         """Plays the next part of `watch_script`: its responses, then its code; without one it ends well."""
         self.watches.append(request)
         for item in self.watch_script.pop(0):
