@@ -1,5 +1,6 @@
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from agent_node.cli.bench.fleet import (
     python_command,
     running_coordinator,
 )
+from agent_node.cli.bench.measures import process_table
 from agent_node.cli.exits import CommandFailure, ExitCode
 from tests.support.eventually import eventually
 
@@ -67,7 +69,7 @@ async def test_children_end_with_the_context_whatever_ends_it(tmp_path):
     async def fail():
         nonlocal process
         async with Children() as children:
-            process = await children.start([sys.executable, "-c", "import time; time.sleep(60)"], errors=tmp_path / "log")
+            process = await children.start([sys.executable, "-c", "import time; time.sleep(60)"], log=tmp_path / "log")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -80,8 +82,8 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(fleet, "_END_TIMEOUT_S", 0.1)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     async with Children() as children:
-        process = await children.start([sys.executable, "-c", deaf], errors=tmp_path / "log")
-        assert await process.stdout.readline() == b"deaf\n"
+        process = await children.start([sys.executable, "-c", deaf], log=tmp_path / "log")
+        await eventually(lambda: (tmp_path / "log").read_text() == "deaf\n", message="the child to be deaf")
     assert process.returncode == -signal.SIGKILL
 
 
@@ -90,7 +92,7 @@ async def test_children_are_ended_when_the_run_is_cancelled(tmp_path):
 
     async def run():
         async with Children() as children:
-            started.set_result(await children.start([sys.executable, "-c", "import time; time.sleep(60)"], errors=tmp_path / "log"))
+            started.set_result(await children.start([sys.executable, "-c", "import time; time.sleep(60)"], log=tmp_path / "log"))
             await asyncio.Event().wait()
 
     task = asyncio.create_task(run())
@@ -105,7 +107,7 @@ async def test_an_agent_process_that_ends_by_itself_is_reported_with_its_last_wo
     log = tmp_path / "log"
     plan = plans_for(1, idle=0)[0]
     async with Children() as children:
-        process = await children.start([sys.executable, "-c", "raise SystemExit('no such handler')"], errors=log)
+        process = await children.start([sys.executable, "-c", "raise SystemExit('no such handler')"], log=log)
         agents = AgentProcesses(children, [plan], [log])
         assert agents.working_pids == [process.pid]
         assert agents.idle_pids == []
@@ -122,6 +124,29 @@ async def test_a_coordinator_is_found_by_the_line_that_it_prints(tmp_path, monke
         assert 0 < coordinator.start_s < 30
         assert coordinator.store_pids == ()
     assert gone(coordinator.pid)
+
+
+async def test_a_coordinator_that_talks_a_lot_is_not_held_up(tmp_path, monkeypatch):
+    talkative = (
+        "import sys; print('serving on 127.0.0.1:1', flush=True); print('x' * 5_000_000, flush=True); "
+        f"open({str(tmp_path / 'done')!r}, 'w').close(); sys.stdin.read()"
+    )
+    monkeypatch.setattr(fleet, "python_command", lambda *_args, **_kwargs: [sys.executable, "-c", talkative])
+    async with running_coordinator(tmp_path):
+        await eventually((tmp_path / "done").exists, message="five megabytes to be printed")
+
+
+async def test_the_store_of_a_killed_coordinator_is_ended_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "_END_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(fleet, "STORE_NAME", re.compile("sleep"))
+    deaf = (
+        "import signal, subprocess, time; signal.signal(signal.SIGTERM, lambda *_: None); subprocess.Popen(['sleep', '60']); "
+        "print('serving on 127.0.0.1:1', flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(fleet, "python_command", lambda *_args, **_kwargs: [sys.executable, "-c", deaf])
+    async with running_coordinator(tmp_path) as coordinator:
+        [store] = coordinator.store_pids
+    await eventually(lambda: gone(store) or process_table()[store].rss_mb == 0, message="the orphan to end")
 
 
 async def test_a_coordinator_that_ends_at_once_says_why(tmp_path, monkeypatch):

@@ -4,10 +4,13 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.eventually import eventually
 
 HOLD = """
 import asyncio, typer
+from agent_node.cli.bench.loop import loop_factory
 from agent_node.cli.invocation import command
 
 async def hold(invocation):
@@ -18,7 +21,7 @@ async def hold(invocation):
         print("cleaned up", flush=True)
 
 app = typer.Typer(add_completion=False)
-command(app)(hold)
+command(app, loop_factory=loop_factory)(hold)
 app()
 """
 CHATTER = """
@@ -35,19 +38,14 @@ app()
 """
 
 
-async def test_ctrl_c_cleans_up_and_says_nothing(children):
-    process = children.start([sys.executable, "-c", HOLD], name="hold")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_cleans_up_and_says_nothing(children, loop, number, code):
+    program = HOLD if loop == "uvloop" else HOLD.replace("loop_factory=loop_factory", "loop_factory=None")
+    process = children.start([sys.executable, "-c", program], name="hold")
     await process.wait_for_line("holding")
-    process.send(signal.SIGINT)
-    assert await process.wait_for_exit() == 130
-    assert process.output() == "holding\ncleaned up\n"
-
-
-async def test_sigterm_cleans_up_too(children):
-    process = children.start([sys.executable, "-c", HOLD], name="hold")
-    await process.wait_for_line("holding")
-    process.send(signal.SIGTERM)
-    assert await process.wait_for_exit() == 143
+    process.send(number)
+    assert await process.wait_for_exit() == code
     assert process.output() == "holding\ncleaned up\n"
 
 

@@ -19,12 +19,13 @@ from agent_node.cli.exits import CommandFailure, ExitCode
 TASK_TYPE = "bench.noop"
 IDLE_TYPE = "bench.idle"
 MAX_AGENT_PROCESSES = 4
+_POLL_S = 0.01
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 10.0
 _KILL_TIMEOUT_S = 5.0
 STORE_NAME = re.compile("valkey|redis")
-_SERVING = re.compile(r"serving on (\S+)")
-_LAST_LINES = 3  # of a process's errors, to explain why it ended
+_SERVING = re.compile(r"serving on (\S+)\s")
+_LAST_LINES = 3  # of a process, to explain why it ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ async def running_coordinator(scratch: Path, *, profile: Path | None = None) -> 
         async with Children() as children:
             begin = time.perf_counter()
             process = await children.start(
-                python_command("coordinator", arguments, profile=profile / "coordinator.pstats" if profile else None), errors=log
+                python_command("coordinator", arguments, profile=profile / "coordinator.pstats" if profile else None), log=log
             )
             address = await _wait_for_address(process, log)
             start_s = time.perf_counter() - begin
@@ -148,7 +149,8 @@ async def running_agents(plans: Sequence[AgentProcessPlan], scratch: Path, *, pr
     async with Children() as children:
         for plan, log in zip(plans, logs, strict=True):
             file = profile / f"{log.stem}.pstats" if profile else None
-            await children.start(python_command("agent_node.cli.bench.agents", [plan.to_argument()], profile=file), errors=log)
+            command = python_command("agent_node.cli.bench.agents", [plan.to_argument()], profile=file)
+            await children.start(command, log=log)
         yield AgentProcesses(children, plans, logs)
 
 
@@ -161,14 +163,15 @@ class Children:
     def __init__(self) -> None:
         self.processes: list[asyncio.subprocess.Process] = []
 
-    async def start(self, command: Sequence[str], *, errors: Path) -> asyncio.subprocess.Process:
-        """Starts one, with its stderr in the file `errors`."""
-        with errors.open("wb") as sink:
+    async def start(self, command: Sequence[str], *, log: Path) -> asyncio.subprocess.Process:
+        """Starts one, with what it prints in the file `log`: a pipe would stop it when full, and outlive it in its own children."""
+        with log.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=sink,
                 stderr=sink,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C is for us: we end our children ourselves
             )
         self.processes.append(process)
@@ -182,8 +185,7 @@ class Children:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ends a process: closes its input, asks with SIGTERM, and kills it when it doesn't listen. What it still prints is dropped."""
-    drain = asyncio.create_task(_discard(process.stdout)) if process.stdout else None
+    """Ends a process: closes its input, asks with SIGTERM, and kills it when it doesn't listen."""
     if process.stdin is not None:
         process.stdin.close()
     if process.returncode is None:
@@ -193,30 +195,24 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await asyncio.wait_for(process.wait(), _KILL_TIMEOUT_S)
-    finally:
-        if drain:
-            drain.cancel()
 
 
 async def _wait_for_address(process: asyncio.subprocess.Process, log: Path) -> str:
     try:
         async with asyncio.timeout(_START_TIMEOUT_S):
-            while process.stdout and (line := await process.stdout.readline()):
-                if found := _SERVING.search(line.decode(errors="replace")):
+            while True:
+                ended = process.returncode is not None  # asked first: what it printed before its end counts
+                if found := _SERVING.search(log.read_text(errors="replace")):
                     return found[1]
+                if ended:
+                    raise CommandFailure(f"the coordinator did not start: {last_words(log)}", ExitCode.UNAVAILABLE)
+                await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise CommandFailure(f"the coordinator did not serve within {_START_TIMEOUT_S:.0f} s.", ExitCode.UNAVAILABLE) from None
-    await process.wait()
-    raise CommandFailure(f"the coordinator did not start: {last_words(log)}", ExitCode.UNAVAILABLE)
-
-
-async def _discard(stream: asyncio.StreamReader) -> None:
-    while await stream.read(65536):
-        pass
 
 
 def last_words(log: Path) -> str:
-    """The last lines that a process wrote to its stderr, as one."""
+    """The last lines that a process wrote, as one."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return " / ".join(lines[-_LAST_LINES:]) or "it said nothing."
 
