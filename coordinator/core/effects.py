@@ -10,6 +10,7 @@ class Assign:
     """Send an assignment. The values are those of the decision: the task may have moved on since."""
 
     session: str
+    task_id: str
     request: bytes
     run: int
     attempt: int

@@ -1,5 +1,8 @@
-"""The one writer of durable state: `evolve(state, event, date_ms)`. Recovery is this function over the journal, live running is
-this function after each decision. An event that doesn't fit raises IllegalEvent and has changed nothing."""
+"""The one writer of durable state: `evolve(state, event, date_ms)`.
+
+Recovery is this function over the journal, live running is this function after each decision. An event that doesn't fit raises
+IllegalEvent and has changed nothing.
+"""
 
 from collections.abc import Sequence
 

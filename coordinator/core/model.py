@@ -9,8 +9,11 @@ FENCES_PER_EPOCH_BITS = 20
 
 
 class Now(NamedTuple):
-    """The two kinds of time. `mono_s` counts durations and stands still while the engine is stalled or its store is out;
-    `date_ms` is the store's clock, milliseconds since 1970, carried forward and never backwards."""
+    """The two kinds of time.
+
+    `mono_s` counts durations and stands still while the engine is stalled or its store is out; `date_ms` is the store's clock,
+    milliseconds since 1970, carried forward and never backwards.
+    """
 
     mono_s: float
     date_ms: int
@@ -139,8 +142,8 @@ class Task:
     """One live task: everything here is durable, and written by `evolve` alone."""
 
     __slots__ = (
-        "agent",
         "acknowledged",
+        "agent",
         "attempt",
         "cancel_reason",
         "changed_ms",

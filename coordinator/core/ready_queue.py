@@ -149,7 +149,6 @@ class LaneHeap:
                 heapq.heapreplace(heap, (head[0], lane.serial, lane))
         return None
 
-
     def second(self, first: Lane) -> HeadKey:
         """A lower bound on the heads of the lanes other than `first`: beyond it, another lane may be due."""
         heap = self._heap

@@ -112,7 +112,8 @@ def _unsuccessful(scheduler: Scheduler, task: Task, result: Result, now: Now) ->
         failure, usage = result.failure, result.usage
     else:
         usage = result.usage if isinstance(result, Stopped) else ()
-        failure = Failure(FailureKind.CANCELLED, "the handler stopped" + ("" if task.cancel_reason is not None else " without being asked to"))
+        message = "the handler stopped" if task.cancel_reason is not None else "the handler stopped without being asked to"
+        failure = Failure(FailureKind.CANCELLED, message)
     return attempt_failed(scheduler, task, failure, Cost.RETRY, now, usage=usage, reported=True)
 
 
@@ -127,11 +128,10 @@ def attempt_failed(
 
 def give_up(scheduler: Scheduler, task: Task, failure: Failure, cost: Cost, now: Now) -> None:
     """The coordinator gives an attempt up. An undelivered one goes back at no cost in retries, up to the limit of deliveries."""
-    event: Event = attempt_failed(scheduler, task, failure, cost, now)
-    if cost is Cost.DELIVERY and event.disposition is Disposition.RETRY:
-        event = Returned(task.number, failure.message, cost)
+    failed = attempt_failed(scheduler, task, failure, cost, now)
+    undelivered = cost is Cost.DELIVERY and failed.disposition is Disposition.RETRY
     scheduler.totals.crashed += cost is Cost.CRASH
-    scheduler.apply(event, now)
+    scheduler.apply(Returned(task.number, failure.message, cost) if undelivered else failed, now)
     scheduler.release(task)
     scheduler.after_attempt(task, now)
 

@@ -138,8 +138,10 @@ class Scheduler:
         return self.liveness.next_due(), self.dates.next_due()
 
     def rebuild(self, now: Now) -> None:
-        """Derives queue, load map and timers from the state, after recovery. Every deadline starts anew: nothing is given up before
-        one lease has passed."""
+        """Derives queue, load map and timers from the state, after recovery.
+
+        Every deadline starts anew: nothing is given up before one lease has passed.
+        """
         until_s = now.mono_s + self.settings.lease_s
         for task in self.state.tasks.values():
             if task.state in WAITING:

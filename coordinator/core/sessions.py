@@ -104,7 +104,7 @@ def lost(scheduler: Scheduler, session: str, now: Now) -> None:
     scheduler.liveness.arm(agent, agent.grace_until_s)
 
 
-def draining(scheduler: Scheduler, agent: Agent) -> None:
+def draining(agent: Agent) -> None:
     """The agent is going: nothing new for it."""
     if agent.session:
         agent.status = AgentStatus.DRAINING
@@ -114,6 +114,6 @@ def draining(scheduler: Scheduler, agent: Agent) -> None:
 
 def drain(scheduler: Scheduler, agent: Agent, deadline_s: float, reason: str) -> None:
     """An operator asks the agent to go."""
-    draining(scheduler, agent)
+    draining(agent)
     if agent.session:
         scheduler.effects.append(DrainSession(agent.session, deadline_s, reason))

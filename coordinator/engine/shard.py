@@ -187,6 +187,15 @@ class Shard:
             raise NotFound(f"namespace {name!r} doesn't exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
         return namespace
 
+    def require_current(self, namespace: Namespace) -> None:
+        """After a wait: the shard may have been rebuilt, and decisions on the old namespace would be lost.
+
+        Raises:
+            Unavailable: it was.
+        """
+        if self.namespaces.get(namespace.name) is not namespace:
+            raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
+
     def require_store(self) -> None:
         """For new writes, before anything is decided.
 
@@ -206,7 +215,12 @@ class Shard:
         return namespace
 
     def decided(self, namespace: Namespace, now: Now) -> None:
-        """After commands on a namespace: places what became ready, and hands all that was decided to the next commit."""
+        """After commands on a namespace: places what became ready, and hands all that was decided to the next commit.
+
+        Raises:
+            Unavailable: the shard has been rebuilt since the namespace was looked up.
+        """
+        self.require_current(namespace)
         scheduler = namespace.scheduler
         if scheduler.awake:
             place(scheduler, now)
