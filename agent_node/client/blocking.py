@@ -4,12 +4,9 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-import asyncio
 import builtins
-import concurrent.futures
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self, TypeVar
 
 import grpc
 from muster.v1.admin_pb2 import (
@@ -39,6 +36,7 @@ from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
+from agent_node.client.loop_thread import LoopThread
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_blocking_channel
@@ -46,17 +44,17 @@ from agent_node.errors import MusterError, UnavailableError
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
-_Item = TypeVar("_Item")
 
 
 class BlockingTaskHandle:
     """One task of a BlockingClient: TaskHandle's methods, blocking."""
 
-    __slots__ = ("_client", "_handle")
+    __slots__ = ("_client", "_loop_thread", "handle")
 
-    def __init__(self, client: "BlockingClient", handle: TaskHandle) -> None:
+    def __init__(self, client: "BlockingClient", loop_thread: LoopThread, handle: TaskHandle) -> None:
         self._client = client
-        self._handle = handle
+        self._loop_thread = loop_thread
+        self.handle = handle  # the asynchronous one
 
     def __repr__(self) -> str:
         return f"<BlockingTaskHandle {self.task_id}>"
@@ -64,11 +62,11 @@ class BlockingTaskHandle:
     @property
     def task_id(self) -> str:
         """The task's id."""
-        return self._handle.task_id
+        return self.handle.task_id
 
     def done(self) -> bool:
         """Whether the task's end has arrived here, so that `result` answers at once."""
-        return self._handle.done()
+        return self.handle.done()
 
     def result(self, timeout_s: float | None = None) -> TaskOutput:
         """Waits for the task's end; see `TaskHandle.result` for what it returns and raises.
@@ -76,7 +74,7 @@ class BlockingTaskHandle:
         Args:
             timeout_s: how long to wait at most; None waits as long as it takes.
         """
-        return self._client._run(self._handle.result(timeout_s))
+        return self._loop_thread.run(self.handle.result(timeout_s))
 
     def cancel(self, reason: str = "") -> CancelledTask:
         """Asks for the task to be stopped.
@@ -92,7 +90,7 @@ class BlockingTaskHandle:
 
     def chunks(self) -> Iterator[Chunk]:
         """The task's partial output from its beginning until the task has ended; see `TaskHandle.chunks`."""
-        return self._client._iterate(self._handle.chunks)
+        return self._loop_thread.iterate(self.handle.chunks)
 
 
 BlockingSubmitted = list[BlockingTaskHandle | MusterError]
@@ -141,10 +139,7 @@ class BlockingClient:
         self._tasks = TaskServiceStub(self._channel)
         self._agents = AgentServiceStub(self._channel)
         self._admin = AdminServiceStub(self._channel)
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._loop_thread = LoopThread(name="muster-client", begin=self._client.__aenter__, end=self._client.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -154,16 +149,7 @@ class BlockingClient:
 
     def close(self) -> None:
         """Closes the connection and ends the thread. Whoever still waits gets UnavailableError; tasks that were taken go on."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            loop, thread = self._loop, self._thread
-        if loop is not None and thread is not None:
-            asyncio.run_coroutine_threadsafe(_wind_up(self._client), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+        self._loop_thread.close()
         if self._own_channel:
             self._channel.close()
 
@@ -187,7 +173,7 @@ class BlockingClient:
 
         One call at a time waits for the disk each time: for many tasks use `submit_many`.
         """
-        handle = self._run(
+        handle = self._loop_thread.run(
             self._client.submit(
                 task_type,
                 payload,
@@ -203,35 +189,35 @@ class BlockingClient:
                 want_result=want_result,
             )
         )
-        return BlockingTaskHandle(self, handle)
+        return BlockingTaskHandle(self, self._loop_thread, handle)
 
     def submit_many(self, requests: Iterable[TaskRequest]) -> BlockingSubmitted:
         """Submits tasks, any number of them, and returns when there is a verdict on each: its handle, or its error."""
-        submitted = self._run(self._client.submit_many(requests))
-        return [BlockingTaskHandle(self, each) if isinstance(each, TaskHandle) else each for each in submitted]
+        submitted = self._loop_thread.run(self._client.submit_many(requests))
+        return [BlockingTaskHandle(self, self._loop_thread, each) if isinstance(each, TaskHandle) else each for each in submitted]
 
     def attach(self, task_id: str) -> BlockingTaskHandle:
         """A handle on a task that was submitted elsewhere or earlier. It is looked for when the handle is used."""
-        return BlockingTaskHandle(self, self._client.attach(task_id))
+        return BlockingTaskHandle(self, self._loop_thread, self._client.attach(task_id))
 
     def as_completed(self, handles: Iterable[BlockingTaskHandle]) -> Iterator[BlockingTaskHandle]:
         """This client's handles in the order in which their tasks end, whichever way."""
-        by_handle = {each._handle: each for each in handles}
-        for handle in self._iterate(lambda: as_completed(by_handle)):
+        by_handle = {each.handle: each for each in handles}
+        for handle in self._loop_thread.iterate(lambda: as_completed(by_handle)):
             yield by_handle[handle]
 
     def watch(
         self,
         task_ids: Sequence[str] = (),
         *,
-        filter: str = "",  # the word of the API
+        filter: str = "",  # noqa: A002 - the word of the API
         cursor: str | None = None,
         chunks: bool = False,
         progress: bool = False,
         full: bool = False,
     ) -> Iterator[WatchedEvent]:
         """Follows tasks; see `Client.watch`. Leave the loop over it, or `close` it, to stop."""
-        return self._iterate(
+        return self._loop_thread.iterate(
             lambda: self._client.watch(task_ids, filter=filter, cursor=cursor, chunks=chunks, progress=progress, full=full)
         )
 
@@ -239,7 +225,7 @@ class BlockingClient:
         """One task. Raises NotFoundError when it is neither live nor retained."""
         return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full))).task
 
-    def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> Iterator[Task]:
+    def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> Iterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read; see `Client.list`."""
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
         while True:
@@ -303,69 +289,9 @@ class BlockingClient:
         return self._call(self._admin.GetCoordinator, GetCoordinatorRequest())
 
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
-        if self._closed:
+        if self._loop_thread.closed:
             raise UnavailableError("the client is closed")
         try:
             return method(request, metadata=self._metadata, timeout=self._call_timeout_s)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-
-    def _run(self, work: Coroutine[Any, Any, _Response]) -> _Response:
-        """Runs a coroutine on the client's loop. An interrupt of the waiting thread cancels it."""
-        try:
-            loop = self._running_loop()
-        except MusterError:
-            work.close()
-            raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise UnavailableError("the client is closed") from None
-        finally:
-            future.cancel()
-
-    def _iterate(self, begin: Callable[[], AsyncIterator[_Item]]) -> Iterator[_Item]:
-        """An asynchronous iterator's items, each fetched when it is asked for."""
-        items = self._run(_begin(begin))
-        try:
-            while True:
-                item = self._run(_next(items))
-                if item is None:
-                    return
-                yield item
-        finally:
-            if not self._closed and isinstance(items, AsyncGenerator):
-                self._run(items.aclose())
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """The client's loop, started at its first use."""
-        with self._lock:
-            if self._closed:
-                raise UnavailableError("the client is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                # A daemon, so that a script that forgot to close its client still ends.
-                self._thread = threading.Thread(target=self._loop.run_forever, name="muster-client", daemon=True)
-                self._thread.start()
-                asyncio.run_coroutine_threadsafe(self._client.__aenter__(), self._loop).result()
-            return self._loop
-
-
-async def _begin(begin: Callable[[], AsyncIterator[_Item]]) -> AsyncIterator[_Item]:
-    return begin()
-
-
-async def _next(items: AsyncIterator[_Item]) -> _Item | None:
-    return await anext(items, None)
-
-
-async def _wind_up(client: Client) -> None:
-    """Closes the client, then ends what still runs on this loop."""
-    await client.aclose()
-    current = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not current]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -203,7 +203,7 @@ class Client:
         self,
         task_ids: Sequence[str] = (),
         *,
-        filter: str = "",  # the word of the API
+        filter: str = "",  # noqa: A002 - the word of the API
         cursor: str | None = None,
         chunks: bool = False,
         progress: bool = False,
@@ -241,7 +241,7 @@ class Client:
         response = await self._call(self._live.tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full)))
         return response.task
 
-    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:
+    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.
 
         Args:

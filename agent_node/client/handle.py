@@ -9,6 +9,7 @@ from muster.v1.task_pb2 import CancelledTask, Task
 
 from agent_node.client.session import TrackedTask
 from agent_node.client.tasks import Chunk, TaskOutput
+from agent_node.errors import MusterError
 
 
 class TaskCalls(Protocol):
@@ -71,8 +72,8 @@ class TaskHandle:
                     await self._calls.when_ended(task)
         if task.output is not None:
             return task.output
-        assert task.error is not None
-        raise task.error.with_traceback(None)
+        error = task.error or MusterError(f"the end of task {task.task_id} is not known")
+        raise error.with_traceback(None)
 
     async def cancel(self, reason: str = "") -> CancelledTask:
         """Asks for the task to be stopped; the answer's `verdict` says what that came to. `result` tells when it has stopped.
@@ -94,7 +95,8 @@ class TaskHandle:
         """
         return self._calls.chunks(self._task.task_id)
 
-    def _when_ended(self) -> asyncio.Future[None]:
+    def when_ended(self) -> asyncio.Future[None]:
+        """A future that is done when the task has ended, whichever way; it has an exception when that can't be learnt any more."""
         return self._calls.when_ended(self._task)
 
 
@@ -104,7 +106,7 @@ async def as_completed(handles: Iterable[TaskHandle]) -> AsyncIterator[TaskHandl
     Raises:
         UnavailableError: a client was closed before all had ended.
     """
-    waiting = {handle._when_ended(): handle for handle in handles}
+    waiting = {handle.when_ended(): handle for handle in handles}
     ended: deque[asyncio.Future[None]] = deque()
     arrived = asyncio.Event()
 

@@ -5,6 +5,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import common_pb2
+from muster.v1.common_pb2 import Cancelled, Failure, Outcome, Refusal, Usage
+from muster.v1.task_pb2 import SessionResponse, TaskResult
+
 from agent_node import Client, Priority, RetryPolicy, TaskRequest, as_completed
 from agent_node.client.handle import TaskHandle
 from agent_node.errors import (
@@ -15,11 +20,6 @@ from agent_node.errors import (
     TaskFailedError,
     UnavailableError,
 )
-from google.protobuf.duration_pb2 import Duration
-from muster.v1 import common_pb2
-from muster.v1.common_pb2 import Cancelled, Failure, Outcome, Refusal, Usage
-from muster.v1.task_pb2 import SessionResponse, TaskResult
-
 from tests.support.eventually import eventually
 from tests.support.fake_task_service import FakeTaskService, completed, refused, serving
 
@@ -188,7 +188,7 @@ async def test_a_refused_session_fails_what_waits_and_later_calls_try_again(clie
 
 async def test_nobody_there_is_said_soon() -> None:
     async with Client("127.0.0.1:1", connect_timeout_s=0.05) as client:
-        with pytest.raises(UnavailableError, match="refused|connect"):
+        with pytest.raises(UnavailableError, match=r"refused|connect"):
             await client.submit("t")
         with pytest.raises(UnavailableError):
             await client.get("x")
@@ -205,7 +205,7 @@ async def test_submits_are_given_up_when_the_coordinator_stays_away(address: str
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "error", "text"),
+    "outcome, state, error, text",
     [
         (Outcome(failure=Failure(kind=6, message="slow down", type="E")), common_pb2.TASK_STATE_FAILED, TaskFailedError, "slow down"),
         (Outcome(cancelled=Cancelled(reason="enough")), common_pb2.TASK_STATE_CANCELLED, TaskCancelledError, "enough"),

@@ -46,7 +46,9 @@ def test_what_gathered_goes_out_in_one_message_in_order() -> None:
         session.submit(tracked(str(number)), 0)
     request = session.next_message()
     assert ids(request) == ["0", "1", "2", "3", "4"]
-    assert request is not None and request.submit.first_send and not request.submit.no_results
+    assert request is not None
+    assert request.submit.first_send
+    assert not request.submit.no_results
     assert session.next_message() is None
 
 
@@ -105,7 +107,8 @@ def test_an_ack_and_a_result_end_a_task() -> None:
     assert (received.acknowledged, received.ended, session.unacknowledged) == ([task], [], 0)
     received = session.received(SessionResponse(results=[completed("a", b"x")]), 0)
     assert received.ended == [task]
-    assert task.output is not None and task.output.payload == b"x"
+    assert task.output is not None
+    assert task.output.payload == b"x"
     assert not session.wants_stream
 
 
@@ -121,10 +124,12 @@ def test_after_a_break_what_was_not_acknowledged_goes_first_and_is_no_first_send
     session.opened()
     again = session.next_message()
     assert ids(again) == ["a", "b"]
-    assert again is not None and not again.submit.first_send
+    assert again is not None
+    assert not again.submit.first_send
     fresh = session.next_message()
     assert ids(fresh) == ["c"]
-    assert fresh is not None and fresh.submit.first_send
+    assert fresh is not None
+    assert fresh.submit.first_send
 
 
 def test_an_ack_of_an_older_stream_is_ignored() -> None:
@@ -171,7 +176,8 @@ def test_a_duplicate_is_taken_and_its_result_asked_for() -> None:
     duplicate = SubmitException(index=0, verdict=task_pb2.SUBMIT_VERDICT_DUPLICATE)
     assert session.received(ack(session.next_message(), duplicate), 0).acknowledged == [task]
     attach = session.next_message()
-    assert attach is not None and list(attach.attach_task_ids) == ["a"]
+    assert attach is not None
+    assert list(attach.attach_task_ids) == ["a"]
 
 
 def test_what_is_unavailable_for_a_while_is_sent_again_after_it() -> None:
@@ -185,7 +191,8 @@ def test_what_is_unavailable_for_a_while_is_sent_again_after_it() -> None:
     session.tick(12)
     again = session.next_message()
     assert ids(again) == ["a"]
-    assert again is not None and not again.submit.first_send
+    assert again is not None
+    assert not again.submit.first_send
 
 
 def test_what_is_unavailable_without_a_time_is_refused() -> None:
@@ -242,7 +249,8 @@ def test_one_that_waits_for_a_refused_id_asks_for_itself() -> None:
     session.attach(second)
     session.received(ack(session.next_message(), refused(0, TAKEN)), 0)
     attach = session.next_message()
-    assert attach is not None and list(attach.attach_task_ids) == ["a"]
+    assert attach is not None
+    assert list(attach.attach_task_ids) == ["a"]
 
 
 def test_an_unknown_id_ends_the_wait_with_an_error() -> None:
