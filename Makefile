@@ -1,22 +1,49 @@
 # Everything a newcomer or CI needs. Each target does its own set-up: a virtual environment in .venv, nothing outside it.
-PYTHON ?= python3
-BIN := .venv/bin
+# PYTHON=… chooses an interpreter; ARGS=… goes to pytest, to the demo or to the benchmark.
+BIN   := .venv/bin
 STAMP := .venv/.installed
+OWN   := $(wildcard coordinator agent_node scripts tests/support benchmarks examples)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check bench format stubs clean
+.PHONY: help setup check format stubs test demo bench clean
+.DEFAULT_GOAL := help
 
-setup: $(STAMP)
+help:           ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+setup: $(STAMP) ## Create .venv with every command in .venv/bin; again after pyproject.toml changes
+
+$(STAMP): pyproject.toml scripts/create_venv.sh
+	@sh scripts/create_venv.sh .venv
+	@echo "Installing Muster and its tools into .venv (about a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-stubs: $(STAMP)
-	$(BIN)/python scripts/generate_stubs.py
+check: setup    ## Format, lint, layers, types, stubs, protos: everything but the tests
+	ruff format --check
+	ruff check
+	lint-imports --no-logo
+	mypy $(OWN)
+	python scripts/generate_stubs.py --check
+	buf lint
+	sh scripts/check_breaking.sh
 
-test: $(STAMP)
-	$(BIN)/python -m pytest tests
+format: setup   ## Format the code, and mend what the linter can mend
+	ruff format
+	ruff check --fix-only
 
-clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+stubs: setup    ## Generate the Python stubs from the protos
+	python scripts/generate_stubs.py
+
+test: setup     ## Run the tests: make test ARGS="tests/rules -x"
+	python -m pytest $(ARGS)
+
+demo: setup     ## Run the demo on the project's own documents, or: make demo INPUT=folder
+	INPUT='$(INPUT)' python -m examples.demo $(ARGS)
+
+bench: setup    ## Measure dispatch: make bench ARGS="--agents 50"
+	muster bench dispatch $(ARGS)
+
+clean:          ## Remove everything that the other targets made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
