@@ -115,9 +115,7 @@ class ChatClient:
             secret=self._settings.api_key,
         )
 
-    async def _whole_answer(
-        self, response: aiohttp.ClientResponse, patience: "_Patience", request: ChatRequest
-    ) -> tuple[str, Completion]:
+    async def _whole_answer(self, response: aiohttp.ClientResponse, patience: "_Patience", request: ChatRequest) -> tuple[str, Completion]:
         limit_bytes = _ERROR_BODY_BYTES + _JSON_BYTES_PER_BYTE * self._settings.max_answer_bytes
         body, whole = await self._read(response, patience, limit_bytes=limit_bytes)
         if not whole:

@@ -3,6 +3,7 @@
 from contextlib import aclosing
 from typing import Protocol
 
+from agent_node.errors import RetryableError
 from agent_node.llm.chat import ChatClient
 from agent_node.llm.completion import Completion, Delta
 from agent_node.llm.payload import read_request
@@ -73,7 +74,8 @@ class ChatHandler:
                     output_tokens=usage.output_tokens if usage is not None else 0,
                     requests=1,
                 )
-        assert end is not None, "a stream that ends without raising ends with a Completion"
+        if end is None:
+            raise RetryableError("the answer has no end", kind="PROVIDER_UNAVAILABLE")
         return {
             "content": "".join(pieces),
             "model": end.model,

@@ -1,4 +1,4 @@
-"""The payload of a chat task, read into a request. Whatever is wrong with it is said by field, and no attempt is repeated for it.
+r"""The payload of a chat task, read into a request. Whatever is wrong with it is said by field, and no attempt is repeated for it.
 
 A payload is a JSON object, with the messages themselves:
 
@@ -6,7 +6,7 @@ A payload is a JSON object, with the messages themselves:
 
 or with a template that variables are put into:
 
-    {"template": "Summarise in {count} sentences:\\n\\n{text}", "variables": {"count": 3, "text": "..."}, "system": "Be brief."}
+    {"template": "Summarise in {count} sentences:\n\n{text}", "variables": {"count": 3, "text": "..."}, "system": "Be brief."}
 """
 
 import difflib

@@ -1,5 +1,7 @@
 """The event stream parser, on streams as providers and networks really cut them."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,9 +58,10 @@ def test_the_last_event_may_lack_its_blank_line() -> None:
 
 def test_an_endless_line_is_given_up() -> None:
     parser = EventStreamParser(max_event_bytes=100)
+    for _ in range(10):
+        assert parser.feed(b"0123456789") == []
     with pytest.raises(EventTooLongError):
-        for _ in range(20):
-            parser.feed(b"data: 0123456789"[:10])
+        parser.feed(b"0")
 
 
 def test_an_endless_event_is_given_up() -> None:
@@ -71,5 +74,5 @@ def test_an_endless_event_is_given_up() -> None:
 def test_where_the_network_cuts_changes_nothing(cuts: list[int], end: bytes) -> None:
     stream = ": hi\n\ndata: größe 漢字 🐑\ndata: {}\n\nevent: e\ndata: [DONE]\n\n".encode().replace(b"\n", end)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
     assert parse(*pieces) == [ServerSentEvent("größe 漢字 🐑\n{}"), ServerSentEvent("[DONE]", "e")]
