@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 
 help:           ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@awk -F ':|## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$NF}' Makefile
 
 setup: $(STAMP) ## Create .venv with every command in .venv/bin; again after pyproject.toml changes
 

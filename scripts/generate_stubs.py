@@ -15,7 +15,7 @@ def generate(out: Path) -> None:
     """Writes the stubs of every proto under `out`, in the package's layout. Raises SystemExit when protoc fails."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"
-    flags = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    flags = [f"--{kind}_out={out}" for kind in ("python", "grpc_python")] + [f"--{kind}_out=quiet:{out}" for kind in ("mypy", "mypy_grpc")]
     if protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", *flags, *sources]) != 0:
         raise SystemExit("protoc failed: see above")
 

@@ -1,0 +1,53 @@
+"""Fixtures and settings for every test."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.support.processes import Children
+
+# A machine shared with others is slow at times; a failing example is printed so that it can be repeated anywhere.
+settings.register_profile("muster", deadline=None, print_blob=True)
+settings.load_profile("muster")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """Says how to repeat a failed run, in the same order with the same random numbers."""
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        seed = config.getoption("randomly_seed")
+        terminalreporter.write_line(f'Repeat with: make test ARGS="--randomly-seed={seed}"')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a redis-server where there is none."""
+    if shutil.which("redis-server") is None:
+        for item in items:
+            if item.get_closest_marker("redis"):
+                item.add_marker(pytest.mark.skip(reason="no redis-server on PATH"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """This run's seed, printed at its start and settable with --randomly-seed."""
+    value: int = request.config.getoption("randomly_seed")
+    print(f"seed {value}")  # shown with a failure
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """Random numbers that the run's seed repeats."""
+    return random.Random(seed)
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Children]:
+    """Starts processes; their logs are in the test's tmp_path, and they end with the test."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with Children(folder=folder) as started:
+        yield started
