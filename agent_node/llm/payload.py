@@ -127,7 +127,8 @@ def _given_messages(document: Mapping[str, object]) -> list[Mapping[str, object]
         where = f"messages[{index}]"
         if not isinstance(message, dict):
             raise PayloadError(where, 'an object with "role" and "content"')
-        if message.get("role") not in _ROLES:
+        role = message.get("role")
+        if not isinstance(role, str) or role not in _ROLES:
             raise PayloadError(f"{where}.role", f"one of {', '.join(sorted(_ROLES))}")
         if not isinstance(message.get("content"), (str, list)) and "tool_calls" not in message:
             raise PayloadError(f"{where}.content", "a text, or a list of content parts")

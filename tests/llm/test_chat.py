@@ -121,7 +121,7 @@ CUT = [chunk("Hel"), chunk("lo")]
 
 
 @pytest.mark.parametrize(
-    ("answer", "says_what"),
+    "answer, says_what",
     [
         (streams(*CUT), "cut off"),
         (streams(*CUT, then="break"), "broke the connection"),
@@ -281,5 +281,3 @@ async def _start_stream(request):
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     return response
-
-
