@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import aiohttp
 
@@ -34,7 +34,7 @@ _JSON_BYTES_PER_BYTE: Final = 6  # the longest way in which JSON spells a byte o
 
 
 class ChatClient:
-    """A client of one OpenAI-compatible provider.
+    """A client of one OpenAI-compatible provider; as a context manager it closes itself.
 
     Args:
         settings: the provider, and how long to wait for what.
@@ -77,6 +77,12 @@ class ChatClient:
         finally:
             # An answer that was read to its end has given its connection back by now; any other connection ends here.
             response.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Closes all connections. The next request opens new ones."""
