@@ -94,16 +94,16 @@ async def test_a_healthy_answer(llmock: LLMock, task: Attempts) -> None:
 
 
 async def test_a_rate_limit_is_waited_out(llmock: LLMock, task: Attempts) -> None:
-    llmock.rate_limit(times=2, retry_after=1)
+    llmock.rate_limit(times=2, retry_after=0.5)
     assert await task.run() is not None
     assert kinds(task) == ["RATE_LIMITED"] * 2
-    assert [failure.retry_after_s for failure in task.failures] == [1, 1]
+    assert [failure.retry_after_s for failure in task.failures] == [0.5, 0.5]
     await approve(llmock, attempts=3)
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 529])
 async def test_a_server_error_is_tried_again(llmock: LLMock, task: Attempts, status: int) -> None:
-    llmock.fail(status, times=2)
+    llmock.fail(status, times=2, retry_after=0.2)
     assert await task.run() is not None
     assert kinds(task) == ["PROVIDER_UNAVAILABLE"] * 2
     await approve(llmock, attempts=3)
@@ -161,7 +161,7 @@ async def test_a_prompt_that_is_too_long_is_said_so(llmock: LLMock, task: Attemp
 
 
 async def test_an_outage_ends_in_a_failure_and_no_storm(llmock: LLMock, task: Attempts) -> None:
-    llmock.outage()
+    llmock.fail(503, times=None, retry_after=0.1)
     assert await task.run() is None
     assert kinds(task) == ["PROVIDER_UNAVAILABLE"] * _MAX_ATTEMPTS
     await approve(llmock, attempts=_MAX_ATTEMPTS)
@@ -177,4 +177,4 @@ async def test_a_cancel_ends_the_stream_at_the_provider(llmock: LLMock, task: At
         with pytest.raises(asyncio.CancelledError):
             await running
     records = await asyncio.to_thread(lambda: llmock.requests)
-    assert [(record.fault, record.completed) for record in records] == [("stream:stall", False)]
+    assert [record.completed for record in records] == [False]
