@@ -117,7 +117,7 @@ def _sighting(task: Task) -> Sighting:
 
 
 async def _crash_halfway(job: Job, *, fleet: Fleet, processes: Processes, board: Board) -> None:
-    """kill -9 on one analyst, once half of the analyses are done and it is at work on others."""
+    """Ends one analyst with kill -9, once half of the analyses are done and it is at work on others."""
 
     def analysed() -> int:
         return sum(board.counts(task_type)[State.COMPLETED] for task_type in (SUMMARISE, TERMS))

@@ -66,12 +66,12 @@ async def start_fleet(processes: Processes, *, folder: Path, environment: Mappin
     plain = {name: value for name, value in environment.items() if name not in _PROVIDER}  # the key is for the LLM agents alone
     arguments = ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--session-grace", str(_SESSION_GRACE_S)]
     coordinator = await processes.start("coordinator", ["-m", "coordinator", *arguments], environment=plain)
-    provider = _given_provider(environment)
-    if provider is None:
+    given = _given_provider(environment)
+    if given is None:
         address, provider = await asyncio.gather(_address(processes, coordinator), _start_local_model(processes, plain))
         board.tell(f"the model is {MODEL}, computed on this machine, at {provider['MUSTER_LLM_BASE_URL']}")
     else:
-        address = await _address(processes, coordinator)
+        address, provider = await _address(processes, coordinator), given
         board.tell(f"the model is {provider['MUSTER_LLM_MODEL']} at {provider['MUSTER_LLM_BASE_URL']}")
     board.tell(f"the coordinator serves on {address} (pid {coordinator.pid})")
     agents: dict[str, Child] = {}

@@ -42,9 +42,7 @@ class Handle(Protocol):
 class Submits(Protocol):
     """What the job needs of a client."""
 
-    async def submit(
-        self, task_type: str, payload: dict[str, Any], *, task_id: str, priority: Priority, run_timeout_s: float
-    ) -> Handle:
+    async def submit(self, task_type: str, payload: dict[str, Any], *, task_id: str, priority: Priority, run_timeout_s: float) -> Handle:
         """Submits a task."""
 
 

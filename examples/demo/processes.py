@@ -105,7 +105,7 @@ class Processes:
                 await asyncio.wait_for(child.process.wait(), 0.05)
 
     async def kill(self, child: Child) -> None:
-        """kill -9, as a crash would."""
+        """Ends a child as a crash would, with kill -9."""
         child.expected_to_end = True
         os.kill(child.pid, signal.SIGKILL)
         await child.process.wait()

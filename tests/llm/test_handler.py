@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from agent_node.errors import NonRetryableError, RetryableError
-from agent_node.llm.agent import register_chat
+from agent_node.llm.agent import build_agent
 from agent_node.llm.chat import ChatClient
 from agent_node.llm.handler import ChatHandler
 from agent_node.llm.payload import PayloadError, read_request, render
@@ -165,15 +166,14 @@ def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
         read_request(b'{"template": "x", "temprature": 1}', default_model="tiny")
 
 
-def test_the_handler_is_registered_for_each_task_type() -> None:
-    registered = {}
-
-    class FakeAgent:
-        def handler(self, task_type):
-            return lambda function: registered.setdefault(task_type, function)
-
-    register_chat(FakeAgent(), LLMSettings(base_url="http://x/v1", model="tiny", task_types=("a", "b")))
-    assert list(registered) == ["a", "b"]
+def test_the_agent_takes_every_task_type_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "llm.toml"
+    file.write_text('[llm]\nmodel = "tiny"\ntask_types = ["a", "b"]\ncapacity = 7\n')
+    monkeypatch.setenv("MUSTER_LLM_BASE_URL", "http://x/v1")
+    agent = build_agent(file)
+    assert agent.task_types == ["a", "b"]
+    assert agent.settings.capacity == 7
+    assert agent.settings.labels == {"llm.model": "tiny"}
 
 
 def test_the_sdk_alone_imports_no_aiohttp() -> None:
