@@ -48,6 +48,8 @@ def main() -> None:
         asyncio.run(_interruptible(_run(found, out=arguments.out, most_sections=arguments.sections, console=console)))
     except _Interrupted as interrupted:
         sys.exit(_fail(console, interrupted, 128 + interrupted.number))
+    except DocumentsError as error:
+        sys.exit(_fail(console, error, 2))
     except (ProcessError, ProviderError, MusterError, OSError) as error:
         sys.exit(_fail(console, error, 1))
 

@@ -66,7 +66,7 @@ async def start_fleet(processes: Processes, *, folder: Path, environment: Mappin
     plain = {name: value for name, value in environment.items() if name not in _PROVIDER}  # the key is for the LLM agents alone
     arguments = ["--data-dir", str(folder / "data"), "--listen", "127.0.0.1:0", "--session-grace", str(_SESSION_GRACE_S)]
     coordinator = await processes.start("coordinator", ["-m", "coordinator", *arguments], environment=plain)
-    given = _given_provider(environment)
+    given = given_provider(environment)
     if given is None:
         address, provider = await asyncio.gather(_address(processes, coordinator), _start_local_model(processes, plain))
         board.tell(f"the model is {MODEL}, computed on this machine, at {provider['MUSTER_LLM_BASE_URL']}")
@@ -90,7 +90,7 @@ async def start_fleet(processes: Processes, *, folder: Path, environment: Mappin
     return Fleet(address, agents)
 
 
-def _given_provider(environment: Mapping[str, str]) -> dict[str, str] | None:
+def given_provider(environment: Mapping[str, str]) -> dict[str, str] | None:
     """The provider's settings, when a base URL and a key are set; else the local model will do."""
     base_url, key, model = (environment.get(name, "") for name in _PROVIDER)
     if not base_url or not key:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent_node import Priority
 from examples.demo.board import Board
-from examples.demo.documents import Document, Section, choose
+from examples.demo.documents import Document, DocumentsError, Section, choose
 from examples.demo.work import COMBINE, REVIEW, SPLIT, SUMMARISE, TERMS, Finding, review_payload, summarise_payload, terms_payload
 
 _T = TypeVar("_T")
@@ -68,9 +68,12 @@ class Job:
 
         Raises:
             TaskFailedError, UnavailableError: the job can't be finished.
+            DocumentsError: there is nothing in the documents.
         """
         split = await _all([self._split(document) for document in documents])
         sections = choose(split, most=self._most_sections)
+        if not sections:
+            raise DocumentsError("the documents hold no text below their headings: there is nothing to analyse")
         found = sum(len(each) for each in split)
         gaps = [*left_out]
         if found > len(sections):
