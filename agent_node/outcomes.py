@@ -5,9 +5,10 @@ import concurrent.futures
 import json
 import traceback
 
+from muster.v1.common_pb2 import FailureKind
+
 from agent_node.attempt import Failed, HandlerOutcome, Stopped, Succeeded
 from agent_node.errors import AttemptLostError, NonRetryableError, RetryableError
-from muster.v1.common_pb2 import FailureKind
 
 MAX_MESSAGE_CHARACTERS = 4096
 MAX_TRACE_CHARACTERS = 16 * 1024

@@ -1,10 +1,11 @@
 """One ConnectRequest in the making, and the two bounds that it keeps: results and bytes."""
 
-from agent_node.attempt import Attempt, CheckpointData, Failed, HandlerOutcome, ModelUsage, Progress, Stopped, Succeeded, Unfinished
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from muster.v1.agent_pb2 import AttemptResult, ConnectRequest
 from muster.v1.common_pb2 import FailureKind, Usage
+
+from agent_node.attempt import Attempt, CheckpointData, Failed, HandlerOutcome, ModelUsage, Progress, Stopped, Succeeded, Unfinished
 
 MAX_RESULTS = 256
 MAX_BYTES = 3 * 1024 * 1024

@@ -10,19 +10,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent_node.attempt import Attempt, AttemptKey, Failed, HandlerOutcome, Limits, StopCause, Stopped
 from agent_node.connection import Target
 from agent_node.context import Context
+from agent_node.handler_clients import HandlerClients
 from agent_node.handoff import Mailbox
 from agent_node.outcomes import from_exception, from_value
-from agent_node.processes import ChildProcess, HandlerProcesses, open_client
+from agent_node.processes import ChildProcess, HandlerProcesses
 from agent_node.reports import AttemptReports, CancelDelivered, Ended, Report
 from agent_node.threads import HandlerThreads
-
-if TYPE_CHECKING:
-    from agent_node.client import Client
 
 
 class Isolation(Enum):
@@ -91,7 +89,7 @@ class Runner:
         self._spawning = 0  # how many workers the next turn may make; 0: none is due
         self._gathered: list[Report] = []
         self._limits = Limits()
-        self._target = target
+        self._clients = HandlerClients(target)
         self._threads = HandlerThreads(name=f"muster-{name}")
         self._processes = HandlerProcesses(target)
         self._left_threads: Mailbox[_Execution] = Mailbox(loop, self._leave_all)
@@ -152,9 +150,9 @@ class Runner:
         """The coordinator has named its bounds. From any thread."""
         self._limits = limits
 
-    def client_for(self, task_id: str) -> "Client":
-        """A client whose submits name `task_id` as their parent."""
-        return open_client(self._target, task_id)
+    def clients(self) -> HandlerClients:
+        """The connections for handlers. From any thread."""
+        return self._clients
 
     def changed(self, reports: AttemptReports) -> None:
         """There is something to take from `reports`. From any thread."""
@@ -174,9 +172,10 @@ class Runner:
         self._processes.close()
 
     async def wait_closed(self, *, within_s: float) -> None:
-        """After `close`: gives async handlers so long to clean up."""
+        """After `close`: gives async handlers so long to clean up, and closes their connections."""
         if self._workers:
             await asyncio.wait(self._workers, timeout=within_s)
+        await self._clients.aclose()
 
     def _begin(self, execution: _Execution) -> None:
         self._running += 1

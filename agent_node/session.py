@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import agent_pb2 as pb
+
 from agent_node.attempt import (
     Attempt,
     AttemptKey,
@@ -35,8 +38,6 @@ from agent_node.attempt import (
 from agent_node.drain import Drain
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.outgoing import OutgoingMessage, duration
-from google.protobuf.duration_pb2 import Duration
-from muster.v1 import agent_pb2 as pb
 
 PROTOCOL_VERSION = 1
 WELCOME_TIMEOUT_S = 10.0
@@ -328,7 +329,8 @@ class Session:
 
     def _finish_if_done(self) -> list[Instruction]:
         """Leaving is done when nothing is held and, if the stream is up, the coordinator is known to have read that nothing more may
-        come: it has answered a Renew that went out with Ready 0."""
+        come: it has answered a Renew that went out with Ready 0.
+        """
         if self._drain is None or self._held or self._finished:
             return []
         after = self._state.leaving_after

@@ -68,7 +68,7 @@ class StreamThread:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (a stream message costs a third less), else asyncio's. The user's own loop is theirs to choose."""
+    """Uvloop's where it is installed (a stream message costs a third less), else asyncio's. The user's own loop is theirs to choose."""
     try:
         import uvloop
     except ImportError:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from agent_node import Agent, AttemptLostError, NonRetryableError, NotFoundError, RefusedError, RetryableError
 from muster.v1 import agent_pb2 as pb
 from muster.v1.common_pb2 import FailureKind, TaskSpec
 
+from agent_node import Agent, AttemptLostError, Client, NonRetryableError, NotFoundError, RefusedError, RetryableError
 from tests.sdk import process_handlers
 from tests.support.eventually import eventually
 from tests.support.fake_coordinator import FakeCoordinator
@@ -410,7 +410,7 @@ async def test_a_checkpoint_over_the_limit_or_of_the_wrong_kind_is_refused_at_on
 
     @agent.handler("work")
     async def work(ctx):
-        with pytest.raises(RuntimeError, match="await ctx.checkpoint"):
+        with pytest.raises(RuntimeError, match=r"await ctx\.checkpoint"):
             ctx.checkpoint_sync(b"")
         await ctx.checkpoint(b"12345")
 
@@ -456,6 +456,35 @@ async def test_usage_adds_up_per_model(coordinator, agent):
         ("m", 20, 2, 2),
         ("n", 10, 1, 1),
     ]
+
+
+async def test_the_clients_of_handlers_are_one_connection_and_name_their_task_as_parent(coordinator, agent, monkeypatch):
+    submitted = []
+
+    async def submit(client, task_type, payload=b"", **options):
+        submitted.append((task_type, options["parent_task_id"], vars(client)["_opened"]))
+
+    monkeypatch.setattr(Client, "submit", submit)
+
+    @agent.handler("work")
+    async def work(ctx):
+        with pytest.raises(RuntimeError, match=r"use ctx\.client"):
+            ctx.blocking_client  # noqa: B018
+        await ctx.client.submit("child")
+
+    @agent.handler("plain")
+    def plain(ctx):
+        with pytest.raises(RuntimeError, match="blocking_client"):
+            ctx.client  # noqa: B018
+        ctx.blocking_client.submit("child", parent_task_id="other")
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"), task("b"))
+        await eventually(lambda: len(coordinator.results) == 2)
+        coordinator.assign(task("c", "plain"))
+        assert (await result_of(coordinator, "c")).HasField("success")
+    assert [each[:2] for each in submitted] == [("child", "a"), ("child", "b"), ("child", "other")]
+    assert submitted[0][2] is submitted[1][2] is not None
 
 
 # child processes

@@ -1,13 +1,14 @@
 """The session machine, event by event."""
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import agent_pb2 as pb
+from muster.v1.common_pb2 import TaskSpec
+
 from agent_node.attempt import Attempt, CheckpointData, CheckpointVerdict, Failed, ModelUsage, Progress, StopCause, Stopped, Succeeded
 from agent_node.drain import ANSWER_S, CLEAN_UP_S
 from agent_node.instructions import AnswerCheckpoint, Finish, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.session import WELCOME_TIMEOUT_S, Identity, Session
-from google.protobuf.duration_pb2 import Duration
-from muster.v1 import agent_pb2 as pb
-from muster.v1.common_pb2 import TaskSpec
 
 PERIOD_S = 5
 DONE = Succeeded(b"ok", "text/plain")
