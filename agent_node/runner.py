@@ -5,6 +5,7 @@ Everything here happens in the thread of the user's loop, but for what says othe
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -186,11 +187,11 @@ class Runner:
             case Isolation.THREAD:
                 execution.started = True
                 # Each in a context of its own: what a handler sets there doesn't reach the next one in that thread.
-                self._threads.submit(lambda: contextvars.Context().run(self._run_in_thread, execution))
+                self._threads.submit(functools.partial(contextvars.Context().run, self._run_in_thread, execution))
             case Isolation.PROCESS:
                 execution.started = True
                 execution.child = self._processes.take(execution.handler.function)
-                self._threads.submit(lambda: self._run_in_process(execution))
+                self._threads.submit(functools.partial(self._run_in_process, execution, execution.child))
 
     # Handlers in the loop. A task costs 4 µs, most of what an attempt that awaits nothing costs here; so one task runs handlers
     # one after another, until one of them waits. Then the next turn of the loop makes twice as many tasks for what is ready.
@@ -229,7 +230,7 @@ class Runner:
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except (asyncio.CancelledError, Exception, SystemExit) as error:  # whatever a handler raises is its attempt's outcome
+        except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its attempt's outcome
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))
@@ -240,17 +241,15 @@ class Runner:
         try:
             value = execution.handler.function(execution.context)
             outcome = Stopped() if value is None and execution.attempt.stop_seen else from_value(value)
-        except BaseException as error:  # a handler's sys.exit() ends its attempt, not this thread
+        except BaseException as error:  # noqa: BLE001 - a handler's sys.exit() ends its attempt, not this thread
             outcome = from_exception(error)
         self._end_in_thread(execution, outcome)
 
-    def _run_in_process(self, execution: _Execution) -> None:
+    def _run_in_process(self, execution: _Execution, child: ChildProcess) -> None:
         """In a handler thread, which speaks for the child."""
-        child = execution.child
-        assert child is not None
         try:
             outcome = child.run(execution.attempt, self)
-        except BaseException as error:  # a handler that can't be pickled, a child that can't be started
+        except BaseException as error:  # noqa: BLE001 - a handler that can't be pickled, a child that can't be started
             outcome = from_exception(error)
             child.kill()
         self._processes.give_back(child)

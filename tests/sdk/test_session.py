@@ -7,8 +7,9 @@ from muster.v1.common_pb2 import TaskSpec
 
 from agent_node.attempt import Attempt, CheckpointData, CheckpointVerdict, Failed, ModelUsage, Progress, StopCause, Stopped, Succeeded
 from agent_node.drain import ANSWER_S, CLEAN_UP_S
+from agent_node.held import Identity
 from agent_node.instructions import AnswerCheckpoint, Finish, Reconnect, ResultRefused, SetLimits, Start, StopHandler
-from agent_node.session import WELCOME_TIMEOUT_S, Identity, Session
+from agent_node.session import WELCOME_TIMEOUT_S, Session
 
 PERIOD_S = 5
 DONE = Succeeded(b"ok", "text/plain")
