@@ -29,8 +29,10 @@ def fill_hello(hello: Hello, identity: Identity, held: Mapping[AttemptKey, Held]
 def fill_renew(out: OutgoingMessage, state: StreamState, held: Mapping[AttemptKey, Held], loop_lag_s: float) -> None:
     """As many renewals as fit; the others stay in the queue, for another Renew."""
     queue = state.renew_queue
-    if queue is None:
-        return
+    if state.renew_due:  # now, not when it fell due: what was assigned since is held, too
+        state.renew_due = False
+        queue.clear()
+        queue.extend(held.values())
     out.fits(16)
     out.request.renew.loop_lag.CopyFrom(duration(loop_lag_s))
     while queue:
@@ -38,8 +40,6 @@ def fill_renew(out: OutgoingMessage, state: StreamState, held: Mapping[AttemptKe
             break
         queue.popleft()
     state.renews_sent += 1
-    if not queue:
-        state.renew_queue = None
 
 
 def fill_checkpoints_and_output(out: OutgoingMessage, dirty: dict[AttemptKey, Held]) -> None:

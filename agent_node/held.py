@@ -59,7 +59,8 @@ class StreamState:
     unsent_results: deque[Held] = field(default_factory=deque)
     sent_batches: dict[int, list[Held]] = field(default_factory=dict)
     last_batch_id: int = 0
-    renew_queue: deque[Held] | None = None  # None: no Renew is due
+    renew_due: bool = False
+    renew_queue: deque[Held] = field(default_factory=deque)  # what the last Renew had no room for
     renews_sent: int = 0
     renews_answered: int = 0
     leaving_after: int | None = None  # the number of answers that prove that Ready 0 was read

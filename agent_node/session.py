@@ -11,7 +11,6 @@ What it holds to:
 - Frames of any stream but the present one, and assignments of attempts that are known, change nothing.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -263,7 +262,7 @@ class Session:
         return since_s + UNANSWERED_PERIODS * self._renew_period_s
 
     def _renew(self, now_s: float) -> None:
-        self._state.renew_queue = deque(self._held.values())
+        self._state.renew_due = True
         self._renew_at_s = now_s + self._renew_period_s
         if self._unanswered_since_s is None:
             self._unanswered_since_s = now_s  # from when it is due: a write that is stuck is silence, too
@@ -472,7 +471,7 @@ class Session:
             request.drain.SetInParent()
             self._renew(now_s)
             state.leaving_after = state.renews_sent + 1
-        if state.renew_queue is not None:
+        if state.renew_due or state.renew_queue:
             fill_renew(out, state, self._held, self._loop_lag_s)
         if self._dirty:
             fill_checkpoints_and_output(out, self._dirty)

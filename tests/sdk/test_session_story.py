@@ -1,5 +1,6 @@
 """The session machine against a model of the coordinator, in any order of events."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from muster.v1 import agent_pb2 as pb
@@ -236,3 +237,4 @@ class Story(RuleBasedStateMachine):
 
 
 TestStory = Story.TestCase
+TestStory.settings = settings(max_examples=150, stateful_step_count=40)
