@@ -119,12 +119,12 @@ class Runner:
     def stop_handler(self, attempt: Attempt, cause: StopCause, reason: str) -> None:
         """Asks one to stop, once: CancelledError in the loop, `ctx.cancelled` in a thread, a kill for a process."""
         execution = self._executions.get(attempt.key)
-        if execution is None or execution.stop_asked:
+        if cause is StopCause.LOST and attempt.reports is not None:
+            attempt.reports.lose()
+        if execution is None or execution.stop_asked:  # a second cancel would cut its cleaning up short
             return
         execution.stop_asked = True
         attempt.stop_reason, attempt.stop_cause = reason, cause
-        if cause is StopCause.LOST and attempt.reports is not None:
-            attempt.reports.lose()
         if not execution.started:
             # It waits for a slot, or for the loop's next turn: no handler has seen it.
             if execution in self._ready:

@@ -353,6 +353,30 @@ async def test_a_lost_attempt_is_cancelled_and_nothing_is_reported(coordinator, 
     assert coordinator.results == []
 
 
+async def test_losing_a_cancelled_attempt_does_not_cut_its_cleaning_up_short(coordinator, agent):
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @agent.handler("work")
+    async def work(ctx):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.set()
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        await begun.wait()
+        coordinator.send(pb.ConnectResponse(cancels=[pb.Cancel(task_id="a", fence=1)]))
+        coordinator.send(pb.ConnectResponse(cancels=[pb.Cancel(task_id="a", fence=1, lost=True)]))
+        await eventually(lambda: any(message.ready.limit == 3 for message in coordinator.said), message="a slot less")
+        coordinator.assign(task("b"))
+        await eventually(lambda: coordinator.renews[-1].attempts and coordinator.renews[-1].attempts[0].task_id == "b")
+        may_end.set()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 # reports
 
 
