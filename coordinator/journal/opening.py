@@ -150,7 +150,7 @@ async def open_store(
             await client.aclose(close_connection_pool=True)
         if server is not None:
             await server.close()
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
             raise StoreStartError(f"the store {place} refused the credentials: give user and password in its address") from error
         if isinstance(error, RedisError | OSError):
             raise StoreStartError(f"the store {place} can't be used: {error}") from error
