@@ -140,12 +140,12 @@ class TestRefusals:
 
     async def test_another_number_of_shards(self, open_it, server):
         await open_it(redis_url=url(server), shards=16)
-        with pytest.raises(StoreStartError, match="made with 16 shards.*set to 8.*--shards 16"):
+        with pytest.raises(StoreStartError, match=r"made with 16 shards.*set to 8.*--shards 16"):
             await open_it(redis_url=url(server), shards=8)
 
     async def test_a_newer_format(self, raw):
         await raw.hset("muster:deployment", mapping={"format_version": FORMAT_VERSION + 1, "shards": 16})
-        with pytest.raises(StoreStartError, match="newer release of Muster.*upgrade this coordinator"):
+        with pytest.raises(StoreStartError, match=r"newer release of Muster.*upgrade this coordinator"):
             await open_deployment(raw, prefix="muster", shards=16)
 
     @pytest.mark.parametrize("fields", [{"shards": 16}, {"format_version": 1, "shards": "many"}])
@@ -156,7 +156,7 @@ class TestRefusals:
 
     async def test_what_evicts(self, open_it, server, raw):
         await raw.config_set("maxmemory-policy", "allkeys-lru")
-        with pytest.raises(StoreStartError, match="maxmemory-policy is allkeys-lru.*set it to noeviction"):
+        with pytest.raises(StoreStartError, match=r"maxmemory-policy is allkeys-lru.*set it to noeviction"):
             await open_it(redis_url=url(server))
 
     async def test_what_evicts_though_it_denies_config(self, open_it, server, raw):
