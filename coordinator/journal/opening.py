@@ -22,7 +22,7 @@ from coordinator.journal.server_process import Launch
 from coordinator.journal.startup_checks import StoreReport, check_store
 from coordinator.ports import ShardStore
 
-_READ_CONNECTIONS = 16  # reads beyond these wait for one
+_SHARED_CONNECTIONS = 4  # for what concerns no shard; each shard has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Store:
         self._call_timeout_s = call_timeout_s
         self._shards = tuple(
             RedisShardStore(
-                client=client,
+                pool=client.connection_pool,
                 keys=ShardKeys(prefix=key_prefix, shard=number),
                 new_nonce=new_nonce,
                 call_timeout_s=call_timeout_s,
@@ -162,7 +162,7 @@ def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Re
     try:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=_READ_CONNECTIONS,
+            max_connections=_SHARED_CONNECTIONS,
             timeout=call_timeout_s,
             socket_connect_timeout=connect_timeout_s,
             socket_timeout=None,  # see OrderedConnection: calls are timed by who makes them
