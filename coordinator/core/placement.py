@@ -64,7 +64,7 @@ def _pick(groups: list[AgentClass]) -> Agent | None:
     best: Agent | None = None
     for group in groups:
         agent = group.least_loaded()
-        if agent is not None and (best is None or agent.ratio < best.ratio):
+        if agent is not None and (best is None or (agent.ratio, agent.idle_rank) < (best.ratio, best.idle_rank)):
             best = agent
     return best
 

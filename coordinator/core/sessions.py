@@ -8,7 +8,7 @@ from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import INFINITY, Failure, FailureKind, Now, Task
-from coordinator.core.reports import give_up, judge
+from coordinator.core.reports import acknowledge, give_up, judge
 from coordinator.core.scheduler import Scheduler
 
 
@@ -56,6 +56,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
             verdicts.append(ReconcileVerdict.DROP)
             continue
         kept.add(task.number)
+        acknowledge(scheduler, agent, task_id, fence, now)  # it has it, whatever became of the acknowledgement
         agent.running[task.number].lease_until_s = now.mono_s + scheduler.settings.lease_s
         verdicts.append(ReconcileVerdict.KEEP if task.cancel_reason is None else ReconcileVerdict.CANCEL)
     for number, attempt in list(agent.running.items()):
