@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from agent_node import Agent, AttemptLostError, NonRetryableError, NotFoundError, RefusedError, RetryableError
 from muster.v1 import agent_pb2 as pb
 from muster.v1.common_pb2 import FailureKind, TaskSpec
 
+from agent_node import Agent, AttemptLostError, Client, NonRetryableError, NotFoundError, RefusedError, RetryableError
 from tests.sdk import process_handlers
 from tests.support.eventually import eventually
 from tests.support.fake_coordinator import FakeCoordinator
@@ -353,6 +353,30 @@ async def test_a_lost_attempt_is_cancelled_and_nothing_is_reported(coordinator, 
     assert coordinator.results == []
 
 
+async def test_losing_a_cancelled_attempt_does_not_cut_its_cleaning_up_short(coordinator, agent):
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @agent.handler("work")
+    async def work(ctx):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.set()
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        await begun.wait()
+        coordinator.send(pb.ConnectResponse(cancels=[pb.Cancel(task_id="a", fence=1)]))
+        coordinator.send(pb.ConnectResponse(cancels=[pb.Cancel(task_id="a", fence=1, lost=True)]))
+        await eventually(lambda: any(message.ready.limit == 3 for message in coordinator.said), message="a slot less")
+        coordinator.assign(task("b"))
+        await eventually(lambda: coordinator.renews[-1].attempts and coordinator.renews[-1].attempts[0].task_id == "b")
+        may_end.set()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 # reports
 
 
@@ -410,7 +434,7 @@ async def test_a_checkpoint_over_the_limit_or_of_the_wrong_kind_is_refused_at_on
 
     @agent.handler("work")
     async def work(ctx):
-        with pytest.raises(RuntimeError, match="await ctx.checkpoint"):
+        with pytest.raises(RuntimeError, match=r"await ctx\.checkpoint"):
             ctx.checkpoint_sync(b"")
         await ctx.checkpoint(b"12345")
 
@@ -456,6 +480,35 @@ async def test_usage_adds_up_per_model(coordinator, agent):
         ("m", 20, 2, 2),
         ("n", 10, 1, 1),
     ]
+
+
+async def test_the_clients_of_handlers_are_one_connection_and_name_their_task_as_parent(coordinator, agent, monkeypatch):
+    submitted = []
+
+    async def submit(client, task_type, payload=b"", **options):
+        submitted.append((task_type, options["parent_task_id"], vars(client)["_opened"]))
+
+    monkeypatch.setattr(Client, "submit", submit)
+
+    @agent.handler("work")
+    async def work(ctx):
+        with pytest.raises(RuntimeError, match=r"use ctx\.client"):
+            ctx.blocking_client  # noqa: B018
+        await ctx.client.submit("child")
+
+    @agent.handler("plain")
+    def plain(ctx):
+        with pytest.raises(RuntimeError, match="blocking_client"):
+            ctx.client  # noqa: B018
+        ctx.blocking_client.submit("child", parent_task_id="other")
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"), task("b"))
+        await eventually(lambda: len(coordinator.results) == 2)
+        coordinator.assign(task("c", "plain"))
+        assert (await result_of(coordinator, "c")).HasField("success")
+    assert [each[:2] for each in submitted] == [("child", "a"), ("child", "b"), ("child", "other")]
+    assert submitted[0][2] is submitted[1][2] is not None
 
 
 # child processes

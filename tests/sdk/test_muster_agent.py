@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from agent_node.__main__ import main
 from muster.v1.common_pb2 import TaskSpec
 
+from agent_node.__main__ import main
 from tests.support.eventually import eventually
 from tests.support.fake_coordinator import FakeCoordinator
 
@@ -97,7 +97,6 @@ async def test_a_second_signal_ends_it_at_once_even_with_a_blocked_loop(process,
         (["mine:other"], "module 'mine' has no 'other'"),
         (["mine:something"], "mine:something is a int, not an agent_node.Agent"),
         (["mine:agent", "--capacity", "0"], "capacity must be 1 to 10,000, not 0"),
-        (["llm"], "muster-agent llm needs --config FILE"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(module, capsys, arguments, sentence):

@@ -1,13 +1,15 @@
 """The session machine, event by event."""
 
 import pytest
-from agent_node.attempt import Attempt, CheckpointData, CheckpointVerdict, Failed, ModelUsage, Progress, StopCause, Stopped, Succeeded
-from agent_node.drain import ANSWER_S, CLEAN_UP_S
-from agent_node.instructions import AnswerCheckpoint, Finish, Reconnect, ResultRefused, SetLimits, Start, StopHandler
-from agent_node.session import WELCOME_TIMEOUT_S, Identity, Session
 from google.protobuf.duration_pb2 import Duration
 from muster.v1 import agent_pb2 as pb
 from muster.v1.common_pb2 import TaskSpec
+
+from agent_node.attempt import Attempt, CheckpointData, CheckpointVerdict, Failed, ModelUsage, Progress, StopCause, Stopped, Succeeded
+from agent_node.drain import ANSWER_S, CLEAN_UP_S
+from agent_node.held import Identity
+from agent_node.instructions import AnswerCheckpoint, Finish, Reconnect, ResultRefused, SetLimits, Start, StopHandler
+from agent_node.session import WELCOME_TIMEOUT_S, Session
 
 PERIOD_S = 5
 DONE = Succeeded(b"ok", "text/plain")
@@ -268,11 +270,26 @@ def test_output_that_did_not_fit_goes_before_the_result():
     assert second.chunks[0].offset == len(first.chunks[0].data)
 
 
+def test_a_checkpoint_that_did_not_fit_goes_before_the_result():
+    peer = Peer(capacity=20)
+    peer.open()
+    attempts = peer.assign(*(f"t{number}" for number in range(13)))
+    for attempt in attempts:
+        peer.session.checkpointed(attempt, CheckpointData(1, b"x" * 256 * 1024))
+        peer.session.ended(attempt, DONE)
+    stored = set()
+    for message in peer.say_all():
+        stored |= {checkpoint.task_id for checkpoint in message.checkpoints}
+        assert {result.task_id for result in message.results.results} <= stored
+    assert len(stored) == 13
+
+
 def test_a_checkpoint_is_answered_and_the_last_goes_again_on_a_new_stream(peer):
     (attempt,) = peer.assign("a")
     peer.session.checkpointed(attempt, CheckpointData(1, b"one"))
     assert peer.next().checkpoints[0].data == b"one"
     peer.session.checkpointed(attempt, CheckpointData(2, b"two"))
+    peer.say_all()
     peer.session.stream_lost(peer.stream)
     peer.open()
     (checkpoint,) = peer.next().checkpoints
