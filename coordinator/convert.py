@@ -61,8 +61,8 @@ def seconds(duration: Duration, field: str) -> float:
 
 def duration(value_s: float) -> Duration:
     """Seconds as a message."""
-    whole = int(value_s)
-    return Duration(seconds=whole, nanos=round((value_s - whole) * 1e9))
+    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def timestamp(date_ms: int) -> Timestamp:
@@ -160,6 +160,11 @@ def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
 def request_of_record(record: bytes) -> bytes:
     """The serialized TaskSpec that a record holds."""
     return event_pb2.TaskRecord.FromString(record).request
+
+
+def record_in(record: bytes) -> event_pb2.TaskRecord:
+    """A stored record."""
+    return event_pb2.TaskRecord.FromString(record)
 
 
 def same_task(one: bytes, other: bytes) -> bool:

@@ -3,9 +3,9 @@ the decision. It must not know gRPC, nor which store it writes to."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded
+from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded, WatchOpened
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now, Settings
@@ -18,6 +18,7 @@ from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
 from coordinator.engine.sinks import AgentSink, ClientSink
 from coordinator.engine.timekeeping import Timekeeper
+from coordinator.engine.watches import Watch, WatchEvent
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
 from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
@@ -66,7 +67,7 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
-        self._store = store
+        self.store = store
         self._codec = codec
         self._clock = clock
         self._entropy = entropy
@@ -107,10 +108,10 @@ class Shard:
                 raise
 
     async def _recover(self) -> None:
-        claim = await self._store.claim()
+        claim = await self.store.claim()
         states: dict[str, tuple[State, int]] = {}
         sequence = date_ms = 0
-        while page := await self._store.read(after=sequence, limit=READ_PAGE):
+        while page := await self.store.read(after=sequence, limit=READ_PAGE):
             for sequence, blob in page:
                 date_ms = self._replay(self._codec.decode(blob), states)
             await asyncio.sleep(0)  # other shards, and health checks
@@ -265,6 +266,12 @@ class Shard:
         self._wake.set()
         await waiter
 
+    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
+        """Begins a watch with the state as it is now; it is released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
+        self._pending.effects.append((namespace.name, effect))
+        self._wake.set()
+
     # --- time -----------------------------------------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
@@ -325,7 +332,7 @@ class Shard:
         retry_s = FIRST_RETRY_S
         while True:
             try:
-                appended = await self._store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
             except StoreOutage as error:
                 self._outage(error)
                 await asyncio.sleep(retry_s)
@@ -383,6 +390,8 @@ class Shard:
                 namespace.deliver(task)
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
+            case WatchOpened():
+                effect.begin()
             case StopAttempt():
                 self._to_agent(effect.session, lambda sink: sink.stop(effect))
             case DrainSession():

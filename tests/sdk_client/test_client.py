@@ -8,9 +8,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2
 from muster.v1.common_pb2 import Cancelled, Failure, Outcome, Refusal, Usage
-from muster.v1.task_pb2 import SessionResponse, TaskResult
+from muster.v1.task_pb2 import SUBMIT_VERDICT_DUPLICATE, SessionResponse, SubmitException, TaskResult
 
 from agent_node import Client, Priority, RetryPolicy, TaskRequest, as_completed
+from agent_node.client import stream
 from agent_node.client.handle import TaskHandle
 from agent_node.errors import (
     AlreadyExistsError,
@@ -39,6 +40,17 @@ async def address(service: FakeTaskService) -> AsyncIterator[str]:
 async def client(address: str) -> AsyncIterator[Client]:
     async with Client(address, namespace="team-a", connect_timeout_s=5) as client:
         yield client
+
+
+@pytest.fixture
+def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the periodic tick would heal late must happen without it."""
+    monkeypatch.setattr(stream, "TICK_S", 60.0)
+
+
+@pytest.fixture
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "TICK_S", 0.02)
 
 
 async def test_a_task_goes_out_and_its_result_comes_back(client: Client, service: FakeTaskService) -> None:
@@ -114,15 +126,45 @@ async def test_in_flight_is_bounded(address: str, service: FakeTaskService) -> N
         assert set(service.task_ids) == {"0", "1", "2", "3", "4"}
 
 
-async def test_a_caller_that_stops_waiting_for_room_passes_its_turn_on(address: str, service: FakeTaskService) -> None:
-    service.answering = False
+@pytest.mark.usefixtures("no_ticks")
+async def test_room_is_given_as_soon_as_there_is_some(address: str, service: FakeTaskService) -> None:
     async with Client(address, max_in_flight=1) as client:
-        first, second, third = (asyncio.ensure_future(client.submit("t", task_id=name)) for name in "abc")
-        await eventually(lambda: service.task_ids == ["a"])
-        second.cancel()
+        await asyncio.wait_for(asyncio.gather(*(client.submit("t") for _ in range(5))), 5)
+    assert [len(batch.tasks) for batch in service.batches] == [1] * 5
+
+
+@pytest.mark.usefixtures("no_ticks")
+async def test_a_caller_that_stops_waiting_for_room_passes_its_turn_on(address: str) -> None:
+    async with Client(address, max_in_flight=1) as client:
+
+        async def submit_and_stop_the_next() -> None:
+            await client.submit("t")
+            second.cancel()  # its turn has come with this very acknowledgement, and it hasn't run yet
+
+        first = asyncio.ensure_future(submit_and_stop_the_next())
+        second, third = (asyncio.ensure_future(client.submit("t")) for _ in range(2))
+        await asyncio.wait_for(asyncio.gather(first, third), 5)
+        assert second.cancelled()
+
+
+async def test_many_at_once_are_bounded_too(address: str, service: FakeTaskService) -> None:
+    service.answering = False
+    async with Client(address, max_in_flight=2) as client:
+        submitting = asyncio.ensure_future(client.submit_many([TaskRequest("t")] * 5))
+        await eventually(lambda: len(service.task_ids) == 2)
         service.answering = True
         await service.break_sessions()
-        await asyncio.wait_for(asyncio.gather(first, third), 5)
+        await asyncio.wait_for(submitting, 5)
+        assert max(len(batch.tasks) for batch in service.batches) == 2
+
+
+@pytest.mark.usefixtures("no_ticks")
+async def test_the_result_of_a_duplicate_is_asked_for_at_once(client: Client, service: FakeTaskService) -> None:
+    service.completing = False
+    service.judge = lambda index, spec: SubmitException(index=index, verdict=SUBMIT_VERDICT_DUPLICATE)
+    service.results["mine"] = completed("mine")
+    handle = await client.submit("t", task_id="mine")
+    assert (await handle.result(timeout_s=5)).payload == b"done"
 
 
 async def test_a_refusal_raises_what_it_means(client: Client, service: FakeTaskService) -> None:
@@ -141,6 +183,7 @@ async def test_one_bad_task_of_many_has_its_own_verdict(client: Client, service:
     assert await client.submit_many([]) == []
 
 
+@pytest.mark.usefixtures("no_ticks")
 async def test_a_store_outage_is_waited_out(client: Client, service: FakeTaskService) -> None:
     away = Refusal(code=14, reason="STORE_UNAVAILABLE", message="the store is away", retry_after=Duration(nanos=10_000_000))
     verdicts = iter([away, away])
@@ -186,6 +229,7 @@ async def test_a_refused_session_fails_what_waits_and_later_calls_try_again(clie
     assert await (await client.submit("t")).result(timeout_s=5)
 
 
+@pytest.mark.usefixtures("quick_ticks")
 async def test_nobody_there_is_said_soon() -> None:
     async with Client("127.0.0.1:1", connect_timeout_s=0.05) as client:
         with pytest.raises(UnavailableError, match=r"refused|connect"):
@@ -195,6 +239,7 @@ async def test_nobody_there_is_said_soon() -> None:
         assert [type(each) for each in await client.submit_many([TaskRequest("t")])] == [UnavailableError]
 
 
+@pytest.mark.usefixtures("quick_ticks")
 async def test_submits_are_given_up_when_the_coordinator_stays_away(address: str, service: FakeTaskService) -> None:
     async with Client(address, give_up_s=0.1) as client:
         await client.submit("t")
@@ -315,3 +360,19 @@ async def test_payloads_that_are_none_are_refused_before_they_are_sent(client: C
         await client.submit("t", max_retries=1, retry=RetryPolicy())
     with pytest.raises(ValueError, match="max_in_flight"):
         Client(max_in_flight=0)
+
+
+async def test_a_client_names_the_parent_of_what_has_none(address: str, service: FakeTaskService) -> None:
+    async with Client(address, parent_task_id="parent") as client:
+        await client.submit("t")
+        await client.submit("t", parent_task_id="other")
+        await client.submit_many([TaskRequest("t"), TaskRequest("t", parent_task_id="other")])
+    assert [spec.parent_task_id for batch in service.batches for spec in batch.tasks] == ["parent", "other", "parent", "other"]
+
+
+async def test_a_client_opens_at_its_first_use(address: str) -> None:
+    client = Client(address)
+    await (await client.submit("t")).result(timeout_s=5)
+    await client.aclose()
+    with pytest.raises(UnavailableError, match="closed"):
+        await client.submit("t")
