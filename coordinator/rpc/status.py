@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from coordinator.convert import duration
@@ -104,6 +105,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
             try:
+                if isinstance(request, MusterError):
+                    raise request
                 return await inner(request, context)
             except MusterError as error:
                 await abort(context, error)
@@ -113,7 +116,25 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 log.exception("rpc.failed method=%s", method)
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")
 
-        return make(answer, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+        parse = _careful(handler.request_deserializer, streamed=bool(handler.stream_stream))
+        return make(answer, request_deserializer=parse, response_serializer=handler.response_serializer)
+
+
+def _careful(parse: Callable[[bytes], Any], *, streamed: bool) -> Callable[[bytes], Any]:
+    """As `parse`, with a status of our own for bytes that aren't the message: raised where a stream is read, and handed to a unary
+    call's handler, whose message grpc would otherwise take the traceback from."""
+
+    def parsed(blob: bytes) -> Any:  # noqa: ANN401
+        try:
+            return parse(blob)
+        except DecodeError:
+            error = InvalidRequest("the request's bytes aren't the message of this method: is your muster.v1 generated anew?", field="")
+            error.reason = "MALFORMED_MESSAGE"
+            if streamed:
+                raise error from None
+            return error
+
+    return parsed
 
 
 def _parts(handler: Any) -> tuple[Callable[..., grpc.RpcMethodHandler[Any, Any]], Handler]:  # noqa: ANN401
