@@ -121,7 +121,10 @@ class CoreWorld:
     def crash(self) -> None:
         """The coordinator dies, and the next one takes over with what the journal says. No agent has a session."""
         self.epoch += 1
-        self.scheduler = self._scheduler(replay(self.journal))
+        state = replay(self.journal)
+        for task in list(state.ended.values()):
+            state.settle(task)
+        self.scheduler = self._scheduler(state)
         self.scheduler.rebuild(self.now)
         self.commit()
 
