@@ -157,6 +157,16 @@ def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
     )
 
 
+def request_of_record(record: bytes) -> bytes:
+    """The serialized TaskSpec that a record holds."""
+    return event_pb2.TaskRecord.FromString(record).request
+
+
+def record_in(record: bytes) -> event_pb2.TaskRecord:
+    """A stored record."""
+    return event_pb2.TaskRecord.FromString(record)
+
+
 def same_task(one: bytes, other: bytes) -> bool:
     """Whether two serialized TaskSpecs describe the same task: everything but the trace context (G6)."""
     if one == other:

@@ -1,5 +1,6 @@
 """The nouns of the core: tasks, attempts, policies, failures. What is journalled is in `Task`; what isn't is in `Attempt` and `Agent`."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -195,6 +196,12 @@ class Task:
         self.usage: tuple[Usage, ...] = ()
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
         self.result_fence = 0  # once ended: the fence whose result was accepted
+
+    def snapshot(self) -> "Task":
+        """A copy that stays as the task is now. What was emitted so far is left out: it is told piece by piece."""
+        twin = copy.copy(self)
+        twin.chunks = None
+        return twin
 
     def __repr__(self) -> str:
         return f"<Task {self.spec.task_id} {self.state.name} run={self.run} attempt={self.attempt} fence={self.fence:#x}>"

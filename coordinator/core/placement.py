@@ -78,4 +78,4 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, now: Now) -> None:
     scheduler.liveness.arm(attempt, attempt.due_s())
     if agent.group is not None:
         agent.group.touch(agent)
-    scheduler.effects.append(Assign(agent.session, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
+    scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))

@@ -4,7 +4,6 @@ It decides nothing itself: submits, reports, sessions, ticks and placement are f
 them change durable state through `apply` alone.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,7 +71,7 @@ class Scheduler:
         task = evolve(self.state, event, now.date_ms)
         self.events.append(event)
         if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
-            self.effects.append(TaskChanged(copy.copy(task), now.date_ms))
+            self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
         return task
 
     def is_watched(self, task: Task) -> bool:

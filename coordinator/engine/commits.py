@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.core.effects import Effect
-from coordinator.core.events import Event
-from coordinator.core.model import Task
+from coordinator.core.events import Event, NamespaceCreated
 from coordinator.errors import Unavailable
-from coordinator.journal.codec import NamespaceCreated
 
 
 @dataclass(slots=True)
@@ -17,7 +15,6 @@ class PendingCommit:
 
     date_ms: int
     events: list[tuple[str, Event | NamespaceCreated]] = field(default_factory=list)
-    ended: list[tuple[str, Task]] = field(default_factory=list)
     effects: list[tuple[str, Effect]] = field(default_factory=list)
     answers: list[Callable[[], None]] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)

@@ -2,12 +2,11 @@
 the decision. It must not know gRPC, nor which store it writes to."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from coordinator import convert
-from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded
+from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded, WatchOpened
+from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
@@ -19,10 +18,10 @@ from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
 from coordinator.engine.sinks import AgentSink, ClientSink
 from coordinator.engine.timekeeping import Timekeeper
+from coordinator.engine.watches import Watch, WatchEvent
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
-from coordinator.journal.codec import Commit, NamespaceCreated, decode, encode
-from coordinator.ports import AppendAnswer, Clock, EndedTask, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +42,7 @@ class Shard:
     Args:
         number: which shard it is.
         store: its journal and records.
+        codec: how both are written.
         settings: the core's durations and limits.
         clock: the machine's clock of durations.
         entropy: where jitter and commit nonces come from.
@@ -50,7 +50,15 @@ class Shard:
     """
 
     def __init__(
-        self, *, number: int, store: ShardStore, settings: Settings, clock: Clock, entropy: Entropy, default_here: bool = False
+        self,
+        *,
+        number: int,
+        store: ShardStore,
+        codec: JournalCodec,
+        settings: Settings,
+        clock: Clock,
+        entropy: Entropy,
+        default_here: bool = False,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -59,7 +67,8 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
-        self._store = store
+        self.store = store
+        self._codec = codec
         self._clock = clock
         self._entropy = entropy
         self._default_here = default_here
@@ -82,7 +91,12 @@ class Shard:
             ShardLost: another coordinator took it.
         """
         while True:
-            await self._recover()
+            try:
+                await self._recover()
+            except StoreOutage as error:
+                log.warning("shard.waiting shard=%d reason=%s", self.number, error)
+                await asyncio.sleep(LAST_RETRY_S)
+                continue
             started.set()
             try:
                 await self._write()
@@ -94,12 +108,12 @@ class Shard:
                 raise
 
     async def _recover(self) -> None:
-        claim = await self._store.claim()
+        claim = await self.store.claim()
         states: dict[str, tuple[State, int]] = {}
         sequence = date_ms = 0
-        while page := await self._store.read(after=sequence, limit=READ_PAGE):
+        while page := await self.store.read(after=sequence, limit=READ_PAGE):
             for sequence, blob in page:
-                date_ms = self._replay(decode(blob), states)
+                date_ms = self._replay(self._codec.decode(blob), states)
             await asyncio.sleep(0)  # other shards, and health checks
         if sequence != claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
@@ -174,6 +188,15 @@ class Shard:
             raise NotFound(f"namespace {name!r} doesn't exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
         return namespace
 
+    def require_current(self, namespace: Namespace) -> None:
+        """After a wait: the shard may have been rebuilt, and decisions on the old namespace would be lost.
+
+        Raises:
+            Unavailable: it was.
+        """
+        if self.namespaces.get(namespace.name) is not namespace:
+            raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
+
     def require_store(self) -> None:
         """For new writes, before anything is decided.
 
@@ -193,7 +216,12 @@ class Shard:
         return namespace
 
     def decided(self, namespace: Namespace, now: Now) -> None:
-        """After commands on a namespace: places what became ready, and hands all that was decided to the next commit."""
+        """After commands on a namespace: places what became ready, and hands all that was decided to the next commit.
+
+        Raises:
+            Unavailable: the shard has been rebuilt since the namespace was looked up.
+        """
+        self.require_current(namespace)
         scheduler = namespace.scheduler
         if scheduler.awake:
             place(scheduler, now)
@@ -237,6 +265,12 @@ class Shard:
         self._pending.waiters.append(waiter)
         self._wake.set()
         await waiter
+
+    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
+        """Begins a watch with the state as it is now; it is released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
+        self._pending.effects.append((namespace.name, effect))
+        self._wake.set()
 
     # --- time -----------------------------------------------------------------------------------------------------------------
 
@@ -288,9 +322,9 @@ class Shard:
 
     async def _append(self, commit: PendingCommit) -> None:
         self._sequence += 1
-        blob = encode(Commit(self._sequence, self._epoch, commit.date_ms, commit.events), self.settings.retry)
+        blob = self._codec.encode(Commit(self._sequence, self._epoch, commit.date_ms, commit.events), self.settings.retry)
         ended = [
-            EndedTask(name, effect.task.spec.task_id, convert.record_out(effect.task), effect.task.ended_ms)
+            EndedTask(name, effect.task.spec.task_id, self._codec.record_out(effect.task), effect.task.ended_ms)
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
@@ -298,7 +332,7 @@ class Shard:
         retry_s = FIRST_RETRY_S
         while True:
             try:
-                appended = await self._store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
             except StoreOutage as error:
                 self._outage(error)
                 await asyncio.sleep(retry_s)
@@ -356,6 +390,8 @@ class Shard:
                 namespace.deliver(task)
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
+            case WatchOpened():
+                effect.begin()
             case StopAttempt():
                 self._to_agent(effect.session, lambda sink: sink.stop(effect))
             case DrainSession():

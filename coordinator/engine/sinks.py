@@ -31,5 +31,8 @@ class ClientSink(Protocol):
     def result(self, task: Task) -> None:
         """A task that it waits for has ended."""
 
+    def recorded(self, task_id: str, record: bytes) -> None:
+        """A task that it waits for had ended before: its record says how."""
+
     def close(self, message: str) -> None:
         """End the stream: the shard is not served here any more, or not yet again."""

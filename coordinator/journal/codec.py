@@ -1,7 +1,6 @@
 """Events to bytes and back (muster.v1.Commit). Runs of events of one kind become columns; requests travel as they came."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
@@ -15,35 +14,22 @@ from coordinator.core.events import (
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
+    Commit,
     Completed,
     Cost,
     Disposition,
     Event,
+    NamespaceCreated,
     Returned,
     Submitted,
 )
-from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy
+from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 
 FORMAT_VERSION = 1
 
 
 class JournalTooNew(Exception):
     """The journal was written by a newer release: start that one, or a later one."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamespaceCreated:
-    """A namespace came to be: the one event that isn't a task's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One journal entry. `events` are in the order of decision, each with its namespace."""
-
-    sequence: int
-    epoch: int
-    date_ms: int
-    events: Sequence[tuple[str, Event | NamespaceCreated]]
 
 
 def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
@@ -207,3 +193,8 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
             yield ChunkStored(chunk.number, chunk.offset, chunk.data)
         case kind:
             raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
+
+
+def record_out(task: Task) -> bytes:
+    """What stays of an ended task, under a key of its own (muster.v1.TaskRecord)."""
+    return convert.record_out(task)

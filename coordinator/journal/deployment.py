@@ -29,11 +29,13 @@ async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deploym
         redis.exceptions.RedisError: it doesn't answer.
     """
     key = deployment_key(prefix)
-    async with client.pipeline(transaction=True) as transaction:
-        transaction.hsetnx(key, "format_version", str(FORMAT_VERSION))
-        transaction.hsetnx(key, "shards", str(shards))
-        transaction.hgetall(key)
-        *_, fields = await transaction.execute()
+    fields = await client.hgetall(key)
+    if not fields:  # a full store refuses writes, but can be opened again
+        async with client.pipeline(transaction=True) as transaction:
+            transaction.hsetnx(key, "format_version", str(FORMAT_VERSION))
+            transaction.hsetnx(key, "shards", str(shards))
+            transaction.hgetall(key)
+            *_, fields = await transaction.execute()
     try:
         deployment = Deployment(format_version=int(fields[b"format_version"]), shards=int(fields[b"shards"]))
     except (KeyError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Opens the store that a coordinator was told to use: its own in a data directory, or a server by its address."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -40,12 +41,28 @@ class StoreMemory:
 class Store:
     """An open store: its shards, and what is known of it. Made by `open_store`."""
 
-    def __init__(self, *, client: Redis, report: StoreReport, shards: int, key_prefix: str, server: EmbeddedServer | None) -> None:
+    def __init__(
+        self,
+        *,
+        client: Redis,
+        report: StoreReport,
+        shards: int,
+        key_prefix: str,
+        server: EmbeddedServer | None,
+        call_timeout_s: float,
+    ) -> None:
         self._client = client
         self._report = report
         self._server = server
+        self._call_timeout_s = call_timeout_s
         self._shards = tuple(
-            RedisShardStore(client=client, keys=ShardKeys(prefix=key_prefix, shard=number), new_nonce=new_nonce) for number in range(shards)
+            RedisShardStore(
+                client=client,
+                keys=ShardKeys(prefix=key_prefix, shard=number),
+                new_nonce=new_nonce,
+                call_timeout_s=call_timeout_s,
+            )
+            for number in range(shards)
         )
 
     @property
@@ -65,12 +82,14 @@ class Store:
     async def ping(self) -> None:
         """Returns when the store answers. Raises StoreOutage when it doesn't."""
         with as_store_errors():
-            await self._client.execute_command("PING")  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._call_timeout_s):
+                await self._client.execute_command("PING")  # type: ignore[no-untyped-call]
 
     async def memory(self) -> StoreMemory:
         """How full it is. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
         with as_store_errors():
-            info = await self._client.info("memory")
+            async with asyncio.timeout(self._call_timeout_s):
+                info = await self._client.info("memory")
         return StoreMemory(used_bytes=int(info["used_memory"]), limit_bytes=int(info.get("maxmemory", 0)))
 
     async def close(self) -> None:
@@ -123,8 +142,9 @@ async def open_store(
     client = None
     try:
         client = _connect(url, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
-        report = await check_store(client)
-        await open_deployment(client, prefix=key_prefix, shards=shards)
+        async with asyncio.timeout(call_timeout_s):
+            report = await check_store(client)
+            await open_deployment(client, prefix=key_prefix, shards=shards)
     except BaseException as error:
         if client is not None:
             await client.aclose(close_connection_pool=True)
@@ -135,7 +155,7 @@ async def open_store(
         if isinstance(error, RedisError | OSError):
             raise StoreStartError(f"the store {place} can't be used: {error}") from error
         raise
-    return Store(client=client, report=report, shards=shards, key_prefix=key_prefix, server=server)
+    return Store(client=client, report=report, shards=shards, key_prefix=key_prefix, server=server, call_timeout_s=call_timeout_s)
 
 
 def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Redis:
@@ -145,7 +165,7 @@ def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Re
             max_connections=_READ_CONNECTIONS,
             timeout=call_timeout_s,
             socket_connect_timeout=connect_timeout_s,
-            socket_timeout=call_timeout_s,
+            socket_timeout=None,  # see OrderedConnection: calls are timed by who makes them
         )
         # Options in the address win over arguments, but not over these: redis-py's own retries would hide an outage for seconds.
         pool.connection_kwargs |= {"retry": Retry(NoBackoff(), 0), "decode_responses": False, "protocol": 2}

@@ -17,11 +17,13 @@ class OrderedConnection:
     much again as the round trip over a unix socket.
 
     Args:
-        connection: not yet connected; owned by this object from here on.
+        connection: not yet connected, and without a time-out of its own; owned by this object from here on.
+        call_timeout_s: how long a call may take, connecting included.
     """
 
-    def __init__(self, *, connection: AbstractConnection) -> None:
+    def __init__(self, *, connection: AbstractConnection, call_timeout_s: float) -> None:
         self._connection = connection
+        self._call_timeout_s = call_timeout_s
         self._turn = asyncio.Lock()
 
     async def run(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -35,9 +37,12 @@ class OrderedConnection:
     async def _call(self, *command: Any) -> Any:
         connection = self._connection
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-            await connection.send_command(*command, check_health=False)
-            return await connection.read_response()
+            # redis-py's own time-out on sending starts a task for each command, and under Python 3.11 it can swallow a cancellation.
+            async with asyncio.timeout(self._call_timeout_s):
+                if not connection.is_connected:
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command(*command, check_health=False)
+                return await connection.read_response()
         except ResponseError:
             raise
         except BaseException:

@@ -1,5 +1,6 @@
 """A shard in Redis or Valkey. Owns the calls and their arguments; key names are in `layout`, the Lua in `scripts`."""
 
+import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, m
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
-from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, Script
+from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, Script
 from coordinator.ports import AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
@@ -25,16 +26,20 @@ class RedisShardStore:
     the caller repeats a call that raised StoreOutage, and finds a new connection by then if there is a server.
 
     Args:
-        client: answers bytes (no decode_responses), retries nothing, and has time-outs. It is shared, and not closed here.
+        client: answers bytes (no decode_responses), retries nothing, and has no time-out but for connecting. It is shared, and not
+            closed here.
         keys: the shard's.
         new_nonce: makes the random part of an owner's token, different at each call.
+        call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
     """
 
-    def __init__(self, *, client: Redis, keys: ShardKeys, new_nonce: Callable[[], str]) -> None:
+    def __init__(self, *, client: Redis, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
         self._client = client
         self._keys = keys
         self._new_nonce = new_nonce
-        self._ordered = OrderedConnection(connection=client.connection_pool.make_connection())  # type: ignore[no-untyped-call]
+        self._call_timeout_s = call_timeout_s
+        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        self._ordered = OrderedConnection(connection=connection, call_timeout_s=call_timeout_s)
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     async def claim(self) -> Claim:
@@ -110,18 +115,9 @@ class RedisShardStore:
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """See ShardStore. Answers 0 as well when the shard has another owner: the next append says so."""
         ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
-        with as_store_errors():
-            async with self._client.pipeline(transaction=True) as transaction:
-                transaction.hmget(counters, ["base", "bytes"])
-                transaction.llen(ended)
-                transaction.lrange(ended, 0, limit - 1)
-                transaction.execute_command("TIME")
-                (base, held_bytes), held, lines, time = await transaction.execute()
-        base = int(base or 0)
+        base, held_bytes, held, date_ms, lines = await self._run_read(OLDEST_ENDED, keys=(ended, counters), arguments=(limit,))
         entries = _entries(lines, base=base)
-        expired = count_expired(
-            entries, held=held, held_bytes=int(held_bytes or 0), retention=retention, date_ms=time[0] * 1000 + time[1] // 1000
-        )
+        expired = count_expired(entries, held=held, held_bytes=held_bytes, retention=retention, date_ms=date_ms)
         if not expired:
             return 0
         prefix = self._keys.tasks(namespace)
@@ -149,14 +145,16 @@ class RedisShardStore:
 
     async def _read(self, *command: Any) -> Any:
         with as_store_errors():
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._call_timeout_s):
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with as_store_errors():
-            try:
-                return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
-            except NoScriptError:
-                return await self._client.eval(script.source, len(keys), *keys, *arguments)
+            async with asyncio.timeout(self._call_timeout_s):
+                try:
+                    return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
+                except NoScriptError:
+                    return await self._client.eval(script.source, len(keys), *keys, *arguments)
 
 
 def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, bytes]:

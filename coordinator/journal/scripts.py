@@ -116,6 +116,20 @@ local start = math.max(0, stop - tonumber(ARGV[2]))
 return {base + start, redis.call('LRANGE', KEYS[1], start, stop - 1)}
 """)
 
+OLDEST_ENDED: Final = Script("""#!lua flags=no-writes
+-- What a decision on expiry needs, read at once; a transaction would be refused when memory is full. KEYS: list, counters. ARGV: how many.
+-- Answers base, bytes, length, time in ms, and the first lines.
+local counters = redis.call('HMGET', KEYS[2], 'base', 'bytes')
+local time = redis.call('TIME')
+return {
+  tonumber(counters[1] or '0'),
+  tonumber(counters[2] or '0'),
+  redis.call('LLEN', KEYS[1]),
+  time[1] * 1000 + math.floor(time[2] / 1000),
+  redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1),
+}
+""")
+
 EXPIRE_ENDED: Final = Script("""#!lua flags=allow-oom
 -- Removes the oldest ended tasks of a namespace. KEYS: head, list, counters, then the record of each task to remove, in order.
 -- ARGV: token, base as the caller read it, bytes of the records below zero, then the marker of each task.

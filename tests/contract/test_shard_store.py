@@ -304,12 +304,12 @@ class TestOutage:
             for call in (
                 lambda: append(owner, 2, "m"),
                 lambda: owner.read(after=0, limit=1),
-                lambda: owner.first_sequence(),
+                owner.first_sequence,
                 lambda: owner.get_records("default", ["before"]),
                 lambda: owner.list_ended("default", before=None, limit=1),
                 lambda: owner.count_ended("default"),
                 lambda: owner.expire_ended("default", KEEP_ALL, limit=1),
-                lambda: owner.now_ms(),
+                owner.now_ms,
                 lambda: backing.open().claim(),
             ):
                 with pytest.raises(StoreOutage):

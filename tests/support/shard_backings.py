@@ -73,7 +73,7 @@ class MemoryBacking(Backing):
         yield
         self._fault = Fault.NONE
 
-    async def _next_fault(self, call: StoreCall) -> Fault:  # noqa: ARG002 - they are all alike here
+    async def _next_fault(self, call: StoreCall) -> Fault:
         return self._fault
 
 
@@ -108,22 +108,22 @@ class ServerBacking(Backing):
         self._process.kill()
         self._process.wait()
 
-    def client(self, *, timeout_s: float = _PATIENT_S) -> Redis:
+    def client(self) -> Redis:
         """A client of the server."""
-        client = Redis(
-            unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, protocol=2
-        )
+        client = Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0), socket_timeout=None, protocol=2)
         self._closing.push_async_callback(client.aclose)
         return client
 
     def open(self) -> RedisShardStore:
-        return self._open(timeout_s=_PATIENT_S)
+        return self._open(call_timeout_s=_PATIENT_S)
 
     def open_impatient(self) -> RedisShardStore:
-        return self._open(timeout_s=_SHORT_S)
+        return self._open(call_timeout_s=_SHORT_S)
 
-    def _open(self, *, timeout_s: float) -> RedisShardStore:
-        store = RedisShardStore(client=self.client(timeout_s=timeout_s), keys=KEYS, new_nonce=lambda: f"nonce-{next(self._nonces)}")
+    def _open(self, *, call_timeout_s: float) -> RedisShardStore:
+        store = RedisShardStore(
+            client=self.client(), keys=KEYS, new_nonce=lambda: f"nonce-{next(self._nonces)}", call_timeout_s=call_timeout_s
+        )
         self._closing.push_async_callback(store.close)
         return store
 
