@@ -206,7 +206,7 @@ def test_an_assignment_is_sent_to_the_session_of_the_decision(world):
     agent = world.join("agent")
     task = world.submit("task", payload=b"input")
     (assign,) = [effect for effect in world.effects if isinstance(effect, Assign)]
-    assert assign == Assign(agent.session, task.spec.request, 1, 1, task.fence, b"")
+    assert assign == Assign(agent.session, "task", task.spec.request, 1, 1, task.fence, b"")
 
 
 def test_an_agent_that_comes_back_with_other_capabilities_is_given_only_those(world):
