@@ -49,7 +49,7 @@ def test_what_a_hello_lists_has_arrived_although_its_acknowledgement_was_lost(wo
     task = world.submit("task")
     world.lose("agent")
     assert world.connect("agent", in_flight={"task": task.fence}) == [ReconcileVerdict.KEEP]
-    assert task.acknowledged
+    assert world.scheduler.load.agents["agent"].running[task.number].has_arrived()
     world.advance(20)
     assert world.running("agent") == ["task"]
     assert task.undelivered == 0
