@@ -43,7 +43,8 @@ class Held:
     agent: str
     fence: int
     lease_until_s: float
-    ack_until_s: float
+    ack_until_s: float  # infinity once it has arrived
+    journalled: bool = False  # that it has
 
 
 @dataclass(slots=True)
@@ -103,8 +104,7 @@ class Oracle:
             agent.grace_until_s = until_s
         for held in self.held.values():
             held.lease_until_s = until_s
-            if held.ack_until_s < INFINITY:
-                held.ack_until_s = until_s
+            held.ack_until_s = INFINITY if held.journalled else until_s
 
     def outage_over(self, now: Now) -> None:
         """Every lease and every grace has one more period."""
@@ -129,7 +129,9 @@ class Oracle:
                 case Assigned():
                     self._assigned(event, now, delayed)
                 case Acknowledged():
-                    assert event.number in self.held
+                    held = self.held[event.number]
+                    assert held.ack_until_s == INFINITY, "nobody has acknowledged it"
+                    held.journalled = True
                 case Completed():
                     self._released(event.number)
                     self._ended(event.number, "COMPLETED")
