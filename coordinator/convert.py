@@ -8,6 +8,7 @@ from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator.core.model import (
     Attempt,
@@ -22,7 +23,6 @@ from coordinator.core.model import (
 )
 from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
 from coordinator.errors import InvalidRequest
-from muster.v1 import common_pb2, event_pb2, task_pb2
 
 MAX_ID_CHARS = 128
 MAX_FAILURE_MESSAGE = 4096
@@ -61,8 +61,8 @@ def seconds(duration: Duration, field: str) -> float:
 
 def duration(value_s: float) -> Duration:
     """Seconds as a message."""
-    whole = int(value_s)
-    return Duration(seconds=whole, nanos=round((value_s - whole) * 1e9))
+    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def timestamp(date_ms: int) -> Timestamp:
@@ -118,7 +118,7 @@ def _timeout_in(message: Duration, field: str) -> float:
 def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy) -> RetryPolicy:
     """A retry policy with the defaults where it says nothing."""
     multiplier = message.backoff_multiplier or defaults.multiplier
-    if not 1 <= multiplier <= 1000:  # noqa: PLR2004  # written false for NaN too
+    if not 1 <= multiplier <= 1000:  # written so that NaN fails too
         raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field="retry_policy.backoff_multiplier")
     return RetryPolicy(
         max_retries=message.max_retries if message.HasField("max_retries") else defaults.max_retries,
@@ -155,6 +155,16 @@ def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
         multiplier=message.backoff_multiplier,
         max_crashes=message.max_crashes,
     )
+
+
+def request_of_record(record: bytes) -> bytes:
+    """The serialized TaskSpec that a record holds."""
+    return event_pb2.TaskRecord.FromString(record).request
+
+
+def record_in(record: bytes) -> event_pb2.TaskRecord:
+    """A stored record."""
+    return event_pb2.TaskRecord.FromString(record)
 
 
 def same_task(one: bytes, other: bytes) -> bool:

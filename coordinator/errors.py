@@ -1,4 +1,4 @@
-"""Every error that a caller can meet, split by whose fault it is. `rpc.status` maps them to gRPC; what isn't here is a bug.
+"""Every error that a caller can meet, split by whose fault it is.
 
     MusterError
     ├── CallerError               the request can't be served as it is
@@ -9,6 +9,8 @@
     │   └── SessionSuperseded     a newer session has the agent's name
     ├── LimitReached              come back later: says which limit, and how full it is
     └── Unavailable               the store can't be reached, or the shard is being rebuilt
+
+`rpc.status` maps them to gRPC; what isn't in the tree is a bug.
 """
 
 from collections.abc import Mapping

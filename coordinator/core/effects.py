@@ -1,5 +1,6 @@
 """What the outside must do once a decision is durable. The engine carries effects out in the order in which they were decided."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.core.model import Progress, Task
@@ -10,6 +11,7 @@ class Assign:
     """Send an assignment. The values are those of the decision: the task may have moved on since."""
 
     session: str
+    task_id: str
     request: bytes
     run: int
     attempt: int
@@ -80,4 +82,11 @@ class ProgressMade:
     date_ms: int
 
 
-Effect = Assign | StopAttempt | CloseSession | DrainSession | TaskEnded | TaskChanged | ChunkEmitted | ProgressMade
+@dataclass(slots=True)
+class WatchOpened:
+    """A watch begins here: it gets the state as of this decision, and everything released later."""
+
+    begin: Callable[[], None]
+
+
+Effect = WatchOpened | Assign | StopAttempt | CloseSession | DrainSession | TaskEnded | TaskChanged | ChunkEmitted | ProgressMade

@@ -108,3 +108,18 @@ class ChunkStored:
 
 
 Event = Submitted | Assigned | Acknowledged | Completed | AttemptFailed | Returned | CancelRecorded | CheckpointStored | ChunkStored
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceCreated:
+    """A namespace came to be: the one event that isn't a task's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One journal entry: what was decided while the one before was being written, in order, each event with its namespace."""
+
+    sequence: int
+    epoch: int
+    date_ms: int
+    events: Sequence[tuple[str, Event | NamespaceCreated]]

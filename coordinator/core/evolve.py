@@ -1,5 +1,8 @@
-"""The one writer of durable state: `evolve(state, event, date_ms)`. Recovery is this function over the journal, live running is
-this function after each decision. An event that doesn't fit raises IllegalEvent and has changed nothing."""
+"""The one writer of durable state: `evolve(state, event, date_ms)`.
+
+Recovery is this function over the journal, live running is this function after each decision. An event that doesn't fit raises
+IllegalEvent and has changed nothing.
+"""
 
 from collections.abc import Sequence
 
@@ -46,6 +49,7 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
         task.acknowledged = True
     else:
         _seldom(state, task, event, date_ms)
+        task.changed_ms = date_ms
     return task
 
 
@@ -58,6 +62,8 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             task.state = TaskState.PENDING
             task.attempt -= 1  # the next assignment makes the same attempt
             task.undelivered += event.cost is Cost.DELIVERY
+            if event.cost is Cost.NONE:  # the agent gave it back: that result was taken, and may be sent again
+                task.result_fence = task.fence
             task.ready_at_ms = date_ms
             task.acknowledged = False
         case CancelRecorded():
@@ -96,7 +102,7 @@ def _assigned(task: Task, event: Assigned, date_ms: int) -> None:
     task.agent = event.agent
     task.attempt = event.attempt
     task.fence = event.fence
-    task.started_ms = date_ms
+    task.started_ms = task.changed_ms = date_ms
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
@@ -135,7 +141,7 @@ def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int
 
 def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
     task.state = end
-    task.ended_ms = date_ms
+    task.ended_ms = task.changed_ms = date_ms
     del state.tasks[task.spec.task_id]
     del state.by_number[task.number]
     state.ended[task.spec.task_id] = task

@@ -1,5 +1,6 @@
 """The nouns of the core: tasks, attempts, policies, failures. What is journalled is in `Task`; what isn't is in `Attempt` and `Agent`."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -9,8 +10,11 @@ FENCES_PER_EPOCH_BITS = 20
 
 
 class Now(NamedTuple):
-    """The two kinds of time. `mono_s` counts durations and stands still while the engine is stalled or its store is out;
-    `date_ms` is the store's clock, milliseconds since 1970, carried forward and never backwards."""
+    """The two kinds of time.
+
+    `mono_s` counts durations and stands still while the engine is stalled or its store is out; `date_ms` is the store's clock,
+    milliseconds since 1970, carried forward and never backwards.
+    """
 
     mono_s: float
     date_ms: int
@@ -139,10 +143,11 @@ class Task:
     """One live task: everything here is durable, and written by `evolve` alone."""
 
     __slots__ = (
-        "agent",
         "acknowledged",
+        "agent",
         "attempt",
         "cancel_reason",
+        "changed_ms",
         "checkpoint",
         "chunk_end",
         "chunks",
@@ -179,6 +184,7 @@ class Task:
         self.crashes = 0
         self.undelivered = 0
         self.created_ms = created_ms
+        self.changed_ms = created_ms  # by the last event that a watcher would want to hear of
         self.started_ms = 0
         self.ended_ms = 0
         self.ready_at_ms = 0
@@ -190,6 +196,12 @@ class Task:
         self.usage: tuple[Usage, ...] = ()
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
         self.result_fence = 0  # once ended: the fence whose result was accepted
+
+    def snapshot(self) -> "Task":
+        """A copy that stays as the task is now. What was emitted so far is left out: it is told piece by piece."""
+        twin = copy.copy(self)
+        twin.chunks = None
+        return twin
 
     def __repr__(self) -> str:
         return f"<Task {self.spec.task_id} {self.state.name} run={self.run} attempt={self.attempt} fence={self.fence:#x}>"

@@ -64,7 +64,7 @@ def _pick(groups: list[AgentClass]) -> Agent | None:
     best: Agent | None = None
     for group in groups:
         agent = group.least_loaded()
-        if agent is not None and (best is None or agent.ratio < best.ratio):
+        if agent is not None and (best is None or (agent.ratio, agent.idle_rank) < (best.ratio, best.idle_rank)):
             best = agent
     return best
 
@@ -78,4 +78,4 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, now: Now) -> None:
     scheduler.liveness.arm(attempt, attempt.due_s())
     if agent.group is not None:
         agent.group.touch(agent)
-    scheduler.effects.append(Assign(agent.session, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
+    scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))

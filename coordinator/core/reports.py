@@ -75,17 +75,22 @@ def judge(scheduler: Scheduler, agent: Agent, task_id: str, fence: int) -> Task 
         task = scheduler.state.ended.get(task_id)
         if task is None:
             return Verdict.UNKNOWN
-    return Verdict.DUPLICATE if fence == task.result_fence else Verdict.STALE
+    return Verdict.DUPLICATE if fence and fence == task.result_fence else Verdict.STALE  # 0: nothing was accepted, nor issued
 
 
 def acknowledge(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, now: Now) -> None:
     """The assignment has arrived. One that no longer counts is not worth a word: the agent was told to stop."""
     task = judge(scheduler, agent, task_id, fence)
-    if isinstance(task, Task) and not task.acknowledged:
-        attempt = agent.running[task.number]
+    if isinstance(task, Task):
+        _heard(scheduler, agent.running[task.number], now)
+
+
+def _heard(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    """Any report about an attempt shows that its assignment has arrived: the acknowledgement itself may have died with its stream."""
+    if not attempt.task.acknowledged:
         attempt.ack_until_s = INFINITY
         attempt.lease_until_s = now.mono_s + scheduler.settings.lease_s
-        scheduler.apply(Acknowledged(task.number), now)
+        scheduler.apply(Acknowledged(attempt.task.number), now)
 
 
 def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result: Result, now: Now) -> Verdict:
@@ -112,7 +117,8 @@ def _unsuccessful(scheduler: Scheduler, task: Task, result: Result, now: Now) ->
         failure, usage = result.failure, result.usage
     else:
         usage = result.usage if isinstance(result, Stopped) else ()
-        failure = Failure(FailureKind.CANCELLED, "the handler stopped" + ("" if task.cancel_reason is not None else " without being asked to"))
+        message = "the handler stopped" if task.cancel_reason is not None else "the handler stopped without being asked to"
+        failure = Failure(FailureKind.CANCELLED, message)
     return attempt_failed(scheduler, task, failure, Cost.RETRY, now, usage=usage, reported=True)
 
 
@@ -127,11 +133,10 @@ def attempt_failed(
 
 def give_up(scheduler: Scheduler, task: Task, failure: Failure, cost: Cost, now: Now) -> None:
     """The coordinator gives an attempt up. An undelivered one goes back at no cost in retries, up to the limit of deliveries."""
-    event: Event = attempt_failed(scheduler, task, failure, cost, now)
-    if cost is Cost.DELIVERY and event.disposition is Disposition.RETRY:
-        event = Returned(task.number, failure.message, cost)
+    failed = attempt_failed(scheduler, task, failure, cost, now)
+    undelivered = cost is Cost.DELIVERY and failed.disposition is Disposition.RETRY
     scheduler.totals.crashed += cost is Cost.CRASH
-    scheduler.apply(event, now)
+    scheduler.apply(Returned(task.number, failure.message, cost) if undelivered else failed, now)
     scheduler.release(task)
     scheduler.after_attempt(task, now)
 
@@ -161,11 +166,12 @@ def renew(scheduler: Scheduler, agent: Agent, sign: SignOfLife, now: Now) -> Ren
     if isinstance(task, Verdict):
         return RenewVerdict.LOST
     attempt = agent.running[task.number]
+    _heard(scheduler, attempt, now)
     attempt.lease_until_s = now.mono_s + scheduler.settings.lease_s
     attempt.cancel_delivered = sign.cancel_delivered
     if (sign.progress is not None and sign.progress != attempt.progress) or list(sign.usage) != list(attempt.usage):
         _moved(attempt, now)
-        if sign.progress is not None and scheduler.watched:
+        if sign.progress is not None and scheduler.is_watched(task):
             scheduler.effects.append(ProgressMade(task.spec.task_id, sign.progress, now.date_ms))
     attempt.progress = sign.progress or attempt.progress
     attempt.usage = sign.usage
@@ -182,6 +188,7 @@ def checkpoint(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, seq
     task = judge(scheduler, agent, task_id, fence)
     if isinstance(task, Verdict):
         return task
+    _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
     scheduler.apply(CheckpointStored(task.number, sequence, data), now)
     return Verdict.ACCEPTED
@@ -192,6 +199,7 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
     task = judge(scheduler, agent, task_id, fence)
     if isinstance(task, Verdict):
         return task
+    _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
     fresh = data[max(0, task.chunk_end - offset) :]
     start = max(offset, task.chunk_end)
@@ -199,6 +207,6 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
     fresh = fresh[: max(0, room)]
     if fresh:
         scheduler.apply(ChunkStored(task.number, start, fresh), now)
-        if scheduler.watched:
+        if scheduler.is_watched(task):
             scheduler.effects.append(ChunkEmitted(task_id, task.attempt, start, fresh, now.date_ms))
     return Verdict.ACCEPTED

@@ -10,16 +10,19 @@ def disposition_after(task: Task, failure: Failure, cost: Cost, settings: Settin
         return Disposition.CANCEL
     if failure.non_retryable:
         return Disposition.FAIL
+    return Disposition.FAIL if _out_of_tries(task, cost, settings) else Disposition.RETRY
+
+
+def _out_of_tries(task: Task, cost: Cost, settings: Settings) -> bool:
     match cost:
         case Cost.RETRY:
-            out_of_tries = task.retries >= task.spec.retry.max_retries
+            return task.retries >= task.spec.retry.max_retries
         case Cost.CRASH:
-            out_of_tries = task.crashes >= task.spec.retry.max_crashes
+            return task.crashes >= task.spec.retry.max_crashes
         case Cost.DELIVERY:
-            out_of_tries = task.undelivered + 1 >= settings.max_deliveries
+            return task.undelivered + 1 >= settings.max_deliveries
         case Cost.NONE:
-            out_of_tries = False
-    return Disposition.FAIL if out_of_tries else Disposition.RETRY
+            return False
 
 
 def backoff_ms(task: Task, failure: Failure, jitter: float) -> int:

@@ -4,12 +4,11 @@ It decides nothing itself: submits, reports, sessions, ticks and placement are f
 them change durable state through `apply` alone.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
-from coordinator.core.events import Event
+from coordinator.core.events import Acknowledged, ChunkStored, Event
 from coordinator.core.evolve import evolve
 from coordinator.core.load_map import Agent, AgentClass, LoadMap
 from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
@@ -62,7 +61,8 @@ class Scheduler:
         self.backoffs: dict[int, Backoff] = {}
         self.awake: dict[AgentClass, None] = {}  # classes that may have both a free slot and a ready task
         self.totals = Totals()
-        self.watched = False  # someone watches: changes must be told
+        self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
+        self.watch_all = False  # somebody follows a filter: every task's changes
         self.events: list[Event] = []
         self.effects: list[Effect] = []
 
@@ -70,9 +70,13 @@ class Scheduler:
         """Makes a decision part of the durable state, to be journalled, and answers its task."""
         task = evolve(self.state, event, now.date_ms)
         self.events.append(event)
-        if self.watched:
-            self.effects.append(TaskChanged(copy.copy(task), now.date_ms))
+        if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
+            self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
         return task
+
+    def is_watched(self, task: Task) -> bool:
+        """Whether somebody wants to hear of this task's changes."""
+        return self.watch_all or task.spec.task_id in self.watched_ids
 
     def enqueue(self, task: Task, now: Now) -> None:
         """A task waits now: in its lane, or for its date."""
@@ -133,8 +137,10 @@ class Scheduler:
         return self.liveness.next_due(), self.dates.next_due()
 
     def rebuild(self, now: Now) -> None:
-        """Derives queue, load map and timers from the state, after recovery. Every deadline starts anew: nothing is given up before
-        one lease has passed."""
+        """Derives queue, load map and timers from the state, after recovery.
+
+        Every deadline starts anew: nothing is given up before one lease has passed.
+        """
         until_s = now.mono_s + self.settings.lease_s
         for task in self.state.tasks.values():
             if task.state in WAITING:

@@ -8,7 +8,7 @@ from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import INFINITY, Failure, FailureKind, Now, Task
-from coordinator.core.reports import give_up, judge
+from coordinator.core.reports import acknowledge, give_up, judge
 from coordinator.core.scheduler import Scheduler
 
 
@@ -56,6 +56,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
             verdicts.append(ReconcileVerdict.DROP)
             continue
         kept.add(task.number)
+        acknowledge(scheduler, agent, task_id, fence, now)  # it has it, whatever became of the acknowledgement
         agent.running[task.number].lease_until_s = now.mono_s + scheduler.settings.lease_s
         verdicts.append(ReconcileVerdict.KEEP if task.cancel_reason is None else ReconcileVerdict.CANCEL)
     for number, attempt in list(agent.running.items()):
@@ -104,7 +105,7 @@ def lost(scheduler: Scheduler, session: str, now: Now) -> None:
     scheduler.liveness.arm(agent, agent.grace_until_s)
 
 
-def draining(scheduler: Scheduler, agent: Agent) -> None:
+def draining(agent: Agent) -> None:
     """The agent is going: nothing new for it."""
     if agent.session:
         agent.status = AgentStatus.DRAINING
@@ -114,6 +115,6 @@ def draining(scheduler: Scheduler, agent: Agent) -> None:
 
 def drain(scheduler: Scheduler, agent: Agent, deadline_s: float, reason: str) -> None:
     """An operator asks the agent to go."""
-    draining(scheduler, agent)
+    draining(agent)
     if agent.session:
         scheduler.effects.append(DrainSession(agent.session, deadline_s, reason))

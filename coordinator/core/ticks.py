@@ -21,13 +21,14 @@ def tick(scheduler: Scheduler, now: Now) -> None:
 
 
 def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    task = attempt.task
+    agent = scheduler.load.agents.get(task.agent)
+    if agent is None or agent.running.get(task.number) is not attempt:
+        return  # its agent's grace ended in this very tick
     due_s = attempt.due_s()
     if due_s > now.mono_s:  # renewed since it was armed
         scheduler.liveness.arm(attempt, due_s)
         return
-    task = attempt.task
-    agent = scheduler.load.agents.get(task.agent)
-    session = agent.session if agent is not None else ""
     if attempt.ack_until_s <= now.mono_s:
         failure = Failure(FailureKind.UNDELIVERED, f"agent {task.agent} didn't acknowledge the assignment in time")
         cost = Cost.DELIVERY
@@ -42,8 +43,8 @@ def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
         cost = Cost.RETRY
     fence = task.fence
     give_up(scheduler, task, failure, cost, now)
-    if session:
-        scheduler.effects.append(StopAttempt(session, task.spec.task_id, fence, failure.message, lost=True))
+    if agent.session:
+        scheduler.effects.append(StopAttempt(agent.session, task.spec.task_id, fence, failure.message, lost=True))
 
 
 def _grace_due(scheduler: Scheduler, agent: Agent, now: Now) -> None:

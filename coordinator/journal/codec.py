@@ -1,8 +1,10 @@
 """Events to bytes and back (muster.v1.Commit). Runs of events of one kind become columns; requests travel as they came."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any, cast
+
+from muster.v1 import common_pb2, event_pb2
 
 from coordinator import convert
 from coordinator.core.events import (
@@ -12,36 +14,22 @@ from coordinator.core.events import (
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
+    Commit,
     Completed,
     Cost,
     Disposition,
     Event,
+    NamespaceCreated,
     Returned,
     Submitted,
 )
-from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy
-from muster.v1 import common_pb2, event_pb2
+from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 
 FORMAT_VERSION = 1
 
 
 class JournalTooNew(Exception):
     """The journal was written by a newer release: start that one, or a later one."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamespaceCreated:
-    """A namespace came to be: the one event that isn't a task's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One journal entry. `events` are in the order of decision, each with its namespace."""
-
-    sequence: int
-    epoch: int
-    date_ms: int
-    events: Sequence[tuple[str, Event | NamespaceCreated]]
 
 
 def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
@@ -51,27 +39,29 @@ def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
         commit: what was decided.
         defaults: the retry policy in force where a request gives none.
     """
-    message = event_pb2.Commit(
-        format_version=FORMAT_VERSION, sequence=commit.sequence, epoch=commit.epoch, date_ms=commit.date_ms
-    )
+    message = event_pb2.Commit(format_version=FORMAT_VERSION, sequence=commit.sequence, epoch=commit.epoch, date_ms=commit.date_ms)
     for (namespace, kind), run in groupby(commit.events, key=lambda entry: (entry[0], type(entry[1]))):
-        _ENCODERS[kind](message, namespace, [event for _, event in run], defaults)
+        events = [event for _, event in run]
+        if kind is Submitted:
+            _encode_submitted(message, namespace, cast("list[Submitted]", events), defaults)
+        else:
+            _ENCODERS[kind](message, namespace, events)
     return message.SerializeToString()
 
 
-def _encode_created(message, namespace, events, defaults) -> None:
+def _encode_created(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceCreated]) -> None:
     for _ in events:
         message.records.add(namespace=namespace).namespace_created.SetInParent()
 
 
-def _encode_submitted(message, namespace, events, defaults) -> None:
+def _encode_submitted(message: event_pb2.Commit, namespace: str, events: Sequence[Submitted], defaults: RetryPolicy) -> None:
     record = message.records.add(namespace=namespace).tasks_submitted
     record.first_number = events[0].number
     record.requests.extend([event.spec.request for event in events])
     record.defaults.CopyFrom(convert.defaults_out(defaults))
 
 
-def _encode_assigned(message, namespace, events, defaults) -> None:
+def _encode_assigned(message: event_pb2.Commit, namespace: str, events: Sequence[Assigned]) -> None:
     record = message.records.add(namespace=namespace).attempts_assigned
     names: dict[str, int] = {}
     record.agent_indexes.extend([names.setdefault(event.agent, len(names)) for event in events])
@@ -82,56 +72,56 @@ def _encode_assigned(message, namespace, events, defaults) -> None:
     record.fence_offsets.extend([event.fence - base for event in events])
 
 
-def _encode_acknowledged(message, namespace, events, defaults) -> None:
+def _encode_acknowledged(message: event_pb2.Commit, namespace: str, events: Sequence[Acknowledged]) -> None:
     message.records.add(namespace=namespace).attempts_acknowledged.numbers.extend([event.number for event in events])
 
 
-def _encode_completed(message, namespace, events, defaults) -> None:
+def _encode_completed(message: event_pb2.Commit, namespace: str, events: Sequence[Completed]) -> None:
     message.records.add(namespace=namespace).tasks_completed.numbers.extend([event.number for event in events])
 
 
-def _encode_failed(message, namespace, events, defaults) -> None:
+def _encode_failed(message: event_pb2.Commit, namespace: str, events: Sequence[AttemptFailed]) -> None:
     for event in events:
         message.records.add(namespace=namespace).attempt_failed.CopyFrom(
             event_pb2.AttemptFailed(
                 number=event.number,
                 failure=convert.failure_out(event.failure),
-                disposition=event.disposition.value,
+                disposition=cast("event_pb2.Disposition.ValueType", event.disposition.value),
                 ready_at_ms=event.ready_at_ms,
-                cost=event.cost.value,
+                cost=cast("event_pb2.AttemptCost.ValueType", event.cost.value),
                 usage=convert.usage_out(event.usage),
                 reported=event.reported,
             )
         )
 
 
-def _encode_returned(message, namespace, events, defaults) -> None:
+def _encode_returned(message: event_pb2.Commit, namespace: str, events: Sequence[Returned]) -> None:
     for event in events:
         record = message.records.add(namespace=namespace).attempt_returned
-        record.number, record.reason, record.cost = event.number, event.reason, event.cost.value
+        record.number, record.reason = event.number, event.reason
+        record.cost = cast("event_pb2.AttemptCost.ValueType", event.cost.value)
 
 
-def _encode_cancel(message, namespace, events, defaults) -> None:
+def _encode_cancel(message: event_pb2.Commit, namespace: str, events: Sequence[CancelRecorded]) -> None:
     for event in events:
         record = message.records.add(namespace=namespace).cancel_recorded
         record.number, record.reason, record.ended = event.number, event.reason, event.ended
 
 
-def _encode_checkpoint(message, namespace, events, defaults) -> None:
+def _encode_checkpoint(message: event_pb2.Commit, namespace: str, events: Sequence[CheckpointStored]) -> None:
     for event in events:
         record = message.records.add(namespace=namespace).checkpoint_stored
         record.number, record.checkpoint_sequence, record.data = event.number, event.sequence, event.data
 
 
-def _encode_chunk(message, namespace, events, defaults) -> None:
+def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[ChunkStored]) -> None:
     for event in events:
         record = message.records.add(namespace=namespace).chunk_stored
         record.number, record.offset, record.data = event.number, event.offset, event.data
 
 
-_ENCODERS = {
+_ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
-    Submitted: _encode_submitted,
     Assigned: _encode_assigned,
     Acknowledged: _encode_acknowledged,
     Completed: _encode_completed,
@@ -203,3 +193,8 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
             yield ChunkStored(chunk.number, chunk.offset, chunk.data)
         case kind:
             raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
+
+
+def record_out(task: Task) -> bytes:
+    """What stays of an ended task, under a key of its own (muster.v1.TaskRecord)."""
+    return convert.record_out(task)

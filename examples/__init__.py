@@ -1,0 +1,1 @@
+"""Programs that show Muster at work."""
