@@ -11,14 +11,15 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import grpc
+from muster.v1.agent_pb2 import ConnectRequest, ConnectResponse
+from muster.v1.agent_pb2_grpc import AgentServiceStub
+
 from agent_node.backoff import Backoff
 from agent_node.connection import Target, call_metadata, from_rpc_error, open_channel
 from agent_node.errors import MusterError, RefusedError
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.reports import AttemptReports, CancelDelivered, Ended, Report
 from agent_node.session import Session
-from muster.v1.agent_pb2 import ConnectRequest, ConnectResponse
-from muster.v1.agent_pb2_grpc import AgentServiceStub
 
 _log = logging.getLogger("muster.agent")
 

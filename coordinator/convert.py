@@ -61,8 +61,8 @@ def seconds(duration: Duration, field: str) -> float:
 
 def duration(value_s: float) -> Duration:
     """Seconds as a message."""
-    whole = int(value_s)
-    return Duration(seconds=whole, nanos=round((value_s - whole) * 1e9))
+    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
 
 
 def timestamp(date_ms: int) -> Timestamp:

@@ -62,6 +62,8 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             task.state = TaskState.PENDING
             task.attempt -= 1  # the next assignment makes the same attempt
             task.undelivered += event.cost is Cost.DELIVERY
+            if event.cost is Cost.NONE:  # the agent gave it back: that result was taken, and may be sent again
+                task.result_fence = task.fence
             task.ready_at_ms = date_ms
             task.acknowledged = False
         case CancelRecorded():

@@ -5,8 +5,9 @@ The attempts in it follow from the state; sessions, limits and signs of life are
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import count
 
 from coordinator.core.model import INFINITY, Attempt
 from coordinator.core.ready_queue import LaneHeap
@@ -30,6 +31,7 @@ class Agent:
         "free",
         "grace_until_s",
         "group",
+        "idle_rank",
         "labels",
         "loop_lag_s",
         "name",
@@ -59,6 +61,7 @@ class Agent:
         self.running: dict[int, Attempt] = {}  # by task number
         self.group: AgentClass | None = None
         self.ratio = -1.0  # the bucket it stands in; below 0 when it stands in none
+        self.idle_rank = 0  # the lower, the longer its load has been as it is
         self.free = 0
         self.due_slot = 0  # the timer wheel's: its grace
 
@@ -75,10 +78,11 @@ class Agent:
 class AgentClass:
     """Agents with equal capabilities. Those with a free slot stand in buckets by load over capacity, the longest idle first."""
 
-    __slots__ = ("_buckets", "_moved", "_ratios", "agents", "capabilities", "lanes", "serial")
+    __slots__ = ("_buckets", "_moved", "_ranks", "_ratios", "agents", "capabilities", "lanes", "serial")
 
-    def __init__(self, capabilities: frozenset[str], serial: int) -> None:
+    def __init__(self, capabilities: frozenset[str], serial: int, ranks: Iterator[int]) -> None:
         self.capabilities = capabilities
+        self._ranks = ranks
         self.serial = serial
         self.agents: dict[str, Agent] = {}
         self.lanes = LaneHeap()
@@ -119,6 +123,7 @@ class AgentClass:
                 bucket = self._buckets[ratio] = OrderedDict()
                 heapq.heappush(self._ratios, ratio)
             bucket[agent.name] = agent
+            agent.idle_rank = next(self._ranks)
 
     def _take_out(self, agent: Agent) -> None:
         if agent.ratio >= 0:
@@ -135,6 +140,7 @@ class LoadMap:
         self._classes: dict[frozenset[str], AgentClass] = {}
         self._capable: dict[str, list[AgentClass]] = {}
         self._serial = 0
+        self._ranks = count()
 
     def capable(self, task_type: str) -> list[AgentClass]:
         """The classes that can run a type; they may be without a free slot."""
@@ -153,7 +159,7 @@ class LoadMap:
         group = self._classes.get(wanted)
         if group is None:
             self._serial += 1
-            group = self._classes[wanted] = AgentClass(wanted, self._serial)
+            group = self._classes[wanted] = AgentClass(wanted, self._serial, self._ranks)
             for task_type in wanted:
                 self._capable.setdefault(task_type, []).append(group)
         if agent.group is not group:

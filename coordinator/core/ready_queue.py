@@ -30,12 +30,12 @@ class Level:
     def add(self, task: Task) -> bool:
         """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
         self.live += 1
-        fresh = self._fresh
+        fresh, returned = self._fresh, self._returned
         if not fresh or fresh[-1].place < task.place:
             fresh.append(task)
-            return self.live == 1  # whatever else lives here has a lower place
-        heapq.heappush(self._returned, (task.place, task))
-        return self.live == 1 or self._returned[0][1] is task
+            return self.live == 1 or (bool(returned) and task.place < returned[0][0])  # what else is fresh has a lower place
+        heapq.heappush(returned, (task.place, task))
+        return self.live == 1 or returned[0][1] is task
 
     def head(self) -> Task | None:
         """The task with the lowest place, which stays."""

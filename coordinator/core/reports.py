@@ -75,17 +75,30 @@ def judge(scheduler: Scheduler, agent: Agent, task_id: str, fence: int) -> Task 
         task = scheduler.state.ended.get(task_id)
         if task is None:
             return Verdict.UNKNOWN
-    return Verdict.DUPLICATE if fence == task.result_fence else Verdict.STALE
+    return Verdict.DUPLICATE if fence and fence == task.result_fence else Verdict.STALE  # 0: nothing was accepted, nor issued
 
 
 def acknowledge(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, now: Now) -> None:
     """The assignment has arrived. One that no longer counts is not worth a word: the agent was told to stop."""
     task = judge(scheduler, agent, task_id, fence)
-    if isinstance(task, Task) and not task.acknowledged:
-        attempt = agent.running[task.number]
+    if isinstance(task, Task):
+        _heard(scheduler, agent.running[task.number], now)
+
+
+def _heard(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    """Any report about an attempt shows that its assignment has arrived: the acknowledgement itself may have died with its stream."""
+    if attempt.ack_until_s < INFINITY:
         attempt.ack_until_s = INFINITY
         attempt.lease_until_s = now.mono_s + scheduler.settings.lease_s
-        scheduler.apply(Acknowledged(task.number), now)
+        scheduler.unjournalled_acks[attempt.task.number] = attempt
+
+
+def journal_acknowledgements(scheduler: Scheduler, now: Now) -> None:
+    """Journals the acknowledgements of attempts that still run. It waits for the next tick, a second at most: most attempts are over by
+    then, and a restart in between only counts a lost attempt as undelivered instead of crashed."""
+    for number in scheduler.unjournalled_acks:
+        scheduler.apply(Acknowledged(number), now)
+    scheduler.unjournalled_acks.clear()
 
 
 def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result: Result, now: Now) -> Verdict:
@@ -161,6 +174,7 @@ def renew(scheduler: Scheduler, agent: Agent, sign: SignOfLife, now: Now) -> Ren
     if isinstance(task, Verdict):
         return RenewVerdict.LOST
     attempt = agent.running[task.number]
+    _heard(scheduler, attempt, now)
     attempt.lease_until_s = now.mono_s + scheduler.settings.lease_s
     attempt.cancel_delivered = sign.cancel_delivered
     if (sign.progress is not None and sign.progress != attempt.progress) or list(sign.usage) != list(attempt.usage):
@@ -182,6 +196,7 @@ def checkpoint(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, seq
     task = judge(scheduler, agent, task_id, fence)
     if isinstance(task, Verdict):
         return task
+    _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
     scheduler.apply(CheckpointStored(task.number, sequence, data), now)
     return Verdict.ACCEPTED
@@ -192,6 +207,7 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
     task = judge(scheduler, agent, task_id, fence)
     if isinstance(task, Verdict):
         return task
+    _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
     fresh = data[max(0, task.chunk_end - offset) :]
     start = max(offset, task.chunk_end)

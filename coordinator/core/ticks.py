@@ -4,12 +4,13 @@ from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent
 from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
-from coordinator.core.reports import give_up
+from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Scheduler
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
+    journal_acknowledgements(scheduler, now)
     for backoff in scheduler.dates.take_due(now.date_ms):
         if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
             scheduler.enqueue(backoff.task, now)
@@ -21,13 +22,14 @@ def tick(scheduler: Scheduler, now: Now) -> None:
 
 
 def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    task = attempt.task
+    agent = scheduler.load.agents.get(task.agent)
+    if agent is None or agent.running.get(task.number) is not attempt:
+        return  # its agent's grace ended in this very tick
     due_s = attempt.due_s()
     if due_s > now.mono_s:  # renewed since it was armed
         scheduler.liveness.arm(attempt, due_s)
         return
-    task = attempt.task
-    agent = scheduler.load.agents.get(task.agent)
-    session = agent.session if agent is not None else ""
     if attempt.ack_until_s <= now.mono_s:
         failure = Failure(FailureKind.UNDELIVERED, f"agent {task.agent} didn't acknowledge the assignment in time")
         cost = Cost.DELIVERY
@@ -42,8 +44,8 @@ def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
         cost = Cost.RETRY
     fence = task.fence
     give_up(scheduler, task, failure, cost, now)
-    if session:
-        scheduler.effects.append(StopAttempt(session, task.spec.task_id, fence, failure.message, lost=True))
+    if agent.session:
+        scheduler.effects.append(StopAttempt(agent.session, task.spec.task_id, fence, failure.message, lost=True))
 
 
 def _grace_due(scheduler: Scheduler, agent: Agent, now: Now) -> None:
@@ -53,7 +55,7 @@ def _grace_due(scheduler: Scheduler, agent: Agent, now: Now) -> None:
         scheduler.liveness.arm(agent, agent.grace_until_s)
         return
     for attempt in list(agent.running.values()):
-        if attempt.task.acknowledged:
+        if attempt.has_arrived():
             failure = Failure(FailureKind.LEASE_LOST, f"agent {agent.name} went away and didn't come back")
             give_up(scheduler, attempt.task, failure, Cost.CRASH, now)
         else:

@@ -180,10 +180,10 @@ async def test_a_cluster_takes_every_call(children, tmp_path):
         [str(find_server_binary()), *(part for name, value in flags.items() for part in (f"--{name}", str(value)))], name="cluster"
     )
     await child.wait_for_port(port)
-    client = Redis(port=port, protocol=2)
+    client = Redis(port=port, protocol=2, socket_timeout=None)
     await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
-    store = RedisShardStore(client=client, keys=KEYS, new_nonce=lambda: "nonce")
+    store = RedisShardStore(pool=client.connection_pool, keys=KEYS, new_nonce=lambda: "nonce")
     try:
 
         async def claimed():
