@@ -141,7 +141,7 @@ def _as_secret(value: object) -> Secret:
     try:
         return Secret.from_text(value)
     except ValueError as error:
-        raise SettingsError(f"api_key: {error}") from None  # no chain: a frame of it holds the value
+        raise SettingsError(f"api_key: {error}") from error
 
 
 def _variable_of(name: str) -> str:

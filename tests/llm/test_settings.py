@@ -95,6 +95,8 @@ def test_base_urls_as_people_paste_them(given: str, base_url: str) -> None:
         "ftp://x/v1",
         "https://",
         f"https://u:{KEY}@x/v1",
+        f"https://u:{KEY[:6]}@x/v1",
+        f"https://{KEY[:6]}@x/v1",
         f"https://x/v1?key={KEY}",
         f"https://x:{KEY}/v1",
         "http://[x",
