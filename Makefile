@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .DEFAULT_GOAL := help
 
 help:           ## Show this list
-	@awk -F ':|## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$NF}' Makefile
+	@awk '/^[a-z]+:.*## / {name = $$1; sub(/.*## /, ""); sub(/:/, "", name); printf "  make %-8s %s\n", name, $$0}' Makefile
 
 setup: $(STAMP) ## Create .venv with every command in .venv/bin; again after pyproject.toml changes
 
@@ -39,7 +39,7 @@ test: setup     ## Run the tests: make test ARGS="tests/rules -x"
 	python -m pytest $(ARGS)
 
 demo: setup     ## Run the demo on the project's own documents, or: make demo INPUT=folder
-	INPUT='$(INPUT)' python -m examples.demo $(ARGS)
+	$(if $(INPUT),INPUT='$(INPUT)' )python -m examples.demo $(ARGS)
 
 bench: setup    ## Measure dispatch: make bench ARGS="--agents 50"
 	muster bench dispatch $(ARGS)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from coordinator.core.events import Commit
+from coordinator.core.model import RetryPolicy, Task
+
 
 class StoreOutage(Exception):
     """The store can't be used now, or a write's fate is unknown: repeat the identical call until it answers."""
@@ -104,6 +107,19 @@ class ShardStore(Protocol):
 
     async def now_ms(self) -> int:
         """The store's time."""
+
+
+class JournalCodec(Protocol):
+    """How commits and records are written. `coordinator.journal.codec` is the one."""
+
+    def encode(self, commit: Commit, defaults: RetryPolicy) -> bytes:
+        """A commit as the journal holds it; `defaults` is the retry policy in force where a request gives none."""
+
+    def decode(self, blob: bytes) -> Commit:
+        """The commit that `encode` wrote, in this release or an earlier one."""
+
+    def record_out(self, task: Task) -> bytes:
+        """What stays of an ended task."""
 
 
 class Clock(Protocol):

@@ -1,1 +1,1 @@
-"""The pure core: what a command changes, and why. No I/O, no clock, no randomness, no protos."""
+"""The pure core: decides what happens to tasks. No I/O, no clock, no randomness, no protos."""

@@ -299,16 +299,23 @@ Global___TaskDefaults: _TypeAlias = TaskDefaults  # noqa: Y015
 
 @_typing.final
 class AttemptsAssigned(_message.Message):
-    """Attempts were given to one agent. Columns of equal length."""
+    """Attempts were given to agents. Columns of equal length, but for agent_names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    AGENT_NAMES_FIELD_NUMBER: _builtins.int
+    AGENT_INDEXES_FIELD_NUMBER: _builtins.int
     NUMBERS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FENCE_OFFSETS_FIELD_NUMBER: _builtins.int
-    agent_name: _builtins.str
-    """The agent."""
+    @_builtins.property
+    def agent_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The agents that appear here."""
+
+    @_builtins.property
+    def agent_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which of them got each attempt."""
+
     @_builtins.property
     def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The tasks' numbers."""
@@ -324,14 +331,15 @@ class AttemptsAssigned(_message.Message):
     def __init__(
         self,
         *,
-        agent_name: _builtins.str = ...,
+        agent_names: _abc.Iterable[_builtins.str] | None = ...,
+        agent_indexes: _abc.Iterable[_builtins.int] | None = ...,
         numbers: _abc.Iterable[_builtins.int] | None = ...,
         attempts: _abc.Iterable[_builtins.int] | None = ...,
         fence_offsets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempts", b"attempts", "fence_offsets", b"fence_offsets", "numbers", b"numbers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_indexes", b"agent_indexes", "agent_names", b"agent_names", "attempts", b"attempts", "fence_offsets", b"fence_offsets", "numbers", b"numbers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,6 +405,7 @@ class AttemptFailed(_message.Message):
     READY_AT_MS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    REPORTED_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The task's number."""
     disposition: Global___Disposition.ValueType
@@ -405,6 +414,8 @@ class AttemptFailed(_message.Message):
     """When it may be tried again."""
     cost: Global___AttemptCost.ValueType
     """What this cost."""
+    reported: _builtins.bool
+    """True: the agent reported it. False: the coordinator gave the attempt up."""
     @_builtins.property
     def failure(self) -> _common_pb2.Failure:
         """Why."""
@@ -422,10 +433,11 @@ class AttemptFailed(_message.Message):
         ready_at_ms: _builtins.int = ...,
         cost: Global___AttemptCost.ValueType = ...,
         usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
+        reported: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "disposition", b"disposition", "failure", b"failure", "number", b"number", "ready_at_ms", b"ready_at_ms", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "disposition", b"disposition", "failure", b"failure", "number", b"number", "ready_at_ms", b"ready_at_ms", "reported", b"reported", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

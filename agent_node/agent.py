@@ -1,0 +1,287 @@
+"""The agent as its author sees it: handlers by task type, served until told to stop."""
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal, TypeVar
+
+from agent_node import clock, ids
+from agent_node.backoff import Backoff
+from agent_node.connection import DEFAULT_ADDRESS, Target
+from agent_node.context import Context
+from agent_node.handoff import Mailbox
+from agent_node.held import Identity
+from agent_node.instructions import SetLimits, Start, StopHandler
+from agent_node.loop_lag import LoopLagProbe
+from agent_node.reports import Report
+from agent_node.runner import Handler, Isolation, Runner
+from agent_node.session import Session
+from agent_node.stream_thread import StreamThread
+from agent_node.transport import HandlerInstruction, Transport
+
+_log = logging.getLogger("muster.agent")
+
+SDK = "muster-python/0.1.0"
+MAX_CAPACITY = 10_000
+MAX_NAME_CHARACTERS = 128
+_CLEAN_UP_S = 1.0  # what async handlers get after the stream is gone
+
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[Context], Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Who an agent is and where it works."""
+
+    name: str
+    address: str = DEFAULT_ADDRESS
+    namespace: str = "default"
+    capacity: int = 10  # tasks at a time
+    labels: Mapping[str, str] = field(default_factory=dict)
+    drain_deadline_s: float = 30.0  # how long handlers may go on once the agent leaves
+
+    def __post_init__(self) -> None:
+        _check_name("an agent's name", self.name)
+        if not 1 <= self.capacity <= MAX_CAPACITY:
+            raise ValueError(f"capacity must be 1 to {MAX_CAPACITY:,}, not {self.capacity}")
+        if self.drain_deadline_s < 0:
+            raise ValueError(f"drain_deadline_s can't be negative, and is {self.drain_deadline_s}")
+
+
+class Agent:
+    """Runs tasks of the types that it has handlers for.
+
+    Args:
+        name: unique among the namespace's live agents, and the same after a restart if you want to recognise it. By default made of
+            the host's name, the process id and a random tail.
+        address: the coordinator's `host:port`.
+        namespace: an existing namespace.
+        capacity: how many tasks it runs at a time, 1 to 10,000.
+        labels: free-form facts, at most 32.
+        drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Several agents may serve in one process, and in one event loop.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        address: str = DEFAULT_ADDRESS,
+        namespace: str = "default",
+        capacity: int = 10,
+        labels: Mapping[str, str] | None = None,
+        drain_deadline_s: float = 30.0,
+    ) -> None:
+        self.settings = AgentSettings(
+            name=default_agent_name() if name is None else name,
+            address=address,
+            namespace=namespace,
+            capacity=capacity,
+            labels=dict(labels or {}),
+            drain_deadline_s=drain_deadline_s,
+        )
+        self._handlers: dict[str, Handler] = {}
+        self._serving: _Serving | None = None
+
+    @property
+    def name(self) -> str:
+        """The agent's name."""
+        return self.settings.name
+
+    @property
+    def task_types(self) -> list[str]:
+        """The types that it has handlers for."""
+        return list(self._handlers)
+
+    def handler(
+        self, task_type: str, *, isolation: Literal["thread", "process"] | None = None
+    ) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Decorates the handler of a task type: a function of one Context that returns bytes, str, None, or what JSON can hold.
+
+        An async function runs in the event loop, and a cancel raises CancelledError in it. A plain one runs in a thread, where
+        `ctx.cancelled` says that it should stop. With `isolation="process"` either runs in a child process that a cancel kills; the
+        function must be one that the child can import: defined at the top of a module.
+
+        Raises:
+            ValueError: the type has a handler, or isn't 1 to 128 characters, or the isolation doesn't suit the function.
+        """
+        _check_name("a task type", task_type)
+        if task_type in self._handlers:
+            raise ValueError(f"{task_type!r} has a handler already")
+
+        def register(function: HandlerFunction) -> HandlerFunction:
+            self._handlers[task_type] = Handler(task_type, function, _isolation(function, isolation))
+            return function
+
+        return register
+
+    def override(
+        self, *, name: str | None = None, address: str | None = None, namespace: str | None = None, capacity: int | None = None
+    ) -> None:
+        """Changes, before it serves, what is not None: for command lines.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
+        given = {"name": name, "address": address, "namespace": namespace, "capacity": capacity}
+        self.settings = dataclasses.replace(self.settings, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+    async def serve(self) -> None:
+        """Serves until drained or stopped. Cancelling it stops at once; the tasks it ran go to other agents when their leases end.
+
+        Raises:
+            RefusedError: another process took the agent's name (reason SESSION_SUPERSEDED), or the coordinator will not have it, such
+                as for an unknown namespace (NotFoundError). A coordinator that can't be reached is waited for.
+            RuntimeError: it is serving already, or has no handler.
+        """
+        if self._serving is not None:
+            raise RuntimeError(f"agent {self.name!r} is serving already")
+        if not self._handlers:
+            raise RuntimeError(f"agent {self.name!r} has no handler: decorate one with @agent.handler(...)")
+        self._serving = _Serving(self.settings, dict(self._handlers))
+        try:
+            await self._serving.run()
+        finally:
+            self._serving = None
+
+    def drain(self, reason: str = "drain", *, deadline_s: float | None = None) -> None:
+        """Has `serve` take no new work, finish what runs, and return. From any thread; without effect when it isn't serving.
+
+        Args:
+            reason: why, shown by the coordinator.
+            deadline_s: seconds after which handlers are cancelled and their tasks given back; None is the agent's own.
+        """
+        if self._serving is not None:
+            self._serving.drain(reason, deadline_s)
+
+    def stop(self) -> None:
+        """Has `serve` return at once, whatever runs. From any thread."""
+        if self._serving is not None:
+            self._serving.stop()
+
+    def run(self) -> None:
+        """Serves, blocking. SIGTERM and SIGINT drain; a second one ends the process at once, with exit code 128 + its number.
+
+        Raises:
+            RefusedError, RuntimeError: as `serve`.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            asyncio.run(self.serve())
+            return
+        signals = (signal.SIGTERM, signal.SIGINT)
+        on_signal = _DrainThenExit(self)
+        # Python's own handlers rather than the loop's: these run although a handler blocks the loop.
+        before = [signal.signal(number, on_signal) for number in signals]
+        try:
+            asyncio.run(self.serve())
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+
+def default_agent_name() -> str:
+    """A name that no other agent has, and that says where it runs."""
+    host = os.uname().nodename.split(".")[0] if hasattr(os, "uname") else ""
+    return f"{host[:80] or 'agent'}-{os.getpid()}-{ids.new_task_id()[-6:]}"
+
+
+class _DrainThenExit:
+    """What run() does with signals."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is Python's
+        if self._asked:
+            os._exit(128 + number)  # nothing gentler gets past a handler that doesn't stop
+        self._asked = True
+        self._agent.drain(signal.Signals(number).name)
+
+
+class _Serving:
+    """One call of serve(): everything that it needs, connected. Constructed in the thread of the user's loop."""
+
+    def __init__(self, settings: AgentSettings, handlers: dict[str, Handler]) -> None:
+        loop = asyncio.get_running_loop()
+        self._streams = StreamThread.acquire()
+        target = Target(settings.address, settings.namespace)
+        identity = Identity(
+            agent_name=settings.name,
+            session_nonce=ids.new_task_id(),
+            task_types=list(handlers),
+            labels=settings.labels,
+            capacity=settings.capacity,
+            sdk=SDK,
+        )
+        instructions: Mailbox[HandlerInstruction] = Mailbox(loop, self._obey)
+        self._transport = Transport(
+            session=Session(identity=identity, drain_deadline_s=settings.drain_deadline_s),
+            target=target,
+            agent_name=settings.name,
+            backoff=Backoff(),
+            now_s=clock.now_s,
+            loop_lag_s=LoopLagProbe(loop, now_s=clock.now_s).measure,
+            instruct=instructions.put_all,
+        )
+        reports: Mailbox[Report] = Mailbox(self._streams.loop, self._transport.take_reports)
+        self._runner = Runner(
+            handlers=handlers, capacity=settings.capacity, report=reports.put_all, loop=loop, name=settings.name, target=target
+        )
+
+    async def run(self) -> None:
+        """Until the session finishes, is refused, or is stopped."""
+        try:
+            await asyncio.wrap_future(self._streams.submit(self._transport.run()))
+        finally:
+            self._runner.close()
+            await self._runner.wait_closed(within_s=_CLEAN_UP_S)
+            await self._streams.release()
+
+    def drain(self, reason: str, deadline_s: float | None) -> None:
+        self._streams.loop.call_soon_threadsafe(functools.partial(self._transport.drain, reason, deadline_s))
+
+    def stop(self) -> None:
+        self._streams.loop.call_soon_threadsafe(self._transport.stop)
+
+    def _obey(self, instructions: list[HandlerInstruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Start(attempts):
+                    self._runner.start(attempts)
+                case StopHandler(attempt, cause, reason):
+                    self._runner.stop_handler(attempt, cause, reason)
+                case SetLimits(limits):
+                    self._runner.set_limits(limits)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
+        raise ValueError(f"{what} is 1 to {MAX_NAME_CHARACTERS} characters long, and {name[:40]!r} is {len(name)}")
+
+
+def _isolation(function: Callable[[Context], Any], asked: str | None) -> Isolation:
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    match asked:
+        case None:
+            return Isolation.LOOP if is_async else Isolation.THREAD
+        case "thread" if is_async:
+            raise ValueError("an async handler runs in the event loop or in a process, not in a thread")
+        case "thread":
+            return Isolation.THREAD
+        case "process":
+            return Isolation.PROCESS
+        case _:
+            raise ValueError(f'isolation is None, "thread" or "process", not {asked!r}')

@@ -1,0 +1,48 @@
+"""The command line's root: the shared options, and where each command comes from."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from agent_node.cli import fleet_commands, namespace_commands, submit_command, task_commands
+from agent_node.cli.bench import bench_commands
+from agent_node.cli.exits import EXIT_CODES_HELP
+from agent_node.cli.invocation import ADDRESS_VARIABLE, DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
+
+
+def build_app() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="muster",
+        help="Submit tasks to a fleet of agents, follow them, and look after the fleet.",
+        epilog=EXIT_CODES_HELP,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def remember_shared_options(
+        context: typer.Context,
+        *,
+        address: Annotated[
+            str,
+            typer.Option(
+                "--address", metavar="HOST:PORT", help=f"The coordinator. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]"
+            ),
+        ] = "",
+        namespace: Annotated[
+            str, typer.Option("--namespace", envvar="MUSTER_NAMESPACE", metavar="NAME", help="The namespace.")
+        ] = DEFAULT_NAMESPACE,
+        as_json: JsonOption = False,
+    ) -> None:
+        usual_address = os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        context.obj = Invocation(address=address, usual_address=usual_address, namespace=namespace, as_json=as_json)
+
+    submit_command.register(app)
+    task_commands.register(app)
+    fleet_commands.register(app)
+    app.add_typer(namespace_commands.build(), name="namespaces")
+    app.add_typer(bench_commands.build(), name="bench")
+    return app

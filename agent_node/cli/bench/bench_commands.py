@@ -1,0 +1,68 @@
+"""`muster bench`: the commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent_node.cli.bench.loop import loop_factory
+from agent_node.cli.exits import CommandFailure, ExitCode
+from agent_node.cli.invocation import Invocation, command
+
+
+def build() -> typer.Typer:
+    """The command group."""
+    app = typer.Typer(help="Measure what a coordinator moves on this machine.", no_args_is_help=True)
+    app.callback()(_group)  # with a single command typer would otherwise drop the command's name
+    command(app, "dispatch", loop_factory=loop_factory)(dispatch)
+    return app
+
+
+def _group() -> None:
+    """Measure what a coordinator moves on this machine."""
+
+
+async def dispatch(
+    invocation: Invocation,
+    *,
+    tasks: Annotated[int, typer.Option("--tasks", min=1, help="Tasks to measure with.")] = 20_000,
+    capacity: Annotated[int, typer.Option("--capacity", min=1, max=10_000, help="Tasks that each agent runs at a time.")] = 1_000,
+    payload: Annotated[int, typer.Option("--payload", min=0, metavar="BYTES", help="Size of each task's payload.")] = 100,
+    agents: Annotated[int, typer.Option("--agents", min=1, help="Working agents, each with its own stream, in at most 4 processes.")] = 1,
+    connected: Annotated[
+        int,
+        typer.Option("--connected", min=0, help="Streams in all: idle agents of another capability, in one more process, fill up to it."),
+    ] = 0,
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Tasks between submit and result at the client.")] = 1_000,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", metavar="DIR", file_okay=False, help="Write cProfile statistics of each process here.")
+    ] = None,
+) -> ExitCode:
+    """Measure durable dispatch end to end: client, coordinator, store, agents and back.
+
+    Starts a coordinator of its own, with its embedded store in a temporary directory; with --address it uses the one that is there, and
+    leaves its CPU and memory out. The ceiling is a bare gRPC stream between two processes with the same payload, without any of that.
+    Exits 1 when a task did not complete.
+    """
+    from agent_node.cli.bench.dispatch import Surroundings, measure_dispatch
+    from agent_node.cli.bench.report import DispatchOptions
+    from agent_node.cli.terminal import progress_bar, stdout_console
+
+    options = DispatchOptions(
+        tasks=tasks, in_flight=in_flight, capacity=capacity, payload_bytes=payload, agents=agents, connected=max(connected, agents)
+    )
+    if profile is not None:
+        try:
+            profile.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CommandFailure(f"can't make the directory {profile}: {error.strerror}.", ExitCode.USAGE) from None
+    surroundings = Surroundings(address=invocation.address or None, namespace=invocation.namespace, profile=profile)
+    with progress_bar("starting", None) as bar:
+        report = await measure_dispatch(options, surroundings, bar)
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        print_record(report.record())
+    else:
+        stdout_console().print(report.table())
+    return ExitCode.OK if report.completed == report.submitted else ExitCode.NEGATIVE

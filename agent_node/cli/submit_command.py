@@ -1,0 +1,209 @@
+"""`muster submit`: hand a task over and, if asked, wait for its result or follow its output."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent_node.cli.exits import CommandFailure, ExitCode
+from agent_node.cli.invocation import Invocation, command
+from agent_node.cli.payloads import guess_content_type
+from agent_node.errors import TaskCancelledError, TaskFailedError
+
+if TYPE_CHECKING:
+    from agent_node.cli.terminal import Bar
+    from agent_node.client.client import Client
+    from agent_node.client.handle import TaskHandle
+    from agent_node.client.tasks import TaskOutput
+
+STDIN = "-"
+
+
+class PriorityName(StrEnum):
+    """The priorities, as they are typed."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+    command(app, "submit")(submit)
+
+
+async def submit(
+    invocation: Invocation,
+    *,
+    task_type: Annotated[str, typer.Argument(metavar="TYPE", help="What kind of work it is: agents that can do it may run it.")],
+    payload: Annotated[str | None, typer.Argument(help="The input, as it is; - reads it from stdin. None at all is an empty one.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Take the input from this file; - is stdin.")] = None,
+    content_type: Annotated[
+        str | None, typer.Option("--content-type", help="The input's media type. Without it: JSON, text or bytes, as it looks.")
+    ] = None,
+    task_id: Annotated[
+        str | None, typer.Option("--id", help="The task's id: the same id again is the same task. [default: a new one]")
+    ] = None,
+    priority: Annotated[PriorityName, typer.Option("--priority", help="How urgent it is.")] = PriorityName.NORMAL,
+    max_retries: Annotated[int | None, typer.Option("--max-retries", min=0, help="Attempts after the first one.")] = None,
+    run_timeout: Annotated[
+        float | None, typer.Option("--run-timeout", min=0, metavar="SECONDS", help="Fail an attempt that runs longer.")
+    ] = None,
+    progress_timeout: Annotated[
+        float | None,
+        typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 1, the task lives on.")
+    ] = None,
+) -> ExitCode:
+    """Submit a task.
+
+    Prints its id as soon as it is durable; with --wait its result, with --stream its output while it is produced.
+    """
+    from agent_node.client.tasks import Priority
+
+    content = read_payload(payload, file)
+    async with invocation.connect() as client:
+        handle = await client.submit(
+            task_type,
+            content,
+            task_id=task_id,
+            content_type=content_type or guess_content_type(content),
+            priority=Priority[priority.name],
+            max_retries=max_retries,
+            run_timeout_s=run_timeout,
+            progress_timeout_s=progress_timeout,
+            want_result=wait or stream,
+        )
+        if not (wait or stream):
+            _print_id(handle.task_id, invocation)
+            return ExitCode.OK
+        try:
+            async with asyncio.timeout(timeout_s):
+                if stream:
+                    return await _follow_output(handle, invocation)
+                return await _wait_for_result(client, handle, invocation)
+        except TimeoutError:
+            raise CommandFailure(
+                f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
+                ExitCode.NEGATIVE,
+            ) from None
+
+
+def read_payload(argument: str | None, file: Path | None) -> bytes:
+    """The task's input, from whichever place was named. Raises CommandFailure for two places, and for a file that can't be read."""
+    if argument is not None and file is not None:
+        raise CommandFailure("give the payload as an argument or with --file, not both.", ExitCode.USAGE)
+    if argument == STDIN or (file is not None and str(file) == STDIN):
+        return sys.stdin.buffer.read()
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise CommandFailure(f"can't read {file}: {error.strerror or error}.", ExitCode.USAGE) from None
+    return argument.encode(errors="surrogateescape") if argument is not None else b""
+
+
+def _print_id(task_id: str, invocation: Invocation) -> None:
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        print_record({"task_id": task_id})
+    else:
+        print(task_id)
+
+
+async def _wait_for_result(client: "Client", handle: "TaskHandle", invocation: Invocation) -> ExitCode:
+    from agent_node.cli.terminal import progress_bar
+
+    async with AsyncExitStack() as stack:
+        bar = stack.enter_context(progress_bar(f"waiting for {handle.task_id}", None))
+        if sys.stderr.isatty():
+            follower = asyncio.create_task(_show_progress(client, handle.task_id, bar))
+            stack.push_async_callback(_stop, follower)
+        return_code, output = await _ended(handle, invocation)
+    if output is not None:
+        _print_result(handle.task_id, output, invocation)
+    return return_code
+
+
+async def _show_progress(client: "Client", task_id: str, bar: "Bar") -> None:
+    from muster.v1 import common_pb2
+
+    from agent_node.cli.tables import progress_text, short_name
+    from agent_node.errors import MusterError
+
+    try:
+        async for watched in client.watch([task_id], progress=True):
+            event = watched.event
+            if event.HasField("progress"):
+                bar.show(description=progress_text(event.progress), completed=event.progress.current, total=event.progress.total or None)
+            elif event.HasField("task"):
+                state = short_name(common_pb2.TaskState.Name(event.task.state), "TASK_STATE_")
+                bar.show(description=f"{task_id} {state}")
+    except MusterError:  # decoration only: the wait itself reports what is wrong
+        return
+
+
+async def _stop(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _ended(handle: "TaskHandle", invocation: Invocation) -> tuple[ExitCode, "TaskOutput | None"]:
+    """The task's result. A failed or cancelled task raises, but with --json its end is printed as well."""
+    try:
+        return ExitCode.OK, await handle.result()
+    except (TaskFailedError, TaskCancelledError) as error:
+        if invocation.as_json:
+            from agent_node.cli.records import end_record, print_record
+
+            print_record(end_record(error))
+        raise
+
+
+def _print_result(task_id: str, output: "TaskOutput", invocation: Invocation) -> None:
+    if invocation.as_json:
+        from agent_node.cli.records import print_record, result_record
+
+        print_record(result_record(task_id, output.payload, output.content_type))
+        return
+    _write_bytes(output.payload)
+    _end_line(output.payload)
+
+
+async def _follow_output(handle: "TaskHandle", invocation: Invocation) -> ExitCode:
+    last = b""
+    async for chunk in handle.chunks():
+        if invocation.as_json:
+            from agent_node.cli.records import chunk_record, print_record
+
+            print_record({"task_id": handle.task_id, "chunk": chunk_record(chunk)})
+        else:
+            _write_bytes(chunk.data)
+        last = chunk.data or last
+    code, output = await _ended(handle, invocation)
+    if output is not None and (invocation.as_json or not last):
+        _print_result(handle.task_id, output, invocation)
+    else:
+        _end_line(last)
+    return code
+
+
+def _write_bytes(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _end_line(written: bytes) -> None:
+    """Leaves a terminal's cursor at the start of a line; what goes into a pipe or a file stays byte for byte."""
+    if sys.stdout.isatty() and written and not written.endswith(b"\n"):
+        _write_bytes(b"\n")

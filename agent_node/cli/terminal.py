@@ -1,0 +1,64 @@
+"""The terminal: rich's consoles and progress bars, loaded only by what needs them.
+
+Answers go to stdout, and everything else (progress, notes) to stderr, where it doesn't disturb a pipe.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 250  # columns when the output isn't a terminal: nothing there wraps, so ids stay whole
+
+
+class Bar(Protocol):
+    """A progress bar in use."""
+
+    def advance(self, count: int = 1) -> None:
+        """Counts further."""
+        ...
+
+    def show(self, *, description: str | None = None, completed: float | None = None, total: float | None = None) -> None:
+        """Sets what is given."""
+        ...
+
+
+def stdout_console() -> "Console":
+    """Where answers go."""
+    return _console(to_stderr=False)
+
+
+def stderr_console() -> "Console":
+    """Where progress and notes go."""
+    return _console(to_stderr=True)
+
+
+def _console(*, to_stderr: bool) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
+
+
+@contextmanager
+def progress_bar(description: str, total: float | None) -> Iterator[Bar]:
+    """A bar on stderr for something long; a spinner while `total` is None. Without a terminal it stays silent."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = stderr_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task_id = progress.add_task(description, total=total)
+
+        class ProgressBar:
+            def advance(self, count: int = 1) -> None:
+                progress.advance(task_id, count)
+
+            def show(self, *, description: str | None = None, completed: float | None = None, total: float | None = None) -> None:
+                progress.update(task_id, description=description, completed=completed, total=total)
+
+        yield ProgressBar()

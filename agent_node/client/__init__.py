@@ -1,0 +1,22 @@
+"""The client: submits tasks, waits for their results, follows and administers them."""
+
+from agent_node.client.blocking import BlockingClient, BlockingTaskHandle
+from agent_node.client.client import Client, Submitted
+from agent_node.client.handle import TaskHandle, as_completed
+from agent_node.client.tasks import Chunk, Priority, RetryPolicy, TaskOutput, TaskRequest
+from agent_node.client.watch import WatchedEvent
+
+__all__ = [
+    "BlockingClient",
+    "BlockingTaskHandle",
+    "Chunk",
+    "Client",
+    "Priority",
+    "RetryPolicy",
+    "Submitted",
+    "TaskHandle",
+    "TaskOutput",
+    "TaskRequest",
+    "WatchedEvent",
+    "as_completed",
+]

@@ -1,0 +1,387 @@
+"""The asynchronous client: everything a program can ask of a coordinator, on one channel."""
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+from muster.v1.admin_pb2 import (
+    CreateNamespaceRequest,
+    GetCoordinatorRequest,
+    GetCoordinatorResponse,
+    GetLoadMapRequest,
+    GetLoadMapResponse,
+    GetQueueStatsRequest,
+    GetQueueStatsResponse,
+    ListNamespacesRequest,
+    Namespace,
+)
+from muster.v1.admin_pb2_grpc import AdminServiceStub
+from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.agent_pb2_grpc import AgentServiceStub
+from muster.v1.task_pb2 import (
+    CancelledTask,
+    CancelTasksRequest,
+    ExplainTaskRequest,
+    ExplainTaskResponse,
+    GetTaskRequest,
+    ListTasksRequest,
+    Task,
+    WatchTasksRequest,
+)
+from muster.v1.task_pb2_grpc import TaskServiceStub
+
+from agent_node.backoff import Backoff
+from agent_node.client.handle import TaskHandle
+from agent_node.client.session import Session, TrackedTask
+from agent_node.client.stream import SessionStream
+from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
+from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_channel
+from agent_node.errors import MusterError, UnavailableError
+from agent_node.ids import new_task_id
+
+Submitted = list[TaskHandle | MusterError]
+"""What became of many submits, in their order: a handle, or the error that the task was not taken for."""
+
+
+if TYPE_CHECKING:
+    from muster.v1.admin_pb2_grpc import AdminServiceAsyncStub
+    from muster.v1.agent_pb2_grpc import AgentServiceAsyncStub
+    from muster.v1.task_pb2_grpc import TaskServiceAsyncStub
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """A connection to a coordinator, for one namespace and one event loop.
+
+    Use it as `async with Client() as client`; or just use it, and `aclose` it at the end.
+
+    Submits of concurrent callers travel together on one stream, and so do their acknowledgements and results: start many of them at
+    once, or use `submit_many`, and the cost of each falls to a small part of a call's. A broken connection is mended behind the
+    caller's back: what was not acknowledged is sent again under the same id, and results that are awaited are asked for again.
+
+    Every method raises RefusedError (or a subclass) for what the coordinator refuses, and UnavailableError when it can't be reached.
+
+    Args:
+        address: `host:port` of any coordinator.
+        namespace: the namespace to work in; it must exist.
+        max_in_flight: submits without an acknowledgement, before `submit` waits for its turn.
+        give_up_s: how long a submit is sent again, and a watch resumed, over broken connections.
+        connect_timeout_s: the same before the first answer, so that a wrong address shows soon.
+        call_timeout_s: the deadline of every other call.
+        parent_task_id: the parent of what is submitted without one of its own.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        namespace: str = "default",
+        max_in_flight: int = 10_000,
+        give_up_s: float = 300.0,
+        connect_timeout_s: float = 10.0,
+        call_timeout_s: float = 30.0,
+        parent_task_id: str = "",
+    ) -> None:
+        if max_in_flight < 1:
+            raise ValueError("max_in_flight must be at least 1")
+        self.target = Target(address, namespace)
+        self._max_in_flight = max_in_flight
+        self._give_up_s = give_up_s
+        self._connect_timeout_s = connect_timeout_s
+        self._call_timeout_s = call_timeout_s
+        self._metadata = call_metadata(self.target)
+        self._parent_task_id = parent_task_id
+        self._opened: _Opened | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        if self._opened is None:
+            self._opened = self._open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connection. Whoever still waits gets UnavailableError; tasks that were taken go on."""
+        self._closed = True
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.stream.aclose()
+            await opened.channel.close()
+
+    async def submit(
+        self,
+        task_type: str,
+        payload: Payload = b"",
+        *,
+        task_id: str | None = None,
+        content_type: str | None = None,
+        priority: Priority = Priority.NORMAL,
+        max_retries: int | None = None,
+        retry: RetryPolicy | None = None,
+        run_timeout_s: float | None = None,
+        progress_timeout_s: float | None = None,
+        parent_task_id: str | None = None,
+        traceparent: str = "",
+        want_result: bool = True,
+    ) -> TaskHandle:
+        """Submits a task, and returns when the coordinator has made it durable.
+
+        A call that is cancelled, or ends with UnavailableError, may have been taken all the same: with a `task_id` of your own, submit
+        it again, and it is the same task.
+
+        Args:
+            task_type: the capability that an agent must have.
+            payload: bytes as they are; a str as UTF-8; anything else as JSON.
+            task_id: 1 to 128 characters of your own; by default a fresh UUIDv7.
+            content_type: the payload's media type; by default the one that fits its Python type.
+            priority: how urgent it is.
+            max_retries: attempts after the first one; short for `retry=RetryPolicy(max_retries=...)`.
+            retry: how failed attempts are repeated.
+            run_timeout_s: an attempt that runs longer has failed.
+            progress_timeout_s: an attempt whose progress or usage stands still for so long has failed.
+            parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
+            traceparent: W3C trace context for the agent.
+            want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
+
+        Raises:
+            AlreadyExistsError: the id is taken by a task with another content.
+            LimitError: a limit is reached; `retry_after_s` says when to come back.
+            RefusedError: something is wrong with the task; `field` says what.
+            UnavailableError: it could not be acknowledged within `give_up_s`.
+        """
+        fresh = task_id is None
+        if task_id is None:
+            task_id = new_task_id()
+        spec = build_spec(
+            task_id,
+            task_type,
+            payload,
+            content_type=content_type,
+            priority=priority,
+            max_retries=max_retries,
+            retry=retry,
+            run_timeout_s=run_timeout_s,
+            progress_timeout_s=progress_timeout_s,
+            parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
+            traceparent=traceparent,
+        )
+        task = TrackedTask(task_id, spec, fresh=fresh, want_result=want_result)
+        stream = self._live.stream
+        if stream.full:
+            await stream.room()
+        await stream.submit(task)
+        return TaskHandle(self, task)
+
+    async def submit_many(self, requests: Iterable[TaskRequest]) -> Submitted:
+        """Submits tasks, any number of them, and returns when there is a verdict on each.
+
+        One bad task doesn't stop the others: its place in the answer holds its error, where the others have their handles.
+        """
+        tasks: builtins.list[TrackedTask] = []
+        for request in requests:
+            task_id = new_task_id() if request.task_id is None else request.task_id
+            spec = build_requested(task_id, request)
+            if request.parent_task_id is None:
+                spec.parent_task_id = self._parent_task_id
+            tasks.append(TrackedTask(task_id, spec, fresh=request.task_id is None, want_result=request.want_result))
+        refused = await self._live.stream.submit_many(tasks)
+        return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
+
+    def attach(self, task_id: str) -> TaskHandle:
+        """A handle on a task that was submitted elsewhere or earlier. It is looked for when the handle is used."""
+        return TaskHandle(self, TrackedTask(task_id))
+
+    def when_ended(self, task: TrackedTask) -> "asyncio.Future[None]":
+        """For handles: a future that is done when the task's end is known."""
+        return self._live.stream.when_ended(task)
+
+    def chunks(self, task_id: str) -> AsyncIterator[Chunk]:
+        """One task's partial output from its beginning until it has ended; see `TaskHandle.chunks`."""
+        return chunks(self._watch(), task_id)
+
+    def watch(
+        self,
+        task_ids: Sequence[str] = (),
+        *,
+        filter: str = "",  # noqa: A002 - the word of the API
+        cursor: str | None = None,
+        chunks: bool = False,
+        progress: bool = False,
+        full: bool = False,
+    ) -> AsyncIterator[WatchedEvent]:
+        """Follows tasks: first their present state, then every change. It resumes by itself over broken connections.
+
+        Args:
+            task_ids: the tasks to follow, at most 10,000; the watch ends when all have ended.
+            filter: instead of ids, which tasks, as in `list_tasks`; this watch doesn't end.
+            cursor: resume behind the event that carried this cursor.
+            chunks: also partial output.
+            progress: also progress.
+            full: tasks with their payloads.
+        """
+        if bool(task_ids) == bool(filter):
+            raise ValueError("give task_ids or a filter, and not both")
+        request = WatchTasksRequest(
+            task_ids=task_ids,
+            filter=filter,
+            cursor=cursor or "",
+            include_chunks=chunks,
+            include_progress=progress,
+            view=view_of(full=full),
+        )
+        return events(self._watch(), request)
+
+    async def get(self, task_id: str, *, full: bool = False) -> Task:
+        """One task. Raises NotFoundError when it is neither live nor retained.
+
+        Args:
+            task_id: its id.
+            full: with payload, outcome and checkpoint.
+        """
+        response = await self._call(self._live.tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full)))
+        return response.task
+
+    async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:  # noqa: A002
+        """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.
+
+        Args:
+            filter: such as `task_type = "summarise" AND state = RUNNING`; empty is all.
+            page_size: tasks per call; 0 leaves it to the coordinator.
+            full: with payload, outcome and checkpoint.
+        """
+        request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
+        while True:
+            response = await self._call(self._live.tasks.ListTasks, request)
+            for task in response.tasks:
+                yield task
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
+        """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to.
+
+        Args:
+            task_ids: the tasks.
+            reason: shown to the handlers and on the tasks.
+        """
+        response = await self._call(self._live.tasks.CancelTasks, CancelTasksRequest(task_ids=task_ids, reason=reason))
+        return response.tasks
+
+    async def cancel_one(self, task_id: str, reason: str) -> CancelledTask:
+        """For handles: `cancel` of one task."""
+        return (await self.cancel([task_id], reason))[0]
+
+    async def explain(self, task_id: str) -> ExplainTaskResponse:
+        """Why a task waits, or where it runs, from what the scheduler decides from."""
+        return await self._call(self._live.tasks.ExplainTask, ExplainTaskRequest(task_id=task_id))
+
+    async def agents(self) -> Sequence[AgentInfo]:
+        """The namespace's agents, with what they can do and what they run."""
+        agents: builtins.list[AgentInfo] = []
+        request = ListAgentsRequest()
+        while True:
+            response = await self._call(self._live.agents.ListAgents, request)
+            agents.extend(response.agents)
+            if not response.next_page_token:
+                return agents
+            request.page_token = response.next_page_token
+
+    async def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
+        """Tells an agent to take no new work, to finish or give back what it runs, and to end. Returns at once.
+
+        Args:
+            name: the agent.
+            deadline_s: seconds until what still runs is given back; None is the coordinator's default.
+            reason: shown to the agent.
+        """
+        request = DrainAgentRequest(agent_name=name, reason=reason)
+        if deadline_s is not None:
+            request.deadline.CopyFrom(duration(deadline_s))
+        return await self._call(self._live.agents.DrainAgent, request)
+
+    async def queue_stats(self) -> GetQueueStatsResponse:
+        """What waits and what runs, by task type and priority."""
+        return await self._call(self._live.admin.GetQueueStats, GetQueueStatsRequest())
+
+    async def load_map(self) -> GetLoadMapResponse:
+        """Who runs what."""
+        return await self._call(self._live.admin.GetLoadMap, GetLoadMapRequest())
+
+    async def create_namespace(self, name: str) -> Namespace:
+        """Creates a namespace, or returns the one there is."""
+        response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
+        return response.namespace
+
+    async def namespaces(self) -> Sequence[Namespace]:
+        """All namespaces, by name."""
+        namespaces: builtins.list[Namespace] = []
+        request = ListNamespacesRequest()
+        while True:
+            response = await self._call(self._live.admin.ListNamespaces, request)
+            namespaces.extend(response.namespaces)
+            if not response.next_page_token:
+                return namespaces
+            request.page_token = response.next_page_token
+
+    async def coordinator(self) -> GetCoordinatorResponse:
+        """What the coordinator is: version, store, what its acknowledgements survive."""
+        return await self._call(self._live.admin.GetCoordinator, GetCoordinatorRequest())
+
+    @property
+    def _live(self) -> "_Opened":
+        if self._opened is None:
+            if self._closed:
+                raise UnavailableError("the client is closed")
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> "_Opened":
+        channel = open_channel(self.target)
+        tasks = TaskServiceStub(channel)
+        stream = SessionStream(
+            open_call=lambda: tasks.Session(metadata=self._metadata),
+            session=Session(give_up_s=self._give_up_s, connect_timeout_s=self._connect_timeout_s),
+            backoff=Backoff(),
+            max_in_flight=self._max_in_flight,
+        )
+        return _Opened(channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
+
+    async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
+        try:
+            return await method(request, metadata=self._metadata, timeout=self._call_timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _watch(self) -> Watch:
+        return Watch(
+            open_call=self._open_watch,
+            backoff=Backoff(),
+            give_up_s=self._give_up_s,
+            connect_timeout_s=self._connect_timeout_s,
+            now_s=asyncio.get_running_loop().time,
+        )
+
+    def _open_watch(self, request: WatchTasksRequest) -> WatchCall:
+        return self._live.tasks.WatchTasks(request, metadata=self._metadata)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What exists between opening and closing a client."""
+
+    channel: grpc.aio.Channel
+    stream: SessionStream
+    tasks: "TaskServiceAsyncStub"
+    agents: "AgentServiceAsyncStub"
+    admin: "AdminServiceAsyncStub"

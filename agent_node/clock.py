@@ -1,0 +1,11 @@
+"""The SDK's one clock for durations. Everything else is given a time, or a function like `now_s`."""
+
+import time
+
+# Goes on while the machine sleeps, so that a lease that ran out meanwhile is not believed in. Linux has it, macOS doesn't need it.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def now_s() -> float:
+    """Seconds from an arbitrary start; never backwards, never comparable between machines."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)

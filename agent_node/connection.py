@@ -1,0 +1,160 @@
+"""How the SDK reaches a coordinator: the channel's settings, the metadata of every call, and gRPC's errors in the SDK's words.
+
+It knows nothing of tasks or agents.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from muster.v1.common_pb2 import Refusal
+
+from agent_node.errors import (
+    AlreadyExistsError,
+    LimitError,
+    MusterError,
+    NotFoundError,
+    RefusedError,
+    ResultExpiredError,
+    UnavailableError,
+)
+
+DEFAULT_ADDRESS = "127.0.0.1:7450"
+_NAMESPACE_KEY = "muster-namespace"
+_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+# Not reached, not answered, or cut off: the same call may work in a moment.
+_UNAVAILABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A dead peer is noticed within 30 s even when nothing is being said. The coordinator permits such pings.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    # Sent again is only what is known to be safe, and the SDK knows, not the channel.
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # A restarted coordinator is found again within about 2 s; gRPC's default grows to 2 minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Two channels of one process are two connections: neither waits for the other's backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Coordinators are inside the network; a proxy meant for the web would cut long streams.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a coordinator is, and the namespace to work in.
+
+    Args:
+        address: `host:port`, or any gRPC target.
+        namespace: an existing namespace.
+    """
+
+    address: str
+    namespace: str = "default"
+
+
+def open_channel(target: Target) -> grpc.aio.Channel:
+    """A channel to the target. It connects at its first call, and belongs to the running event loop."""
+    return grpc.aio.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+
+
+def open_blocking_channel(target: Target) -> grpc.Channel:
+    """The same for callers without an event loop."""
+    return grpc.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+
+
+def call_metadata(target: Target) -> tuple[tuple[str, str], ...]:
+    """The metadata that every call must carry."""
+    return ((_NAMESPACE_KEY, target.namespace),)
+
+
+def from_rpc_error(error: grpc.RpcError) -> MusterError:
+    """What an RPC's error means, read from its code and from the google.rpc.Status in its trailers.
+
+    Takes the errors of grpc and of grpc.aio alike.
+    """
+    code = error.code() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else grpc.StatusCode.UNKNOWN
+    message = (error.details() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else None) or ""
+    info, field, retry_after_s = ErrorInfo(), "", None
+    violation = ""
+    for detail in _status(error).details:
+        bad_request, retry = BadRequest(), RetryInfo()
+        if detail.Unpack(bad_request):
+            if bad_request.field_violations:
+                field = bad_request.field_violations[0].field
+                violation = "; ".join(f"{each.field}: {each.description}" for each in bad_request.field_violations)
+        elif detail.Unpack(retry):
+            retry_after_s = seconds(retry.retry_delay)
+        else:
+            detail.Unpack(info)
+    if violation and violation not in message:
+        message = f"{message} ({violation})" if message else violation
+    return _error(code, message, reason=info.reason, field=field, retry_after_s=retry_after_s, metadata=info.metadata)
+
+
+def from_refusal(refusal: Refusal) -> MusterError:
+    """What the refusal of one item means: a RefusedError of the fitting class, or UnavailableError."""
+    return _error(
+        _CODES.get(refusal.code, grpc.StatusCode.UNKNOWN),
+        refusal.message,
+        reason=refusal.reason,
+        field=refusal.field,
+        retry_after_s=seconds(refusal.retry_after) if refusal.HasField("retry_after") else None,
+        metadata=refusal.metadata,
+    )
+
+
+def seconds(duration: Duration) -> float:
+    """A protobuf duration in seconds."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def duration(seconds: float) -> Duration:
+    """Seconds as a protobuf duration. Raises ValueError or OverflowError for what is no duration."""
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
+
+
+def _error(
+    code: grpc.StatusCode, message: str, *, reason: str, field: str, retry_after_s: float | None, metadata: Mapping[str, str]
+) -> MusterError:
+    if code in _UNAVAILABLE:
+        return UnavailableError(message or "the coordinator can't be reached", retry_after_s=retry_after_s)
+    refused: type[RefusedError]
+    if reason == "RESULT_EXPIRED":
+        refused = ResultExpiredError
+    elif code is grpc.StatusCode.NOT_FOUND:
+        refused = NotFoundError
+    elif code is grpc.StatusCode.ALREADY_EXISTS:
+        refused = AlreadyExistsError
+    elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        refused = LimitError
+    else:
+        refused = RefusedError
+    return refused(message or code.name, reason=reason or code.name, field=field, retry_after_s=retry_after_s, metadata=metadata)
+
+
+def _status(error: grpc.RpcError) -> Status:
+    """The google.rpc.Status in the trailers; empty when there is none that can be read."""
+    trailers = error.trailing_metadata() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else None
+    for key, value in trailers or ():
+        if key == _STATUS_DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return Status.FromString(value)
+            except DecodeError:  # a proxy's, or a newer coordinator's: the code and the message still hold
+                break
+    return Status()

@@ -1,0 +1,73 @@
+"""From what a handler returned or raised to what the coordinator hears."""
+
+import asyncio
+import concurrent.futures
+import json
+import traceback
+
+from muster.v1.common_pb2 import FailureKind
+
+from agent_node.attempt import Failed, HandlerOutcome, Stopped, Succeeded
+from agent_node.errors import AttemptLostError, NonRetryableError, RetryableError
+
+MAX_MESSAGE_CHARACTERS = 4096
+MAX_TRACE_CHARACTERS = 16 * 1024
+
+# What a plain handler may raise to say "I stopped, as asked": asyncio's is another class than concurrent.futures'.
+CANCELLATIONS = (asyncio.CancelledError, concurrent.futures.CancelledError)
+
+
+def from_value(value: object) -> HandlerOutcome:
+    """A handler's return value: bytes as they are, text as UTF-8, None as nothing, anything else as JSON."""
+    if value is None:
+        return Succeeded(b"", "")
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return Succeeded(bytes(value), "application/octet-stream")
+    try:
+        if isinstance(value, str):
+            return Succeeded(value.encode(), "text/plain; charset=utf-8")
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return Succeeded(text.encode(), "application/json")
+    except (TypeError, ValueError, RecursionError) as error:
+        return Failed(
+            f"the handler returned a {type(value).__name__} that can't be sent: {error}; return bytes, str, None or what JSON can hold",
+            error_type=type(error).__name__,
+            non_retryable=True,
+        )
+
+
+def from_exception(error: BaseException) -> HandlerOutcome:
+    """What a handler raised. Anything but a cancellation and a NonRetryableError may be tried again."""
+    if isinstance(error, CANCELLATIONS):
+        return Stopped()
+    if isinstance(error, AttemptLostError):
+        return Stopped()
+    failed = Failed(_clip(_message_of(error), MAX_MESSAGE_CHARACTERS), error_type=type(error).__qualname__, stack_trace=_trace_of(error))
+    if isinstance(error, (RetryableError, NonRetryableError)):
+        failed.kind = _kind(error.kind)
+        failed.non_retryable = isinstance(error, NonRetryableError)
+    if isinstance(error, RetryableError) and error.retry_after_s is not None:
+        failed.retry_after_s = max(error.retry_after_s, 0.0)
+    return failed
+
+
+def _kind(name: str) -> str:
+    known = name != "UNSPECIFIED" and f"FAILURE_KIND_{name}" in FailureKind.DESCRIPTOR.values_by_name
+    return name if known else "APPLICATION"
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__qualname__
+    except Exception as unprintable:  # noqa: BLE001 - a user's __str__ may do anything, and the attempt must end all the same
+        return f"{type(error).__qualname__}, which can't be printed: {type(unprintable).__qualname__}"
+
+
+def _trace_of(error: BaseException) -> str:
+    """The end of the trace, which says where it happened, when it is too long."""
+    text = "".join(traceback.format_exception(error, limit=50))
+    return text if len(text) <= MAX_TRACE_CHARACTERS else "…" + text[-(MAX_TRACE_CHARACTERS - 1) :]
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

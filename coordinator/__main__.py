@@ -1,0 +1,124 @@
+"""`muster-coordinator`: reads the command line and the environment, runs the coordinator, and turns errors into sentences."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.settings import CoordinatorSettings
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a coordinator until SIGTERM or SIGINT. Exits 0 when told to end, 1 when it can't go on, 2 on a wrong command line."""
+    options = _parser().parse_args(argv)
+    sys.exit(_run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="muster-coordinator", description="Owns the queue and the load map of a fleet of agents, and keeps both in its store."
+    )
+    store = parser.add_mutually_exclusive_group()
+    store.add_argument("--data-dir", type=Path, metavar="DIR", help="keep the embedded store here (default ./muster-data)")
+    store.add_argument(
+        "--redis-url",
+        default=os.environ.get("MUSTER_REDIS_URL"),
+        metavar="URL",
+        help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss:// or unix:// [MUSTER_REDIS_URL]",
+    )
+    parser.add_argument(
+        "--listen",
+        default=os.environ.get("MUSTER_LISTEN", "127.0.0.1:7450"),
+        metavar="HOST:PORT",
+        help="serve gRPC here; port 0 takes a free one (default 127.0.0.1:7450) [MUSTER_LISTEN]",
+    )
+    parser.add_argument(
+        "--insecure-listen", action="store_true", help="allow an address other than loopback, without TLS and authentication"
+    )
+    parser.add_argument("--shards", type=int, default=16, metavar="N", help="fixed for a deployment: the store remembers it (default 16)")
+    parser.add_argument("--key-prefix", default="muster", metavar="TEXT", help="what all keys in the store begin with (default muster)")
+    parser.add_argument("--lease", type=float, metavar="S", help="give an attempt up when nothing is heard of it for S seconds (default 30)")
+    parser.add_argument("--session-grace", type=float, metavar="S", help="how long a broken agent stream may come back (default 15)")
+    parser.add_argument("--ack-timeout", type=float, metavar="S", help="how soon agents must acknowledge assignments (default 10)")
+    parser.add_argument("--max-live-tasks", type=int, metavar="N", help="refuse submits beyond this many live tasks (default 2000000)")
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="(default warning)")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> CoordinatorSettings:
+    """The settings that the options ask for. Raises ValueError with a sentence."""
+    from dataclasses import replace
+
+    from coordinator.core.model import Settings as CoreSettings
+    from coordinator.settings import CoordinatorSettings
+
+    host, colon, port = options.listen.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--listen {options.listen} isn't an address: give HOST:PORT, such as 127.0.0.1:7450")
+    if not _is_loopback(host.strip("[]")) and not options.insecure_listen:
+        raise ValueError(
+            f"--listen {options.listen} isn't loopback, and anyone who can reach it could do anything: "
+            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
+        )
+    if options.shards < 1:
+        raise ValueError(f"--shards {options.shards} is too few: give 1 or more")
+    core = CoreSettings()
+    if options.lease is not None:
+        core = replace(core, lease_s=options.lease, renew_period_s=options.lease / 3)
+    for name, value in (("session_grace_s", options.session_grace), ("ack_timeout_s", options.ack_timeout)):
+        if value is not None:
+            core = replace(core, **{name: value})
+    if options.max_live_tasks is not None:
+        core = replace(core, max_live_tasks=options.max_live_tasks)
+    if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks) <= 0:
+        raise ValueError("--lease, --session-grace, --ack-timeout and --max-live-tasks must be above zero")
+    return CoordinatorSettings(
+        listen=options.listen,
+        insecure_listen=options.insecure_listen,
+        data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
+        redis_url=None if options.data_dir is not None else options.redis_url,
+        shards=options.shards,
+        key_prefix=options.key_prefix,
+        core=core,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"muster-coordinator {version('muster-agents')}")
+        return 0
+    try:
+        settings = _settings(options)
+    except ValueError as error:
+        print(f"muster-coordinator: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        from coordinator.serving import run
+    except ImportError as error:
+        print(f"muster-coordinator: {error}; install it with: pip install 'muster-agents[coordinator]'", file=sys.stderr)
+        return EXIT_FAILED
+    return run(settings, log_level=options.log_level)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,393 @@
+"""The one module that knows both worlds: protos and the core. Checks what comes in, and says field by field what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from muster.v1 import common_pb2, event_pb2, task_pb2
+
+from coordinator.core.model import (
+    Attempt,
+    Failure,
+    FailureKind,
+    Progress,
+    RetryPolicy,
+    Spec,
+    Task,
+    TaskState,
+    Usage,
+)
+from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
+from coordinator.errors import InvalidRequest
+
+MAX_ID_CHARS = 128
+MAX_FAILURE_MESSAGE = 4096
+MAX_STACK_TRACE = 16384
+MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Sizes that requests must keep to, in bytes."""
+
+    max_payload_bytes: int = 1024 * 1024
+    max_checkpoint_bytes: int = 256 * 1024
+
+
+def check_name(text: str, field: str) -> str:
+    """An id, a type or a name: 1 to 128 printable characters."""
+    if 0 < len(text) <= MAX_ID_CHARS and text.isprintable():
+        return text
+    if not text:
+        raise InvalidRequest(f"{field} is empty: give it 1 to {MAX_ID_CHARS} characters", field=field)
+    if len(text) > MAX_ID_CHARS:
+        raise InvalidRequest(f"{field} has {len(text)} characters: at most {MAX_ID_CHARS} are allowed", field=field)
+    raise InvalidRequest(f"{field} has characters that can't be printed: leave them out", field=field)
+
+
+def seconds(duration: Duration, field: str) -> float:
+    """A duration in seconds, not negative and not absurd."""
+    value = duration.seconds + duration.nanos / 1e9
+    if value < 0:
+        raise InvalidRequest(f"{field} is negative ({value:g} s): give a positive duration, or leave it out", field=field)
+    if value > MAX_DURATION_S:
+        raise InvalidRequest(f"{field} is {value:g} s: at most {MAX_DURATION_S} s (a year) are allowed", field=field)
+    return value
+
+
+def duration(value_s: float) -> Duration:
+    """Seconds as a message."""
+    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
+    return Duration(seconds=whole, nanos=nanos)
+
+
+def timestamp(date_ms: int) -> Timestamp:
+    """Milliseconds since 1970 as a message."""
+    return Timestamp(seconds=date_ms // 1000, nanos=date_ms % 1000 * 1_000_000)
+
+
+def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds) -> Spec:
+    """A submitted task, checked.
+
+    Raises:
+        InvalidRequest: names the field at fault.
+    """
+    payload_bytes = len(message.payload)
+    if payload_bytes > bounds.max_payload_bytes:
+        raise InvalidRequest(
+            f"payload has {payload_bytes} bytes: at most {bounds.max_payload_bytes} are allowed; store it elsewhere and send a reference",
+            field="payload",
+            reason="PAYLOAD_TOO_LARGE",
+            metadata={"limit": str(bounds.max_payload_bytes), "size": str(payload_bytes)},
+        )
+    check_name(message.task_id, "task_id")
+    check_name(message.task_type, "task_type")
+    return spec_stored(message, message.SerializeToString(), defaults)
+
+
+def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPolicy) -> Spec:
+    """The spec of a message that was checked before; `defaults` are those in force then."""
+    priority = message.priority or common_pb2.PRIORITY_NORMAL
+    if priority not in _PRIORITIES:
+        raise InvalidRequest(f"priority {priority} is unknown: use 1 (LOW) to 4 (CRITICAL)", field="priority")
+    return Spec(
+        message.task_id,
+        message.task_type,
+        priority,
+        request,
+        retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
+        _timeout_in(message.run_timeout, "run_timeout") if message.HasField("run_timeout") else None,
+        _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
+    )
+
+
+_PRIORITIES = frozenset((1, 2, 3, 4))
+
+
+def _timeout_in(message: Duration, field: str) -> float:
+    value = seconds(message, field)
+    if value == 0:
+        raise InvalidRequest(f"{field} is zero: leave it out for no limit", field=field)
+    return value
+
+
+def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy) -> RetryPolicy:
+    """A retry policy with the defaults where it says nothing."""
+    multiplier = message.backoff_multiplier or defaults.multiplier
+    if not 1 <= multiplier <= 1000:  # written so that NaN fails too
+        raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field="retry_policy.backoff_multiplier")
+    return RetryPolicy(
+        max_retries=message.max_retries if message.HasField("max_retries") else defaults.max_retries,
+        initial_backoff_s=(
+            seconds(message.initial_backoff, "retry_policy.initial_backoff")
+            if message.HasField("initial_backoff")
+            else defaults.initial_backoff_s
+        ),
+        max_backoff_s=(
+            seconds(message.max_backoff, "retry_policy.max_backoff") if message.HasField("max_backoff") else defaults.max_backoff_s
+        ),
+        multiplier=multiplier,
+        max_crashes=message.max_crashes if message.HasField("max_crashes") else defaults.max_crashes,
+    )
+
+
+def defaults_out(defaults: RetryPolicy) -> event_pb2.TaskDefaults:
+    """The defaults in force, for the journal."""
+    return event_pb2.TaskDefaults(
+        max_retries=defaults.max_retries,
+        max_crashes=defaults.max_crashes,
+        initial_backoff_ms=round(defaults.initial_backoff_s * 1000),
+        max_backoff_ms=round(defaults.max_backoff_s * 1000),
+        backoff_multiplier=defaults.multiplier,
+    )
+
+
+def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
+    """Journalled defaults."""
+    return RetryPolicy(
+        max_retries=message.max_retries,
+        initial_backoff_s=message.initial_backoff_ms / 1000,
+        max_backoff_s=message.max_backoff_ms / 1000,
+        multiplier=message.backoff_multiplier,
+        max_crashes=message.max_crashes,
+    )
+
+
+def request_of_record(record: bytes) -> bytes:
+    """The serialized TaskSpec that a record holds."""
+    return event_pb2.TaskRecord.FromString(record).request
+
+
+def record_in(record: bytes) -> event_pb2.TaskRecord:
+    """A stored record."""
+    return event_pb2.TaskRecord.FromString(record)
+
+
+def same_task(one: bytes, other: bytes) -> bool:
+    """Whether two serialized TaskSpecs describe the same task: everything but the trace context (G6)."""
+    if one == other:
+        return True
+    return _identity(one) == _identity(other)
+
+
+def _identity(request: bytes) -> common_pb2.TaskSpec:
+    message = common_pb2.TaskSpec.FromString(request)
+    message.ClearField("traceparent")
+    message.ClearField("tracestate")
+    return message
+
+
+def failure_in(message: common_pb2.Failure) -> Failure:
+    """An agent's failure, shortened to what is kept."""
+    kind = message.kind or common_pb2.FAILURE_KIND_APPLICATION
+    return Failure(
+        kind=FailureKind(kind) if kind in _FAILURE_KINDS else FailureKind.APPLICATION,
+        message=message.message[:MAX_FAILURE_MESSAGE],
+        error_type=message.type[:MAX_ID_CHARS],
+        stack_trace=message.stack_trace[-MAX_STACK_TRACE:],
+        non_retryable=message.non_retryable,
+        retry_after_s=(
+            min(max(message.retry_after.seconds + message.retry_after.nanos / 1e9, 0.0), MAX_DURATION_S)
+            if message.HasField("retry_after")
+            else None
+        ),
+    )
+
+
+_FAILURE_KINDS = frozenset(kind.value for kind in FailureKind)
+
+
+def failure_out(failure: Failure) -> common_pb2.Failure:
+    """A failure as a message."""
+    message = common_pb2.Failure(
+        kind=cast("common_pb2.FailureKind.ValueType", failure.kind.value),
+        message=failure.message,
+        type=failure.error_type,
+        stack_trace=failure.stack_trace,
+        non_retryable=failure.non_retryable,
+    )
+    if failure.retry_after_s is not None:
+        message.retry_after.CopyFrom(duration(failure.retry_after_s))
+    return message
+
+
+def usage_in(messages: Iterable[common_pb2.Usage]) -> tuple[Usage, ...]:
+    """Usage, one entry per model."""
+    return tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in messages)
+
+
+def usage_out(usage: Sequence[Usage]) -> list[common_pb2.Usage]:
+    """Usage as messages."""
+    return [
+        common_pb2.Usage(model=one.model, input_tokens=one.input_tokens, output_tokens=one.output_tokens, requests=one.requests)
+        for one in usage
+    ]
+
+
+def progress_in(message: common_pb2.Progress) -> Progress:
+    """How far an attempt is."""
+    return Progress(message.current, message.total, message.message)
+
+
+def progress_out(progress: Progress) -> common_pb2.Progress:
+    """How far an attempt is, as a message."""
+    return common_pb2.Progress(current=progress.current, total=progress.total, message=progress.message)
+
+
+def result_in(outcome: common_pb2.Outcome, bounds: Bounds) -> Result:
+    """What an agent says an attempt came to.
+
+    Raises:
+        InvalidRequest: no outcome is set, or the payload is over the limit.
+    """
+    usage = usage_in(outcome.usage) if outcome.usage else ()
+    if outcome.HasField("success"):
+        size = len(outcome.success.payload)
+        if size > bounds.max_payload_bytes:
+            raise InvalidRequest(
+                f"the result has {size} bytes: at most {bounds.max_payload_bytes} are allowed; store it elsewhere and return a reference",
+                field="outcome.success.payload",
+                reason="PAYLOAD_TOO_LARGE",
+            )
+        return Success(outcome.SerializeToString(), usage)
+    match outcome.WhichOneof("result"):
+        case "failure":
+            return Failed(failure_in(outcome.failure), usage)
+        case "cancelled":
+            return Stopped(outcome.cancelled.reason, usage)
+        case "returned":
+            return GivenBack(outcome.returned.reason)
+        case _:
+            raise InvalidRequest("the result has no outcome: set success, failure, cancelled or returned", field="outcome")
+
+
+def outcome_bytes(task: Task) -> bytes:
+    """How an ended task ended, serialized."""
+    if task.state is TaskState.COMPLETED:
+        return task.outcome
+    outcome = common_pb2.Outcome(usage=usage_out(task.usage))
+    if task.state is TaskState.CANCELLED:
+        outcome.cancelled.reason = task.cancel_reason or ""
+        outcome.cancelled.SetInParent()
+    elif task.failure is not None:
+        outcome.failure.CopyFrom(failure_out(task.failure))
+    return outcome.SerializeToString()
+
+
+def record_out(task: Task) -> bytes:
+    """What stays of an ended task, serialized."""
+    record = event_pb2.TaskRecord(
+        request=task.spec.request,
+        outcome=outcome_bytes(task),
+        state=STATE_OUT[task.state],
+        number=task.number,
+        fence=task.fence,
+        run=task.run,
+        attempt=task.attempt,
+        agent_name=task.agent,
+        create_ms=task.created_ms,
+        start_ms=task.started_ms,
+        end_ms=task.ended_ms,
+        max_retries=task.spec.retry.max_retries,
+        result_fence=task.result_fence,
+    )
+    if task.failure is not None or task.crashes or task.undelivered or task.usage or task.chunks:
+        _seldom_recorded(record, task)
+    return record.SerializeToString()
+
+
+def _seldom_recorded(record: event_pb2.TaskRecord, task: Task) -> None:
+    record.retry_count = task.retries
+    record.crash_count = task.crashes
+    record.undelivered_count = task.undelivered
+    record.usage.extend(usage_out(task.usage))
+    if task.failure is not None:
+        record.last_failure.CopyFrom(failure_out(task.failure))
+    if task.chunks:
+        record.chunks = bytes(task.chunks)
+        record.chunk_offset = task.chunk_end - len(task.chunks)
+
+
+STATE_OUT = {
+    TaskState.PENDING: common_pb2.TASK_STATE_PENDING,
+    TaskState.RUNNING: common_pb2.TASK_STATE_RUNNING,
+    TaskState.RETRYING: common_pb2.TASK_STATE_RETRYING,
+    TaskState.COMPLETED: common_pb2.TASK_STATE_COMPLETED,
+    TaskState.FAILED: common_pb2.TASK_STATE_FAILED,
+    TaskState.CANCELLED: common_pb2.TASK_STATE_CANCELLED,
+}
+
+
+def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | None = None) -> task_pb2.Task:
+    """A live or just ended task as a client sees it; `attempt` is its running attempt, if the load map has one."""
+    message = task_pb2.Task(
+        task_id=task.spec.task_id,
+        task_type=task.spec.task_type,
+        state=STATE_OUT[task.state],
+        priority=cast("common_pb2.Priority.ValueType", task.spec.priority),
+        run=task.run,
+        attempt=task.attempt,
+        fence=task.fence,
+        agent_name=task.agent,
+        retry_count=task.retries,
+        max_retries=task.spec.retry.max_retries,
+        crash_count=task.crashes,
+        undelivered_count=task.undelivered,
+        create_time=timestamp(task.created_ms),
+        cancel_requested=task.cancel_reason is not None,
+        usage=usage_out(task.usage),
+    )
+    if task.started_ms:
+        message.start_time.CopyFrom(timestamp(task.started_ms))
+    if task.ended_ms:
+        message.end_time.CopyFrom(timestamp(task.ended_ms))
+    if task.failure is not None:
+        message.last_failure.CopyFrom(failure_out(task.failure))
+    if attempt is not None:
+        message.cancel_delivered = attempt.cancel_delivered
+        if attempt.progress is not None:
+            message.progress.CopyFrom(progress_out(attempt.progress))
+    spec = common_pb2.TaskSpec.FromString(task.spec.request)
+    message.parent_task_id = spec.parent_task_id
+    if view == task_pb2.TASK_VIEW_FULL:
+        message.spec.CopyFrom(spec)
+        message.checkpoint = task.checkpoint
+        if task.ended_ms:
+            message.outcome.MergeFromString(outcome_bytes(task))
+    return message
+
+
+def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType) -> task_pb2.Task:
+    """A retained task as a client sees it."""
+    spec = common_pb2.TaskSpec.FromString(record.request)
+    message = task_pb2.Task(
+        task_id=spec.task_id,
+        task_type=spec.task_type,
+        state=record.state,
+        priority=spec.priority or common_pb2.PRIORITY_NORMAL,
+        run=record.run,
+        attempt=record.attempt,
+        fence=record.fence,
+        agent_name=record.agent_name,
+        retry_count=record.retry_count,
+        max_retries=record.max_retries,
+        crash_count=record.crash_count,
+        undelivered_count=record.undelivered_count,
+        create_time=timestamp(record.create_ms),
+        end_time=timestamp(record.end_ms),
+        cancel_requested=record.state == common_pb2.TASK_STATE_CANCELLED,
+        parent_task_id=spec.parent_task_id,
+        usage=record.usage,
+    )
+    if record.start_ms:
+        message.start_time.CopyFrom(timestamp(record.start_ms))
+    if record.HasField("last_failure"):
+        message.last_failure.CopyFrom(record.last_failure)
+    if view == task_pb2.TASK_VIEW_FULL:
+        message.spec.CopyFrom(spec)
+        message.outcome.MergeFromString(record.outcome)
+    return message

@@ -1,0 +1,125 @@
+"""What happened to tasks: the only input of `evolve`, and what the journal holds. Tasks are named by their numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from coordinator.core.model import Failure, Spec, Usage
+
+
+class Disposition(Enum):
+    """What becomes of a task whose attempt failed; the numbers are those of muster.v1.Disposition."""
+
+    RETRY = 1
+    FAIL = 2
+    CANCEL = 3
+
+
+class Cost(Enum):
+    """What an ended attempt costs its task; the numbers are those of muster.v1.AttemptCost."""
+
+    NONE = 1
+    RETRY = 2
+    CRASH = 3
+    DELIVERY = 4
+
+
+@dataclass(slots=True)
+class Submitted:
+    """A task was accepted."""
+
+    number: int
+    spec: Spec
+
+
+@dataclass(slots=True)
+class Assigned:
+    """An attempt was given to an agent."""
+
+    number: int
+    agent: str
+    attempt: int
+    fence: int
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """The agent said that the assignment arrived."""
+
+    number: int
+
+
+@dataclass(slots=True)
+class Completed:
+    """An attempt succeeded. `outcome` is opaque, and empty on replay: the task's record has it."""
+
+    number: int
+    outcome: bytes
+    usage: Sequence[Usage]
+
+
+@dataclass(slots=True)
+class AttemptFailed:
+    """An attempt failed, or was given up."""
+
+    number: int
+    failure: Failure
+    disposition: Disposition
+    cost: Cost
+    ready_at_ms: int
+    usage: Sequence[Usage]
+    reported: bool  # True: the agent's result said so; False: the coordinator gave the attempt up
+
+
+@dataclass(slots=True)
+class Returned:
+    """An attempt went back to the queue and keeps its number."""
+
+    number: int
+    reason: str
+    cost: Cost
+
+
+@dataclass(slots=True)
+class CancelRecorded:
+    """A cancel was asked for; `ended` when the task was waiting, so that this was its end."""
+
+    number: int
+    reason: str
+    ended: bool
+
+
+@dataclass(slots=True)
+class CheckpointStored:
+    """A resume point was stored."""
+
+    number: int
+    sequence: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class ChunkStored:
+    """Partial output was stored: `data` begins `offset` bytes into the attempt's output."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
+Event = Submitted | Assigned | Acknowledged | Completed | AttemptFailed | Returned | CancelRecorded | CheckpointStored | ChunkStored
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceCreated:
+    """A namespace came to be: the one event that isn't a task's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One journal entry: what was decided while the one before was being written, in order, each event with its namespace."""
+
+    sequence: int
+    epoch: int
+    date_ms: int
+    events: Sequence[tuple[str, Event | NamespaceCreated]]

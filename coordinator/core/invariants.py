@@ -1,0 +1,58 @@
+"""What must hold of a scheduler between commands, whatever happened. For tests and for `muster admin check`; never on the hot path."""
+
+from coordinator.core.load_map import AgentStatus
+from coordinator.core.model import WAITING, TaskState
+from coordinator.core.scheduler import Scheduler
+
+
+class InvariantBroken(AssertionError):
+    """Something that must hold doesn't."""
+
+
+def check(scheduler: Scheduler) -> None:
+    """Raises InvariantBroken when state, queue and load map don't agree, or a guarantee doesn't hold."""
+    state, load = scheduler.state, scheduler.load
+    _hold(len(state.tasks) == len(state.by_number), "tasks by id and by number differ")
+    running = {number: agent for agent in load.agents.values() for number in agent.running}
+    _hold(sum(len(agent.running) for agent in load.agents.values()) == len(running), "G3: a task runs on two agents")
+    ready = {task.number for lane in scheduler.ready.lanes.values() for level in lane.levels.values() for task in level}
+    for lane in scheduler.ready.lanes.values():
+        for level in lane.levels.values():
+            _hold(level.live == sum(1 for _ in level), f"lane {lane.task_type} counts wrongly")
+    for task in state.tasks.values():
+        _hold(state.by_number.get(task.number) is task, f"{task} isn't filed under its number")
+        if task.state is TaskState.RUNNING:
+            agent = running.get(task.number)
+            _hold(agent is not None and agent.name == task.agent, f"G3: {task} runs on {task.agent}, the load map says {agent}")
+            _hold(task.number not in ready and task.number not in scheduler.backoffs, f"{task} runs and waits")
+        else:
+            _hold(task.state in WAITING, f"{task} is live and has ended")
+            _hold((task.number in ready) != (task.number in scheduler.backoffs), f"{task} must wait in a lane or for a date, and not both")
+            _hold(task.number not in running, f"{task} waits and runs")
+        _hold(task.retries <= task.spec.retry.max_retries, f"{task} has used too many retries")
+        _hold(task.crashes <= task.spec.retry.max_crashes, f"{task} has crashed too often")
+    _hold(running.keys() <= state.by_number.keys(), "the load map has a task that isn't live")
+    for task in state.ended.values():
+        _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
+    for agent in load.agents.values():
+        connected = agent.status is not AgentStatus.DISCONNECTED
+        _hold(bool(agent.session) == connected, f"{agent} has a session and isn't connected, or the reverse")
+        _hold((load.by_session.get(agent.session) is agent) == connected, f"{agent} isn't filed under its session")
+        _hold((agent.group is not None) == connected, f"{agent} is in a class and isn't connected, or the reverse")
+
+
+def check_placed(scheduler: Scheduler) -> None:
+    """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
+    for lane in scheduler.ready.lanes.values():
+        if lane.head() is None:
+            continue
+        for agent in scheduler.load.agents.values():
+            _hold(
+                lane.task_type not in agent.capabilities or agent.free_slots() <= 0,
+                f"{lane.task_type} has ready tasks while {agent} is free",
+            )
+
+
+def _hold(condition: bool, otherwise: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise InvariantBroken(otherwise)

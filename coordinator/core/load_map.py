@@ -1,0 +1,192 @@
+"""The load map: who can do what, and who runs what. Agents with equal capabilities form a class; a class knows its least loaded agent.
+
+The attempts in it follow from the state; sessions, limits and signs of life are volatile, rebuilt from Hellos.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from itertools import count
+
+from coordinator.core.model import INFINITY, Attempt
+from coordinator.core.ready_queue import LaneHeap
+
+
+class AgentStatus(Enum):
+    """How an agent is."""
+
+    CONNECTED = 1
+    DISCONNECTED = 2  # its stream is gone; its grace or its leases still run
+    DRAINING = 3  # connected, and takes nothing new
+
+
+class Agent:
+    """One agent: its session and what it runs."""
+
+    __slots__ = (
+        "capabilities",
+        "capacity",
+        "due_slot",
+        "free",
+        "grace_until_s",
+        "group",
+        "idle_rank",
+        "labels",
+        "loop_lag_s",
+        "name",
+        "nonce",
+        "ratio",
+        "ready_limit",
+        "running",
+        "sdk",
+        "session",
+        "since_ms",
+        "status",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nonce = ""
+        self.session = ""  # empty while disconnected
+        self.status = AgentStatus.DISCONNECTED
+        self.capabilities: frozenset[str] = frozenset()
+        self.labels: Mapping[str, str] = {}
+        self.capacity = 0
+        self.ready_limit = 0
+        self.sdk = ""
+        self.since_ms = 0
+        self.loop_lag_s = 0.0
+        self.grace_until_s = INFINITY
+        self.running: dict[int, Attempt] = {}  # by task number
+        self.group: AgentClass | None = None
+        self.ratio = -1.0  # the bucket it stands in; below 0 when it stands in none
+        self.idle_rank = 0  # the lower, the longer its load has been as it is
+        self.free = 0
+        self.due_slot = 0  # the timer wheel's: its grace
+
+    def free_slots(self) -> int:
+        """How many more attempts it may be given now: the scheduler's only test besides capability."""
+        if self.status is not AgentStatus.CONNECTED:
+            return 0
+        return min(self.capacity, self.ready_limit) - len(self.running)
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name} {self.status.name} {len(self.running)}/{self.capacity}>"
+
+
+class AgentClass:
+    """Agents with equal capabilities. Those with a free slot stand in buckets by load over capacity, the longest idle first."""
+
+    __slots__ = ("_buckets", "_moved", "_ranks", "_ratios", "agents", "capabilities", "lanes", "serial")
+
+    def __init__(self, capabilities: frozenset[str], serial: int, ranks: Iterator[int]) -> None:
+        self.capabilities = capabilities
+        self._ranks = ranks
+        self.serial = serial
+        self.agents: dict[str, Agent] = {}
+        self.lanes = LaneHeap()
+        self._buckets: dict[float, OrderedDict[str, Agent]] = {}
+        self._ratios: list[float] = []  # a heap of the buckets that exist
+        self._moved: dict[str, Agent] = {}  # agents whose load changed since they were last put into a bucket
+
+    def touch(self, agent: Agent) -> None:
+        """Its load or its limit changed: it is put right before the next pick, once however much changed."""
+        self._moved[agent.name] = agent
+
+    def remove(self, agent: Agent) -> None:
+        """It is no longer of this class."""
+        self._moved.pop(agent.name, None)
+        self._take_out(agent)
+        del self.agents[agent.name]
+
+    def least_loaded(self) -> Agent | None:
+        """The agent with a free slot and the lowest load over capacity; None when none has a free slot."""
+        if self._moved:
+            for agent in self._moved.values():
+                self._put(agent)
+            self._moved.clear()
+        while self._ratios:
+            bucket = self._buckets[self._ratios[0]]
+            if bucket:
+                return next(iter(bucket.values()))
+            del self._buckets[heapq.heappop(self._ratios)]
+        return None
+
+    def _put(self, agent: Agent) -> None:
+        self._take_out(agent)
+        agent.free = agent.free_slots()
+        if agent.free > 0:
+            ratio = agent.ratio = len(agent.running) / agent.capacity
+            bucket = self._buckets.get(ratio)
+            if bucket is None:
+                bucket = self._buckets[ratio] = OrderedDict()
+                heapq.heappush(self._ratios, ratio)
+            bucket[agent.name] = agent
+            agent.idle_rank = next(self._ranks)
+
+    def _take_out(self, agent: Agent) -> None:
+        if agent.ratio >= 0:
+            self._buckets[agent.ratio].pop(agent.name, None)
+            agent.ratio = -1.0
+
+
+class LoadMap:
+    """The agents of a namespace, and their classes by capability."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, Agent] = {}
+        self.by_session: dict[str, Agent] = {}
+        self._classes: dict[frozenset[str], AgentClass] = {}
+        self._capable: dict[str, list[AgentClass]] = {}
+        self._serial = 0
+        self._ranks = count()
+
+    def capable(self, task_type: str) -> list[AgentClass]:
+        """The classes that can run a type; they may be without a free slot."""
+        return self._capable.get(task_type, [])
+
+    def agent(self, name: str) -> Agent:
+        """The agent of that name, made if need be."""
+        agent = self.agents.get(name)
+        if agent is None:
+            agent = self.agents[name] = Agent(name)
+        return agent
+
+    def join(self, agent: Agent, capabilities: Iterable[str]) -> AgentClass:
+        """Puts an agent into the class of its capabilities, and answers it."""
+        wanted = frozenset(capabilities)
+        group = self._classes.get(wanted)
+        if group is None:
+            self._serial += 1
+            group = self._classes[wanted] = AgentClass(wanted, self._serial, self._ranks)
+            for task_type in wanted:
+                self._capable.setdefault(task_type, []).append(group)
+        if agent.group is not group:
+            self.leave(agent)
+            agent.group = group
+            group.agents[agent.name] = agent
+        agent.capabilities = wanted
+        group.touch(agent)
+        return group
+
+    def leave(self, agent: Agent) -> None:
+        """Takes an agent out of its class: it can't be given work until it joins again."""
+        group = agent.group
+        if group is None:
+            return
+        group.remove(agent)
+        agent.group = None
+        if not group.agents:
+            del self._classes[group.capabilities]
+            for task_type in group.capabilities:
+                self._capable[task_type].remove(group)
+                if not self._capable[task_type]:
+                    del self._capable[task_type]
+
+    def remove(self, agent: Agent) -> None:
+        """Forgets an agent that runs nothing."""
+        self.leave(agent)
+        self.agents.pop(agent.name, None)
+        if self.by_session.get(agent.session) is agent:
+            del self.by_session[agent.session]

@@ -1,0 +1,253 @@
+"""The nouns of the core: tasks, attempts, policies, failures. What is journalled is in `Task`; what isn't is in `Attempt` and `Agent`."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+FENCES_PER_EPOCH_BITS = 20
+
+
+class Now(NamedTuple):
+    """The two kinds of time.
+
+    `mono_s` counts durations and stands still while the engine is stalled or its store is out; `date_ms` is the store's clock,
+    milliseconds since 1970, carried forward and never backwards.
+    """
+
+    mono_s: float
+    date_ms: int
+
+
+class Priority(IntEnum):
+    """How urgent a task is."""
+
+    LOW = 1
+    NORMAL = 2
+    HIGH = 3
+    CRITICAL = 4
+
+
+class TaskState(Enum):
+    """Where a task is in its life (DESIGN: "A task's life")."""
+
+    PENDING = 1
+    RUNNING = 2
+    RETRYING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+
+WAITING = (TaskState.PENDING, TaskState.RETRYING)
+ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+
+
+class FailureKind(Enum):
+    """What kind of thing went wrong; the numbers are those of muster.v1.FailureKind."""
+
+    APPLICATION = 1
+    RUN_TIMEOUT = 2
+    PROGRESS_TIMEOUT = 3
+    LEASE_LOST = 4
+    UNDELIVERED = 5
+    RATE_LIMITED = 6
+    PROVIDER_UNAVAILABLE = 7
+    PROVIDER_REJECTED = 8
+    NO_HANDLER = 9
+    CANCELLED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt, or a task, failed."""
+
+    kind: FailureKind
+    message: str
+    error_type: str = ""
+    stack_trace: str = ""
+    non_retryable: bool = False
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt consumed at one model."""
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is; `total` is 0 when unknown."""
+
+    current: float
+    total: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How failed attempts are repeated. Backoff bound k is `initial * multiplier ** k`, at most `max`."""
+
+    max_retries: int = 3
+    initial_backoff_s: float = 1.0
+    max_backoff_s: float = 60.0
+    multiplier: float = 2.0
+    max_crashes: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the core needs to know of the deployment. All durations in seconds."""
+
+    lease_s: float = 30.0  # an attempt is given up when nothing was heard of it for this long
+    renew_period_s: float = 10.0  # three tries within a lease
+    ack_timeout_s: float = 10.0  # an assignment that no agent acknowledged goes to another
+    session_grace_s: float = 15.0  # a broken stream may come back for this long: longer than an agent's reconnect backoff
+    max_deliveries: int = 5  # G9: then a task that is never acknowledged is a dead letter
+    max_live_tasks: int = 2_000_000  # G7: about 1 KiB each
+    max_chunk_bytes: int = 256 * 1024  # stored partial output per attempt
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+class Spec:
+    """A task as its client described it, with defaults filled in. Immutable by convention; `request` is the submitted message's bytes."""
+
+    __slots__ = ("priority", "progress_timeout_s", "request", "retry", "run_timeout_s", "task_id", "task_type")
+
+    def __init__(
+        self,
+        task_id: str,
+        task_type: str,
+        priority: int,
+        request: bytes,
+        retry: RetryPolicy,
+        run_timeout_s: float | None = None,
+        progress_timeout_s: float | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.task_type = task_type
+        self.priority = priority
+        self.request = request
+        self.retry = retry
+        self.run_timeout_s = run_timeout_s
+        self.progress_timeout_s = progress_timeout_s
+
+
+class Task:
+    """One live task: everything here is durable, and written by `evolve` alone."""
+
+    __slots__ = (
+        "acknowledged",
+        "agent",
+        "attempt",
+        "cancel_reason",
+        "changed_ms",
+        "checkpoint",
+        "chunk_end",
+        "chunks",
+        "crashes",
+        "created_ms",
+        "ended_ms",
+        "failure",
+        "fence",
+        "number",
+        "outcome",
+        "place",
+        "ready_at_ms",
+        "result_fence",
+        "retries",
+        "run",
+        "spec",
+        "started_ms",
+        "state",
+        "undelivered",
+        "usage",
+    )
+
+    def __init__(self, number: int, spec: Spec, created_ms: int) -> None:
+        self.number = number  # grows by one per task of the namespace; how the journal names it
+        self.spec = spec
+        self.state = TaskState.PENDING
+        self.place = number  # its place among its equals, fixed when it first becomes ready
+        self.run = 1
+        self.attempt = 0  # attempts begun in this run
+        self.fence = 0
+        self.agent = ""  # of the present or the last attempt
+        self.acknowledged = False  # the present attempt's assignment has arrived
+        self.retries = 0
+        self.crashes = 0
+        self.undelivered = 0
+        self.created_ms = created_ms
+        self.changed_ms = created_ms  # by the last event that a watcher would want to hear of
+        self.started_ms = 0
+        self.ended_ms = 0
+        self.ready_at_ms = 0
+        self.failure: Failure | None = None
+        self.cancel_reason: str | None = None  # not None: a cancel was recorded
+        self.checkpoint = b""
+        self.chunks: bytearray | None = None
+        self.chunk_end = 0  # bytes of output that the present attempt has emitted, stored or not
+        self.usage: tuple[Usage, ...] = ()
+        self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
+        self.result_fence = 0  # once ended: the fence whose result was accepted
+
+    def snapshot(self) -> "Task":
+        """A copy that stays as the task is now. What was emitted so far is left out: it is told piece by piece."""
+        twin = copy.copy(self)
+        twin.chunks = None
+        return twin
+
+    def __repr__(self) -> str:
+        return f"<Task {self.spec.task_id} {self.state.name} run={self.run} attempt={self.attempt} fence={self.fence:#x}>"
+
+
+def next_fence(last: int, epoch: int) -> int:
+    """The fence of a task's next attempt: above its last one, and above all of earlier epochs. 2**20 attempts fit into an epoch."""
+    return max(last + 1, epoch << FENCES_PER_EPOCH_BITS)
+
+
+class Attempt:
+    """The volatile side of a running task: deadlines and signs of life. Rebuilt after a restart with fresh deadlines."""
+
+    __slots__ = (
+        "ack_until_s",
+        "cancel_delivered",
+        "due_slot",
+        "lease_until_s",
+        "progress",
+        "progress_until_s",
+        "run_until_s",
+        "started_s",
+        "task",
+        "usage",
+    )
+
+    def __init__(self, task: Task, started_s: float, lease_until_s: float, ack_until_s: float) -> None:
+        spec = task.spec
+        self.task = task
+        self.started_s = started_s
+        self.lease_until_s = lease_until_s
+        self.ack_until_s = ack_until_s  # infinity once acknowledged
+        self.run_until_s = INFINITY if spec.run_timeout_s is None else started_s + spec.run_timeout_s
+        self.progress_until_s = INFINITY if spec.progress_timeout_s is None else started_s + spec.progress_timeout_s
+        self.progress: Progress | None = None
+        self.usage: Sequence[Usage] = ()
+        self.cancel_delivered = False
+        self.due_slot = 0  # the timer wheel's
+
+    def has_arrived(self) -> bool:
+        """Whether the agent has acknowledged the assignment."""
+        return self.ack_until_s == INFINITY
+
+    def due_s(self) -> float:
+        """When the first of its deadlines passes."""
+        return min(self.lease_until_s, self.ack_until_s, self.run_until_s, self.progress_until_s)
+
+
+INFINITY = float("inf")

@@ -1,0 +1,171 @@
+"""A namespace's scheduler: the durable state, what is derived from it, and the volatile load map, kept in step.
+
+It decides nothing itself: submits, reports, sessions, ticks and placement are functions over it, each in its own module. All of
+them change durable state through `apply` alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.core.effects import Effect, TaskChanged, TaskEnded
+from coordinator.core.events import Acknowledged, ChunkStored, Event
+from coordinator.core.evolve import evolve
+from coordinator.core.load_map import Agent, AgentClass, LoadMap
+from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
+from coordinator.core.ready_queue import Lane, ReadyQueue
+from coordinator.core.state import State
+from coordinator.core.timers import TimerWheel
+
+
+class Backoff:
+    """A waiting task's place in the wheel of dates. It outlives a cancel, and then does nothing."""
+
+    __slots__ = ("due_slot", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.due_slot = 0
+
+
+@dataclass(slots=True)
+class Totals:
+    """What has happened since this coordinator took the shard."""
+
+    submitted: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    crashed: int = 0
+    stale_results: int = 0
+
+
+class Scheduler:
+    """One namespace's scheduler.
+
+    Args:
+        settings: durations and limits.
+        epoch: of the coordinator that owns the shard; fences begin with it.
+        jitter: draws the next number in [0, 1) for backoffs; the result is recorded in the event.
+        state: what the journal says; empty for a new namespace.
+    """
+
+    def __init__(self, *, settings: Settings, epoch: int, jitter: Callable[[], float], state: State | None = None) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.jitter = jitter
+        self.state = state or State()
+        self.ready = ReadyQueue()
+        self.load = LoadMap()
+        self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
+        self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
+        self.backoffs: dict[int, Backoff] = {}
+        self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
+        self.awake: dict[AgentClass, None] = {}  # classes that may have both a free slot and a ready task
+        self.totals = Totals()
+        self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
+        self.watch_all = False  # somebody follows a filter: every task's changes
+        self.events: list[Event] = []
+        self.effects: list[Effect] = []
+
+    def apply(self, event: Event, now: Now) -> Task:
+        """Makes a decision part of the durable state, to be journalled, and answers its task."""
+        task = evolve(self.state, event, now.date_ms)
+        self.events.append(event)
+        if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
+            self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
+        return task
+
+    def is_watched(self, task: Task) -> bool:
+        """Whether somebody wants to hear of this task's changes."""
+        return self.watch_all or task.spec.task_id in self.watched_ids
+
+    def enqueue(self, task: Task, now: Now) -> None:
+        """A task waits now: in its lane, or for its date."""
+        if task.ready_at_ms > now.date_ms:
+            backoff = self.backoffs[task.number] = Backoff(task)
+            self.dates.arm(backoff, task.ready_at_ms)
+            return
+        lane = self.ready.add(task)
+        if lane is not None:
+            self.offer(lane)
+
+    def offer(self, lane: Lane) -> None:
+        """A lane has a better head than before: the classes that can take it must know."""
+        head = lane.head()
+        if head is not None:
+            for group in self.load.capable(lane.task_type):
+                group.lanes.offer(lane, head[0])
+                self.awake[group] = None
+
+    def release(self, task: Task) -> Attempt | None:
+        """A running task's attempt is over: frees its slot. Answers the attempt, if the load map had it."""
+        agent = self.load.agents.get(task.agent)
+        attempt = agent.running.pop(task.number, None) if agent is not None else None
+        if agent is None or attempt is None:
+            return None
+        self.liveness.disarm(attempt)
+        self.unjournalled_acks.pop(task.number, None)
+        if agent.group is not None:
+            agent.group.touch(agent)
+            self.awake[agent.group] = None
+        return attempt
+
+    def ended(self, task: Task) -> None:
+        """A task has just reached its end by an event."""
+        match task.state:
+            case TaskState.COMPLETED:
+                self.totals.completed += 1
+            case TaskState.FAILED:
+                self.totals.failed += 1
+            case _:
+                self.totals.cancelled += 1
+        self.effects.append(TaskEnded(task))
+
+    def after_attempt(self, task: Task, now: Now) -> None:
+        """An attempt's end was applied: the task waits again, or has ended."""
+        if task.state in ENDED:
+            self.ended(task)
+        else:
+            self.enqueue(task, now)
+
+    def take(self) -> tuple[list[Event], list[Effect]]:
+        """What was decided since the last call."""
+        events, effects = self.events, self.effects
+        self.events, self.effects = [], []
+        return events, effects
+
+    def next_due(self) -> tuple[float | None, float | None]:
+        """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
+        return self.liveness.next_due(), self.dates.next_due()
+
+    def rebuild(self, now: Now) -> None:
+        """Derives queue, load map and timers from the state, after recovery.
+
+        Every deadline starts anew: nothing is given up before one lease has passed.
+        """
+        until_s = now.mono_s + self.settings.lease_s
+        for task in self.state.tasks.values():
+            if task.state in WAITING:
+                self.enqueue(task, now)
+                continue
+            agent = self.load.agent(task.agent)
+            agent.since_ms = now.date_ms
+            attempt = Attempt(task, now.mono_s, until_s, INFINITY if task.acknowledged else until_s)
+            attempt.run_until_s = max(attempt.run_until_s, until_s)
+            attempt.progress_until_s = max(attempt.progress_until_s, until_s)
+            agent.running[task.number] = attempt
+            self.liveness.arm(attempt, attempt.due_s())
+        for agent in self.load.agents.values():
+            agent.grace_until_s = until_s
+            self.liveness.arm(agent, until_s)
+
+    def extend_leases(self, now: Now) -> None:
+        """After an outage: every lease and every grace gets one more period."""
+        until_s = now.mono_s + self.settings.lease_s
+        for agent in self.load.agents.values():
+            if agent.due_slot:
+                agent.grace_until_s = max(agent.grace_until_s, until_s)
+            for attempt in agent.running.values():
+                attempt.lease_until_s = max(attempt.lease_until_s, until_s)
+                if attempt.ack_until_s < INFINITY:
+                    attempt.ack_until_s = max(attempt.ack_until_s, until_s)

@@ -1,0 +1,25 @@
+"""The durable state of a namespace: its live tasks. `evolve` alone writes it; nothing here knows agents' sessions or time."""
+
+from coordinator.core.model import Task
+
+
+class State:
+    """Live tasks by id and by number, and those whose end isn't settled yet."""
+
+    __slots__ = ("by_number", "ended", "next_number", "tasks")
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.by_number: dict[int, Task] = {}
+        self.next_number = 1
+        # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
+        self.ended: dict[str, Task] = {}
+
+    def find(self, task_id: str) -> Task | None:
+        """The task in memory, live or just ended."""
+        return self.tasks.get(task_id) or self.ended.get(task_id)
+
+    def settle(self, task: Task) -> None:
+        """Forgets an ended task: its record is in the store now."""
+        if self.ended.get(task.spec.task_id) is task:
+            del self.ended[task.spec.task_id]

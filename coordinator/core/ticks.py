@@ -1,0 +1,64 @@
+"""Time passes: backoffs end, and attempts are given up whose lease, acknowledgement, run or progress deadline has passed."""
+
+from coordinator.core.effects import StopAttempt
+from coordinator.core.events import Cost
+from coordinator.core.load_map import Agent
+from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
+from coordinator.core.reports import give_up, journal_acknowledgements
+from coordinator.core.scheduler import Scheduler
+
+
+def tick(scheduler: Scheduler, now: Now) -> None:
+    """Does what is due at `now`."""
+    journal_acknowledgements(scheduler, now)
+    for backoff in scheduler.dates.take_due(now.date_ms):
+        if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
+            scheduler.enqueue(backoff.task, now)
+    for item in scheduler.liveness.take_due(now.mono_s):
+        if isinstance(item, Attempt):
+            _attempt_due(scheduler, item, now)
+        else:
+            _grace_due(scheduler, item, now)
+
+
+def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    task = attempt.task
+    agent = scheduler.load.agents.get(task.agent)
+    if agent is None or agent.running.get(task.number) is not attempt:
+        return  # its agent's grace ended in this very tick
+    due_s = attempt.due_s()
+    if due_s > now.mono_s:  # renewed since it was armed
+        scheduler.liveness.arm(attempt, due_s)
+        return
+    if attempt.ack_until_s <= now.mono_s:
+        failure = Failure(FailureKind.UNDELIVERED, f"agent {task.agent} didn't acknowledge the assignment in time")
+        cost = Cost.DELIVERY
+    elif attempt.lease_until_s <= now.mono_s:
+        failure = Failure(FailureKind.LEASE_LOST, f"nothing was heard of agent {task.agent} for {scheduler.settings.lease_s:g} s")
+        cost = Cost.CRASH
+    elif attempt.run_until_s <= now.mono_s:
+        failure = Failure(FailureKind.RUN_TIMEOUT, f"the attempt ran longer than its run_timeout of {task.spec.run_timeout_s:g} s")
+        cost = Cost.RETRY
+    else:
+        failure = Failure(FailureKind.PROGRESS_TIMEOUT, f"the attempt made no progress for {task.spec.progress_timeout_s:g} s")
+        cost = Cost.RETRY
+    fence = task.fence
+    give_up(scheduler, task, failure, cost, now)
+    if agent.session:
+        scheduler.effects.append(StopAttempt(agent.session, task.spec.task_id, fence, failure.message, lost=True))
+
+
+def _grace_due(scheduler: Scheduler, agent: Agent, now: Now) -> None:
+    if agent.session or agent.grace_until_s == INFINITY:
+        return
+    if agent.grace_until_s > now.mono_s:
+        scheduler.liveness.arm(agent, agent.grace_until_s)
+        return
+    for attempt in list(agent.running.values()):
+        if attempt.has_arrived():
+            failure = Failure(FailureKind.LEASE_LOST, f"agent {agent.name} went away and didn't come back")
+            give_up(scheduler, attempt.task, failure, Cost.CRASH, now)
+        else:
+            failure = Failure(FailureKind.UNDELIVERED, f"agent {agent.name} went away before it acknowledged the assignment")
+            give_up(scheduler, attempt.task, failure, Cost.DELIVERY, now)
+    scheduler.load.remove(agent)

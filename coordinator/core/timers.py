@@ -1,0 +1,61 @@
+"""A timer wheel: deadlines in slots of equal width. Arming and disarming cost the same however many deadlines wait."""
+
+import heapq
+from typing import Generic, Protocol, TypeVar
+
+
+class Timed(Protocol):
+    """What can wait in a wheel. It remembers its slot, so it waits in one wheel at a time; 0 means that it doesn't wait."""
+
+    due_slot: int
+
+
+T = TypeVar("T", bound=Timed)
+
+
+class TimerWheel(Generic[T]):
+    """Items by due time. An item may come out up to one slot late, never early.
+
+    Args:
+        slot_width: how much time a slot covers, in the unit of the due times.
+    """
+
+    def __init__(self, *, slot_width: float) -> None:
+        self._width = slot_width
+        self._slots: dict[int, dict[T, None]] = {}
+        self._order: list[int] = []  # a heap of the slots that exist, or existed
+
+    def arm(self, item: T, due: float) -> None:
+        """Lets `item` come out once `due` has passed."""
+        slot = int(due / self._width) + 1
+        item.due_slot = slot
+        items = self._slots.get(slot)
+        if items is None:
+            self._slots[slot] = {item: None}
+            heapq.heappush(self._order, slot)
+        else:
+            items[item] = None
+
+    def disarm(self, item: T) -> None:
+        """Takes `item` out, if it waits."""
+        items = self._slots.get(item.due_slot)
+        if items is not None:
+            items.pop(item, None)
+        item.due_slot = 0
+
+    def next_due(self) -> float | None:
+        """When the next slot is over; None when nothing waits."""
+        while self._order:
+            if self._slots[self._order[0]]:
+                return self._order[0] * self._width
+            del self._slots[heapq.heappop(self._order)]
+        return None
+
+    def take_due(self, now: float) -> list[T]:
+        """Takes out everything whose slot is over, in the order of the slots."""
+        due: list[T] = []
+        while self._order and self._order[0] * self._width <= now:
+            due.extend(self._slots.pop(heapq.heappop(self._order)))
+        for item in due:
+            item.due_slot = 0
+        return due

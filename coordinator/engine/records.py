@@ -1,0 +1,87 @@
+"""Look-ups of ended tasks' records: what gathers while one is under way goes out in the next, so that any number of callers costs
+one command at a time. While a look-up is open, no task that ended since is forgotten (DESIGN.md, "Terminal tasks")."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from coordinator.ports import ShardStore, StoreCorrupt, StoreOutage
+from coordinator.errors import Unavailable
+
+MAX_IDS = 1000  # per command: some hundred kilobytes of answers
+
+
+class RecordReader:
+    """Reads the records of ended tasks of one shard.
+
+    Args:
+        store: where they are.
+    """
+
+    def __init__(self, *, store: ShardStore) -> None:
+        self._store = store
+        self._asked: dict[tuple[str, str], asyncio.Future[bytes | None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._opened = 0
+        self._open: dict[int, None] = {}  # look-ups under way, oldest first
+        self._held: deque[tuple[int, Callable[[], None]]] = deque()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Around a look-up and the decision that rests on it: tasks that end meanwhile stay in memory for the decision to see."""
+        self._opened += 1
+        ticket = self._opened
+        self._open[ticket] = None
+        try:
+            yield
+        finally:
+            del self._open[ticket]
+            oldest = next(iter(self._open), self._opened + 1)
+            while self._held and self._held[0][0] < oldest:
+                self._held.popleft()[1]()
+
+    async def get(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
+        """The records, in the order of `task_ids`; None where there is none.
+
+        Raises:
+            Unavailable: the store can't be reached.
+        """
+        loop = asyncio.get_running_loop()
+        # One that is being read already was asked for before us, and may miss what has ended since: it isn't joined.
+        futures = [self._asked.setdefault((namespace, task_id), loop.create_future()) for task_id in task_ids]
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._read(), name="records.read")
+        return [await asyncio.shield(future) for future in futures]
+
+    def when_unneeded(self, forget: Callable[[], None]) -> None:
+        """Calls `forget` once every look-up that is open now has ended: at once when none is."""
+        if not self._open:
+            forget()
+        else:
+            self._held.append((self._opened, forget))
+
+    async def _read(self) -> None:
+        while self._asked:
+            batch = dict(list(self._asked.items())[:MAX_IDS])
+            for key in batch:
+                del self._asked[key]
+            by_namespace: dict[str, list[str]] = {}
+            for namespace, task_id in batch:
+                by_namespace.setdefault(namespace, []).append(task_id)
+            for namespace, task_ids in by_namespace.items():
+                try:
+                    records = await self._store.get_records(namespace, task_ids)
+                except (StoreOutage, StoreCorrupt) as error:
+                    for task_id in task_ids:
+                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({error}): try again"))
+                    continue
+                for task_id, record in zip(task_ids, records, strict=True):
+                    if not batch[namespace, task_id].done():
+                        batch[namespace, task_id].set_result(record)
+
+
+def _fail(future: asyncio.Future[bytes | None], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # its callers may be gone: then nobody else would look

@@ -1,0 +1,405 @@
+"""The single writer of a shard. Commands are decided and applied in memory at once; every answer waits for the commit that holds
+the decision. It must not know gRPC, nor which store it writes to."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded, WatchOpened
+from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.evolve import evolve
+from coordinator.core.model import Now, Settings
+from coordinator.core.placement import place
+from coordinator.core.scheduler import Scheduler
+from coordinator.core.state import State
+from coordinator.core.ticks import tick
+from coordinator.engine.commits import PendingCommit
+from coordinator.engine.namespace import Namespace
+from coordinator.engine.records import RecordReader
+from coordinator.engine.sinks import AgentSink, ClientSink
+from coordinator.engine.timekeeping import Timekeeper
+from coordinator.engine.watches import Watch, WatchEvent
+from coordinator.errors import NotFound, Unavailable
+from coordinator.ids import Entropy
+from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+
+log = logging.getLogger(__name__)
+
+DEFAULT_NAMESPACE = "default"
+READ_PAGE = 100  # journal entries per command while recovering: each may hold a megabyte
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an outage
+READS_FAIL_AFTER_S = 1.0
+MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
+
+
+class ShardLost(Exception):
+    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
+
+
+class Shard:
+    """One shard: its journal, its namespaces, and the loop that writes.
+
+    Args:
+        number: which shard it is.
+        store: its journal and records.
+        codec: how both are written.
+        settings: the core's durations and limits.
+        clock: the machine's clock of durations.
+        entropy: where jitter and commit nonces come from.
+        default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
+    """
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        store: ShardStore,
+        codec: JournalCodec,
+        settings: Settings,
+        clock: Clock,
+        entropy: Entropy,
+        default_here: bool = False,
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.records = RecordReader(store=store)
+        self.namespaces: dict[str, Namespace] = {}
+        self.agent_sinks: dict[str, AgentSink] = {}
+        self.client_sinks: set[ClientSink] = set()
+        self.outage_since_s: float | None = None
+        self.store = store
+        self._codec = codec
+        self._clock = clock
+        self._entropy = entropy
+        self._default_here = default_here
+        self._epoch = 0
+        self._sequence = 0  # of the last commit that is durable, or being written
+        self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
+        self._pending = PendingCommit(0)
+        self._writing: PendingCommit | None = None
+        self._wake = asyncio.Event()
+        self._serving = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = float("inf")
+
+    # --- life -----------------------------------------------------------------------------------------------------------------
+
+    async def run(self, started: asyncio.Event) -> None:
+        """Recovers the shard, sets `started`, and serves it until cancelled.
+
+        Raises:
+            ShardLost: another coordinator took it.
+        """
+        while True:
+            try:
+                await self._recover()
+            except StoreOutage as error:
+                log.warning("shard.waiting shard=%d reason=%s", self.number, error)
+                await asyncio.sleep(LAST_RETRY_S)
+                continue
+            started.set()
+            try:
+                await self._write()
+            except StoreCorrupt as error:
+                log.error("shard.rebuild shard=%d reason=%s", self.number, error)
+                self._stop_serving("the shard is being rebuilt from its journal: try again")
+            except BaseException:
+                self._stop_serving("this coordinator no longer serves the shard: connect again")
+                raise
+
+    async def _recover(self) -> None:
+        claim = await self.store.claim()
+        states: dict[str, tuple[State, int]] = {}
+        sequence = date_ms = 0
+        while page := await self.store.read(after=sequence, limit=READ_PAGE):
+            for sequence, blob in page:
+                date_ms = self._replay(self._codec.decode(blob), states)
+            await asyncio.sleep(0)  # other shards, and health checks
+        if sequence != claim.sequence:
+            raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
+        self._epoch, self._sequence = claim.epoch, sequence
+        self._time = Timekeeper(clock=self._clock, date_ms=max(date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
+        self._pending, self._writing = PendingCommit(0), None
+        self._serving = True
+        now = self.now()
+        for name, (state, created_ms) in states.items():
+            scheduler = self._add_namespace(name, created_ms, state).scheduler
+            scheduler.rebuild(now)
+        if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
+            self.create_namespace(DEFAULT_NAMESPACE)
+        log.info("shard.recovered shard=%d epoch=%d sequence=%d namespaces=%d", self.number, self._epoch, sequence, len(states))
+        self._arm_timer()
+
+    @staticmethod
+    def _replay(commit: Commit, states: dict[str, tuple[State, int]]) -> int:
+        for name, event in commit.events:
+            if isinstance(event, NamespaceCreated):
+                states[name] = (State(), commit.date_ms)
+                continue
+            state = states[name][0]
+            task = evolve(state, event, commit.date_ms)
+            if task.ended_ms:
+                state.settle(task)
+        return commit.date_ms
+
+    def _add_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
+        scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
+        namespace = self.namespaces[name] = Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
+        return namespace
+
+    def _stop_serving(self, message: str) -> None:
+        self._serving = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at_s = None, float("inf")
+        error = Unavailable(message, reason="SHARD_UNAVAILABLE")
+        for commit in (self._writing, self._pending):
+            if commit is not None:
+                commit.fail(error)
+        for sink in [*self.agent_sinks.values(), *self.client_sinks]:
+            sink.close(message)
+        for namespace in self.namespaces.values():
+            namespace.watches.close(message)
+        self.agent_sinks.clear()
+        self.client_sinks.clear()
+        self.namespaces.clear()
+        self.outage_since_s = None
+
+    # --- commands -------------------------------------------------------------------------------------------------------------
+
+    def now(self) -> Now:
+        """The time of a decision made now: all decisions of one commit have one date, so that replay repeats them exactly."""
+        now = self._time.now()
+        if not self._pending.events:
+            self._pending.date_ms = max(now.date_ms, self._pending.date_ms)
+        return Now(now.mono_s, self._pending.date_ms)
+
+    def namespace(self, name: str) -> Namespace:
+        """A namespace of this shard.
+
+        Raises:
+            NotFound: it doesn't exist.
+            Unavailable: the shard isn't served.
+        """
+        if not self._serving:
+            raise Unavailable("the shard is being recovered: try again", reason="SHARD_UNAVAILABLE")
+        namespace = self.namespaces.get(name)
+        if namespace is None:
+            raise NotFound(f"namespace {name!r} doesn't exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
+        return namespace
+
+    def require_current(self, namespace: Namespace) -> None:
+        """After a wait: the shard may have been rebuilt, and decisions on the old namespace would be lost.
+
+        Raises:
+            Unavailable: it was.
+        """
+        if self.namespaces.get(namespace.name) is not namespace:
+            raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
+
+    def require_store(self) -> None:
+        """For new writes, before anything is decided.
+
+        Raises:
+            Unavailable: the store is out.
+        """
+        if self.outage_since_s is not None:
+            raise Unavailable("the store can't be reached: nothing new is taken until it is back")
+
+    def create_namespace(self, name: str) -> Namespace:
+        """Makes a namespace, or answers the one that is there."""
+        namespace = self.namespaces.get(name)
+        if namespace is None:
+            namespace = self._add_namespace(name, self.now().date_ms, State())
+            self._pending.events.append((name, NamespaceCreated()))
+            self._wake.set()
+        return namespace
+
+    def decided(self, namespace: Namespace, now: Now) -> None:
+        """After commands on a namespace: places what became ready, and hands all that was decided to the next commit.
+
+        Raises:
+            Unavailable: the shard has been rebuilt since the namespace was looked up.
+        """
+        self.require_current(namespace)
+        scheduler = namespace.scheduler
+        if scheduler.awake:
+            place(scheduler, now)
+        events, effects = scheduler.take()
+        name, pending = namespace.name, self._pending
+        if events:
+            pending.events.extend([(name, event) for event in events])
+        if effects:
+            pending.effects.extend([(name, effect) for effect in effects])
+        if events or effects:
+            self._wake.set()
+        self._arm_timer()
+
+    def when_durable(self, answer: Callable[[], None]) -> None:
+        """Calls `answer` once everything that was decided so far is durable. Never, if the shard stops first: then streams are closed."""
+        self._pending.answers.append(answer)
+        self._wake.set()
+
+    async def durable(self) -> None:
+        """Waits until everything that was decided so far is durable: before any answer, a read's or a refusal's too.
+
+        Raises:
+            Unavailable: the store has been out for a second, or the shard stopped.
+        """
+        if self._writing is None and self._pending.is_empty():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.waiters.append(waiter)
+        self._wake.set()
+        while True:
+            timeout_s = None if self.outage_since_s is None else self.outage_since_s + READS_FAIL_AFTER_S - self._clock.now_s()
+            if timeout_s is not None and timeout_s <= 0:
+                raise Unavailable("the store can't be reached: try again")
+            done, _ = await asyncio.wait([waiter], timeout=READS_FAIL_AFTER_S if timeout_s is None else timeout_s)
+            if done:
+                return waiter.result()
+
+    async def durable_write(self) -> None:
+        """As `durable`, for the caller of a write: it waits for as long as the outage lasts, since it may have been written."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.waiters.append(waiter)
+        self._wake.set()
+        await waiter
+
+    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
+        """Begins a watch with the state as it is now; it is released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
+        self._pending.effects.append((namespace.name, effect))
+        self._wake.set()
+
+    # --- time -----------------------------------------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        """Sets the timer to the core's next deadline, and to a second at most."""
+        real_s = self._clock.now_s()
+        now = self._time.now()
+        wait_s = MAX_TICK_S
+        for namespace in self.namespaces.values():
+            mono_s, date_ms = namespace.scheduler.next_due()
+            if mono_s is not None:
+                wait_s = min(wait_s, mono_s - now.mono_s)
+            if date_ms is not None:
+                wait_s = min(wait_s, (date_ms - now.date_ms) / 1000)
+        at_s = real_s + max(wait_s, 0.0)
+        if self._timer is not None:
+            if at_s >= self._timer_at_s:
+                return
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = asyncio.get_running_loop().call_later(at_s - real_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at_s = None, float("inf")
+        stalled_s = self._time.observe()
+        if stalled_s:
+            log.warning("shard.stalled shard=%d stalled_s=%.2f", self.number, stalled_s)
+        if self.outage_since_s is None and not stalled_s:  # after a stall: first what has arrived meanwhile, then the deadlines
+            now = self.now()
+            for namespace in self.namespaces.values():
+                tick(namespace.scheduler, now)
+                self.decided(namespace, now)
+        self._arm_timer()
+
+    # --- the journal ----------------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Writes one commit after the other: what gathers while one is under way is the next."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            commit = self._pending
+            self._pending = PendingCommit(commit.date_ms)
+            self._writing = commit
+            if commit.events:
+                await self._append(commit)
+            self._writing = None
+            self._release(commit)
+
+    async def _append(self, commit: PendingCommit) -> None:
+        self._sequence += 1
+        blob = self._codec.encode(Commit(self._sequence, self._epoch, commit.date_ms, commit.events), self.settings.retry)
+        ended = [
+            EndedTask(name, effect.task.spec.task_id, self._codec.record_out(effect.task), effect.task.ended_ms)
+            for name, effect in commit.effects
+            if type(effect) is TaskEnded
+        ]
+        nonce = self._entropy.nonce()
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+            except StoreOutage as error:
+                self._outage(error)
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                continue
+            match appended.answer:
+                case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
+                    self._time.store_said(appended.date_ms)
+                    self._outage_over()
+                    return
+                case AppendAnswer.FENCED:
+                    raise ShardLost(f"shard {self.number} was taken over by another coordinator")
+                case AppendAnswer.DIVERGED:
+                    raise StoreCorrupt("the journal doesn't end where this coordinator left it")
+
+    def _outage(self, error: StoreOutage) -> None:
+        if self.outage_since_s is None:
+            log.error("store.out shard=%d reason=%s", self.number, error)
+            self.outage_since_s = self._clock.now_s()
+            self._time.freeze()
+
+    def _outage_over(self) -> None:
+        if self.outage_since_s is None:
+            return
+        log.warning("store.back shard=%d out_s=%.2f", self.number, self._clock.now_s() - self.outage_since_s)
+        self.outage_since_s = None
+        self._time.thaw()
+        now = self._time.now()
+        for namespace in self.namespaces.values():
+            namespace.scheduler.extend_leases(now)
+        self._arm_timer()
+
+    def _release(self, commit: PendingCommit) -> None:
+        """The commit is durable: carries out what was decided, in order, and lets the answers go."""
+        sinks = self.agent_sinks
+        for name, effect in commit.effects:
+            if type(effect) is Assign:
+                sink = sinks.get(effect.session)
+                if sink is not None:
+                    sink.assign(effect)
+            else:
+                self._carry_out(name, effect)
+        for answer in commit.answers:
+            answer()
+        for waiter in commit.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _carry_out(self, name: str, effect: Effect) -> None:
+        namespace = self.namespaces[name]
+        match effect:
+            case TaskEnded():
+                task, state = effect.task, namespace.scheduler.state
+                self.records.when_unneeded(lambda: state.settle(task))
+                namespace.deliver(task)
+            case TaskChanged() | ChunkEmitted() | ProgressMade():
+                namespace.watches.publish(effect)
+            case WatchOpened():
+                effect.begin()
+            case StopAttempt():
+                self._to_agent(effect.session, lambda sink: sink.stop(effect))
+            case DrainSession():
+                self._to_agent(effect.session, lambda sink: sink.drain(effect))
+            case CloseSession():
+                self._to_agent(effect.session, lambda sink: sink.supersede(effect.message))
+
+    def _to_agent(self, session: str, tell: Callable[[AgentSink], None]) -> None:
+        sink = self.agent_sinks.get(session)
+        if sink is not None:
+            tell(sink)

@@ -1,0 +1,53 @@
+"""The record of what a store was made for. Made at the first start, checked at every other."""
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from coordinator.journal.errors import StoreStartError
+from coordinator.journal.layout import FORMAT_VERSION, deployment_key
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What can't change once a store holds something: the format of its keys, and the number of shards that namespaces are spread over."""
+
+    format_version: int
+    shards: int
+
+
+async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deployment:
+    """The store's record, made now if it has none.
+
+    Args:
+        client: answers bytes.
+        prefix: of the keys.
+        shards: as configured.
+
+    Raises:
+        StoreStartError: the store was made by a newer release, or for another number of shards.
+        redis.exceptions.RedisError: it doesn't answer.
+    """
+    key = deployment_key(prefix)
+    fields = await client.hgetall(key)
+    if not fields:  # a full store refuses writes, but can be opened again
+        async with client.pipeline(transaction=True) as transaction:
+            transaction.hsetnx(key, "format_version", str(FORMAT_VERSION))
+            transaction.hsetnx(key, "shards", str(shards))
+            transaction.hgetall(key)
+            *_, fields = await transaction.execute()
+    try:
+        deployment = Deployment(format_version=int(fields[b"format_version"]), shards=int(fields[b"shards"]))
+    except (KeyError, ValueError) as error:
+        raise StoreStartError(f"the store's {key} can't be read: is {prefix!r} the key prefix of something else?") from error
+    if deployment.format_version > FORMAT_VERSION:
+        raise StoreStartError(
+            f"the store was written by a newer release of Muster (format {deployment.format_version}; "
+            f"this one reads up to {FORMAT_VERSION}): upgrade this coordinator"
+        )
+    if deployment.shards != shards:
+        raise StoreStartError(
+            f"the store was made with {deployment.shards} shards, and this coordinator is set to {shards}: "
+            f"start it with --shards {deployment.shards}, or use another store or key prefix"
+        )
+    return deployment

@@ -1,0 +1,149 @@
+"""Where everything lies in Redis, and in which format. Owns every key name and the bytes of the index of ended tasks; does no I/O.
+
+With the key prefix `muster`, shard 3 is
+
+    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit
+    muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes
+    muster:{s3}:task:<namespace>:<id>      string  an ended task: 8 bytes of marker, then its record
+    muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
+    muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held
+
+and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
+
+All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's
+id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
+
+A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the
+record and in the index line, and tells the line of a task's last end from lines of earlier ones: a task that was redriven and ended
+again has a line for each end, but one record. An earlier line that expires leaves the record alone.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from coordinator.ports import EndedEntry, EndedTask
+
+FORMAT_VERSION = 1
+"""Of everything in this module. A store with a higher one is refused."""
+
+JOURNAL_FIELD = b"c"
+"""The one field of a journal entry."""
+
+MARKER_BYTES = 8
+"""What stands before a record."""
+
+_LINE = struct.Struct(">8sQI")  # marker, end in milliseconds, size of the record; the task's id follows in UTF-8
+_PLACE_BITS = 20  # a commit ends fewer than a million tasks
+
+
+def shard_of(namespace: str, *, shards: int) -> int:
+    """The shard a namespace lives in: CRC-32 (as in zlib) of its UTF-8 name, modulo the number of shards. Never to change."""
+    return zlib.crc32(namespace.encode()) % shards
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKeys:
+    """The names of one shard's keys.
+
+    Args:
+        prefix: what all keys of a deployment begin with, without braces.
+        shard: the shard's number, from 0.
+    """
+
+    prefix: str
+    shard: int
+
+    def __post_init__(self) -> None:
+        check_prefix(self.prefix)
+
+    @property
+    def _tag(self) -> str:
+        return f"{self.prefix}:{{s{self.shard}}}"
+
+    @property
+    def head(self) -> str:
+        """Who owns the shard, and its last commit."""
+        return f"{self._tag}:head"
+
+    @property
+    def journal(self) -> str:
+        """The commits."""
+        return f"{self._tag}:journal"
+
+    def tasks(self, namespace: str) -> str:
+        """What the keys of a namespace's records begin with: the task's id follows."""
+        return f"{self._tag}:task:{namespace}:"
+
+    def ended(self, namespace: str) -> str:
+        """The index of a namespace's ended tasks."""
+        return f"{self._tag}:ended:{namespace}"
+
+    def counters(self, namespace: str) -> str:
+        """What was removed from the index, and the size of what it still lists."""
+        return f"{self._tag}:counters:{namespace}"
+
+
+def deployment_key(prefix: str) -> str:
+    """The key of the deployment's record."""
+    check_prefix(prefix)
+    return f"{prefix}:deployment"
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises ValueError for a key prefix that is empty, or would break the hash tags."""
+    if not prefix or "{" in prefix or "}" in prefix:
+        raise ValueError(f"the key prefix {prefix!r} must not be empty or contain braces")
+
+
+def marker(sequence: int, place: int) -> bytes:
+    """The marker of the task that ended in commit `sequence` at `place`, counted from 0."""
+    return (sequence << _PLACE_BITS | place).to_bytes(MARKER_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTasks:
+    """Tasks of one namespace that ended in one commit, as they are stored. The lists have one element for each task.
+
+    Attributes:
+        keys: of the records.
+        lines: of the index.
+        values: the records, each behind its marker.
+        record_bytes: the size of all records.
+    """
+
+    keys: list[str]
+    lines: list[bytes]
+    values: list[bytes]
+    record_bytes: int
+
+
+def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix: str) -> PackedTasks:
+    """Packs tasks of one namespace, each given with its place in commit `sequence`. `prefix` is what the keys of its records begin with."""
+    # The one loop of an append over its tasks: 0.3 us a task written out like this; a function for each part would triple it.
+    keys: list[str] = []
+    lines: list[bytes] = []
+    values: list[bytes] = []
+    record_bytes = 0
+    first = sequence << _PLACE_BITS
+    pack = _LINE.pack
+    for place, task in tasks:
+        record, task_id, size = task.record, task.task_id, len(task.record)
+        task_marker = (first | place).to_bytes(MARKER_BYTES)
+        keys.append(prefix + task_id)
+        lines.append(pack(task_marker, task.end_ms, size) + task_id.encode())
+        values.append(task_marker + record)
+        record_bytes += size
+    return PackedTasks(keys=keys, lines=lines, values=values, record_bytes=record_bytes)
+
+
+def unpack_line(line: bytes, *, position: int) -> EndedEntry:
+    """What a line of the index says. Raises struct.error or UnicodeDecodeError when it isn't one."""
+    _, end_ms, record_bytes = _LINE.unpack_from(line)
+    return EndedEntry(position=position, task_id=line[_LINE.size :].decode(), end_ms=end_ms, record_bytes=record_bytes)
+
+
+def marker_of_line(line: bytes) -> bytes:
+    """The marker that a line of the index begins with."""
+    return line[:MARKER_BYTES]

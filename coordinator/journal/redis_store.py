@@ -1,0 +1,156 @@
+"""A shard in Redis or Valkey. Owns the calls and their arguments; key names are in `layout`, the Lua in `scripts`."""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+
+from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, unpack_line
+from coordinator.journal.ordered_connection import OrderedConnection
+from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.retention import count_expired
+from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, Script
+from coordinator.ports import AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
+
+_ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
+_MGET_KEYS = 1000  # one command blocks the server for under a millisecond
+
+
+class RedisShardStore:
+    """Implements `coordinator.ports.ShardStore`.
+
+    Writes go over a connection of this shard's own, in order; reads over another. Nothing is retried here: the caller repeats a call that
+    raised StoreOutage, and finds a new connection by then if there is a server.
+
+    Args:
+        pool: makes the connections: they answer bytes (no decode_responses), retry nothing, and have no time-out but for connecting.
+        keys: the shard's.
+        new_nonce: makes the random part of an owner's token, different at each call.
+        call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
+    """
+
+    def __init__(self, *, pool: ConnectionPool, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
+        self._keys = keys
+        self._new_nonce = new_nonce
+        # Writes don't wait behind reads, nor reads behind writes.
+        self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._token = ""  # no owner has an empty token: before a claim every append is FENCED
+
+    async def claim(self) -> Claim:
+        """See ShardStore."""
+        nonce = self._new_nonce()
+        with as_store_errors():
+            epoch, sequence, date_ms = await self._writes.run(CLAIM, keys=(self._keys.head, self._keys.journal), arguments=(nonce,))
+        self._token = f"{epoch}:{nonce}"
+        return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms)
+
+    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+        """See ShardStore."""
+        by_namespace: dict[str, list[tuple[int, EndedTask]]] = {}
+        for place in enumerate(ended):
+            by_namespace.setdefault(place[1].namespace, []).append(place)
+        keys = [self._keys.head, self._keys.journal]
+        arguments: list[Any] = [self._token, sequence, sequence - 1, commit_nonce, blob, len(by_namespace)]
+        groups = [pack_tasks(tasks, sequence=sequence, prefix=self._keys.tasks(namespace)) for namespace, tasks in by_namespace.items()]
+        for namespace, group in zip(by_namespace, groups, strict=True):
+            keys += (self._keys.ended(namespace), self._keys.counters(namespace))
+            arguments += (len(group.keys), group.record_bytes)
+        for group in groups:
+            keys += group.keys
+            arguments += group.lines
+        for group in groups:
+            arguments += group.values
+        with as_store_errors():
+            answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
+        return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+
+    async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """See ShardStore."""
+        entries = await self._read("XRANGE", self._keys.journal, f"{after + 1}-0", "+", "COUNT", limit)
+        return [_entry(entry) for entry in entries]
+
+    async def first_sequence(self) -> int:
+        """See ShardStore."""
+        entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
+        return _entry(entries[0])[0] if entries else 0
+
+    async def get_records(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
+        """See ShardStore."""
+        prefix = self._keys.tasks(namespace)
+        records: list[bytes | None] = []
+        for start in range(0, len(task_ids), _MGET_KEYS):
+            found = await self._read("MGET", *(prefix + task_id for task_id in task_ids[start : start + _MGET_KEYS]))
+            records.extend(None if value is None else value[MARKER_BYTES:] for value in found)
+        return records
+
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+        """See ShardStore."""
+        first, *rest = await self._run_read(
+            LIST_ENDED,
+            keys=(self._keys.ended(namespace), self._keys.counters(namespace)),
+            arguments=("" if before is None else before, limit),
+        )
+        entries = _entries(rest[0], base=first) if rest else []
+        entries.reverse()
+        return entries
+
+    async def count_ended(self, namespace: str) -> int:
+        """See ShardStore."""
+        count: int = await self._read("LLEN", self._keys.ended(namespace))
+        return count
+
+    async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
+        """See ShardStore. Answers 0 as well when the shard has another owner: the next append says so."""
+        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
+        base, held_bytes, held, date_ms, lines = await self._run_read(OLDEST_ENDED, keys=(ended, counters), arguments=(limit,))
+        entries = _entries(lines, base=base)
+        expired = count_expired(entries, held=held, held_bytes=held_bytes, retention=retention, date_ms=date_ms)
+        if not expired:
+            return 0
+        prefix = self._keys.tasks(namespace)
+        with as_store_errors():
+            removed: int = await self._writes.run(
+                EXPIRE_ENDED,
+                keys=[self._keys.head, ended, counters, *(prefix + entry.task_id for entry in entries[:expired])],
+                arguments=[
+                    self._token,
+                    base,
+                    -sum(entry.record_bytes for entry in entries[:expired]),
+                    *(marker_of_line(line) for line in lines[:expired]),
+                ],
+            )
+        return removed
+
+    async def now_ms(self) -> int:
+        """See ShardStore."""
+        seconds, microseconds = await self._read("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def close(self) -> None:
+        """Closes the shard's connections."""
+        await self._writes.close()
+        await self._reads.close()
+
+    async def _read(self, *command: str | int) -> Any:
+        with as_store_errors():
+            return await self._reads.call(*command)
+
+    async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        with as_store_errors():
+            return await self._reads.run(script, keys=keys, arguments=arguments)
+
+
+def _entry(entry: tuple[bytes, list[bytes]]) -> tuple[int, bytes]:
+    entry_id, fields = entry
+    if len(fields) != 2 or fields[0] != JOURNAL_FIELD:
+        raise StoreCorrupt(f"the journal holds an entry {entry_id!r} that isn't a commit")
+    return int(entry_id.partition(b"-")[0]), fields[1]
+
+
+def _entries(lines: Sequence[bytes], *, base: int) -> list[EndedEntry]:
+    try:
+        return [unpack_line(line, position=base + index) for index, line in enumerate(lines)]
+    except (struct.error, UnicodeDecodeError) as error:
+        raise StoreCorrupt("the index of ended tasks holds a line that can't be read") from error

@@ -1,0 +1,31 @@
+"""Which ended tasks go: the rule, shared by every store. Pure."""
+
+from collections.abc import Sequence
+
+from coordinator.ports import EndedEntry, Retention
+
+MIN_RETAINED_MS = 10 * 60 * 1000
+"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
+
+
+def count_expired(oldest: Sequence[EndedEntry], *, held: int, held_bytes: int, retention: Retention, date_ms: int) -> int:
+    """How many of the oldest ended tasks of a namespace a bound no longer covers.
+
+    Args:
+        oldest: the first lines of the index, in order: no more than these are counted.
+        held: how many tasks the index lists.
+        held_bytes: the size of their records.
+        retention: the bounds.
+        date_ms: the store's time.
+    """
+    expired = 0
+    for entry in oldest:
+        age_ms = date_ms - entry.end_ms
+        if age_ms < MIN_RETAINED_MS:
+            break
+        if age_ms <= retention.max_age_ms and held <= retention.max_count and held_bytes <= retention.max_bytes:
+            break
+        held -= 1
+        held_bytes -= entry.record_bytes
+        expired += 1
+    return expired

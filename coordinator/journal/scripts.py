@@ -1,0 +1,155 @@
+"""The scripts that change a shard, each atomic on the server. Owns the Lua; knows key names only as arguments.
+
+A Redis script that fails midway keeps what it wrote, so every script checks everything that can be wrong before its first write, and
+the head, which says that a commit is there, is written last. What a script may touch is declared in KEYS, as Redis Cluster wants it.
+
+The flags in the first line are Redis 7.0's: without `allow-oom` a script is refused as a whole when memory is full, before it runs.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest by which a server finds it in its cache."""
+
+    source: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+
+
+CLAIM: Final = Script("""#!lua flags=allow-oom
+-- Takes the shard. KEYS: head, journal. ARGV: nonce of the new owner.
+-- Answers the epoch, the last sequence, and the time in ms; or an error when head and journal disagree.
+local head = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+local sequence = head[2] or '0'
+local last = '0-0'
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i + 1] end
+  end
+end
+if last ~= sequence .. '-0' then
+  return redis.error_reply('CORRUPT the head is at ' .. sequence .. '-0, but the journal ends at ' .. last)
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local epoch = math.max(tonumber(head[1] or '0') + 1, now)
+local epoch_text = string.format('%.0f', epoch)
+redis.call('HSET', KEYS[1], 'epoch', epoch_text, 'token', epoch_text .. ':' .. ARGV[1], 'sequence', sequence)
+return {epoch, tonumber(sequence), now}
+""")
+
+# Figures, on 2 cores of a machine with other work, embedded Valkey 9.1 with fsync always, CPU of each side, over a unix socket:
+#   a commit of 100 kB that ends no task         0.11 ms here, 0.35 to 0.45 ms in the server: 0.5 us an event at 1,000 events
+#   the same, ending 1,000 tasks of 440 bytes    1.5 to 2.2 ms here, 5.1 to 6.1 ms in the server: 7 to 8 us a record
+#   a commit of 100 bytes                        0.09 ms here, 0.15 ms in the server, 0.35 ms until it is answered
+# MSET takes a seventh less of the server than a SET for each record. Passing the records as one packed argument and unpacking them in Lua
+# was within 10 % of passing them as they are, and would hide the keys.
+APPEND: Final = Script("""#!lua
+-- Writes one commit. KEYS: head, journal, then for each namespace with ended tasks its list and its counters, then all record keys.
+-- ARGV: token, sequence, previous sequence, commit nonce, commit, number of namespaces, then for each namespace how many tasks and how
+-- many bytes, then all index lines, then all records.
+-- Answers what became of it, and the time in ms.
+local function answer(what)
+  local time = redis.call('TIME')
+  return {what, time[1] * 1000 + math.floor(time[2] / 1000)}
+end
+
+local head = redis.call('HMGET', KEYS[1], 'token', 'sequence', 'nonce')
+if head[1] ~= ARGV[1] then return answer('FENCED') end
+if head[2] == ARGV[2] and head[3] == ARGV[4] then return answer('ALREADY_MINE') end
+if head[2] ~= ARGV[3] then return answer('DIVERGED') end
+
+local namespaces = tonumber(ARGV[6])
+local first_key = 3 + 2 * namespaces
+local first_line = 7 + 2 * namespaces
+local tasks = #KEYS - first_key + 1
+if #ARGV ~= first_line - 1 + 2 * tasks then return redis.error_reply('CORRUPT the arguments do not match the keys') end
+local counted = 0
+for i = 1, namespaces do
+  local list = redis.call('TYPE', KEYS[1 + 2 * i]).ok
+  if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[1 + 2 * i] .. ' is a ' .. list) end
+  local bytes = redis.call('HGET', KEYS[2 + 2 * i], 'bytes')
+  if bytes and not string.match(bytes, '^%d+$') then
+    return redis.error_reply('CORRUPT ' .. KEYS[2 + 2 * i] .. ' has no number of bytes')
+  end
+  counted = counted + tonumber(ARGV[5 + 2 * i])
+end
+if counted ~= tasks then return redis.error_reply('CORRUPT the counts do not match the keys') end
+
+-- First the one command that can still be refused: an entry that is not above the journal's last. Lua's unpack ends at about 8,000.
+redis.call('XADD', KEYS[2], ARGV[2] .. '-0', 'c', ARGV[5])
+local records = first_line + tasks
+for from = 0, tasks - 1, 2000 do
+  local fields, n = {}, 0
+  for i = from, math.min(from + 1999, tasks - 1) do
+    fields[n + 1], fields[n + 2] = KEYS[first_key + i], ARGV[records + i]
+    n = n + 2
+  end
+  redis.call('MSET', unpack(fields, 1, n))
+end
+local line = first_line
+for i = 1, namespaces do
+  local stop = line + tonumber(ARGV[5 + 2 * i])
+  while line < stop do
+    local to = math.min(line + 4000, stop)
+    redis.call('RPUSH', KEYS[1 + 2 * i], unpack(ARGV, line, to - 1))
+    line = to
+  end
+  redis.call('HINCRBY', KEYS[2 + 2 * i], 'bytes', ARGV[6 + 2 * i])
+end
+redis.call('HSET', KEYS[1], 'sequence', ARGV[2], 'nonce', ARGV[4])
+return answer('APPLIED')
+""")
+
+LIST_ENDED: Final = Script("""#!lua flags=no-writes
+-- A page of the index. KEYS: list, counters. ARGV: position to end before, or '' for the end; how many lines at most.
+-- Answers the position of the first line, then the lines in order.
+local base = tonumber(redis.call('HGET', KEYS[2], 'base') or '0')
+local stop = redis.call('LLEN', KEYS[1])
+if ARGV[1] ~= '' then stop = math.min(stop, tonumber(ARGV[1]) - base) end
+if stop <= 0 then return {base} end
+local start = math.max(0, stop - tonumber(ARGV[2]))
+return {base + start, redis.call('LRANGE', KEYS[1], start, stop - 1)}
+""")
+
+OLDEST_ENDED: Final = Script("""#!lua flags=no-writes
+-- What a decision on expiry needs, read at once; a transaction would be refused when memory is full. KEYS: list, counters. ARGV: how many.
+-- Answers base, bytes, length, time in ms, and the first lines.
+local counters = redis.call('HMGET', KEYS[2], 'base', 'bytes')
+local time = redis.call('TIME')
+return {
+  tonumber(counters[1] or '0'),
+  tonumber(counters[2] or '0'),
+  redis.call('LLEN', KEYS[1]),
+  time[1] * 1000 + math.floor(time[2] / 1000),
+  redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1),
+}
+""")
+
+EXPIRE_ENDED: Final = Script("""#!lua flags=allow-oom
+-- Removes the oldest ended tasks of a namespace. KEYS: head, list, counters, then the record of each task to remove, in order.
+-- ARGV: token, base as the caller read it, bytes of the records below zero, then the marker of each task.
+-- Answers how many were removed: none when the shard has another owner, or when the index has moved on since it was read.
+local tasks = #KEYS - 3
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+if (redis.call('HGET', KEYS[3], 'base') or '0') ~= ARGV[2] then return 0 end
+if redis.call('LLEN', KEYS[2]) < tasks then return redis.error_reply('CORRUPT the index is shorter than it was') end
+local last = {}
+for i = 1, tasks do
+  last[i] = redis.call('GETRANGE', KEYS[3 + i], 0, 7) == ARGV[3 + i]
+end
+redis.call('LTRIM', KEYS[2], tasks, -1)
+redis.call('HINCRBY', KEYS[3], 'base', tasks)
+redis.call('HINCRBY', KEYS[3], 'bytes', ARGV[3])
+for i = 1, tasks do
+  if last[i] then redis.call('UNLINK', KEYS[3 + i]) end
+end
+return tasks
+""")

@@ -1,0 +1,97 @@
+"""AgentService: the agents' streams, and the load map's rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from coordinator import convert
+from coordinator.core import sessions
+from coordinator.core.load_map import Agent
+from coordinator.errors import NotFound
+from coordinator.rpc.agent_stream import AgentStream
+from coordinator.rpc.outgoing import serve_stream
+from coordinator.rpc.pages import PageToken, page_size
+from muster.v1 import agent_pb2, agent_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from coordinator.convert import Bounds
+    from coordinator.ids import Entropy
+    from coordinator.rpc.shards import Shards
+
+DEFAULT_DRAIN_S = 30.0
+MAX_TASK_IDS = 100
+
+
+class AgentService(agent_pb2_grpc.AgentServiceServicer):
+    """See muster/v1/agent.proto.
+
+    Args:
+        shards: where namespaces live.
+        bounds: sizes that reports must keep to.
+        entropy: makes session ids.
+    """
+
+    def __init__(self, *, shards: Shards, bounds: Bounds, entropy: Entropy) -> None:
+        self._shards = shards
+        self._bounds = bounds
+        self._entropy = entropy
+
+    async def Connect(
+        self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        shard, namespace = self._shards.called(context)
+        stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
+        await serve_stream(context, stream.sender, stream.read(request_iterator))
+
+    async def ListAgents(
+        self, request: agent_pb2.ListAgentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> agent_pb2.ListAgentsResponse:
+        shard, namespace = self._shards.called(context)
+        size = page_size(request.page_size)
+        token = PageToken.parse(request.page_token, query="agents")
+        names = sorted(name for name in namespace.scheduler.load.agents if name > token.after)
+        response = agent_pb2.ListAgentsResponse(agents=[agent_view(namespace.scheduler.load.agents[name]) for name in names[:size]])
+        if len(names) > size:
+            response.next_page_token = PageToken("agents", names[size - 1]).text()
+        await shard.durable()
+        return response
+
+    async def DrainAgent(
+        self, request: agent_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> agent_pb2.DrainAgentResponse:
+        shard, namespace = self._shards.called(context)
+        name = convert.check_name(request.agent_name, "agent_name")
+        deadline_s = convert.seconds(request.deadline, "deadline") if request.HasField("deadline") else DEFAULT_DRAIN_S
+        agent = namespace.scheduler.load.agents.get(name)
+        if agent is None or not agent.session:
+            raise NotFound(f"no agent {name!r} is connected: `muster agents` lists those that are", reason="AGENT_NOT_FOUND")
+        now = shard.now()
+        sessions.drain(namespace.scheduler, agent, deadline_s, request.reason or "drained by an operator")
+        shard.decided(namespace, now)
+        view = agent_view(agent)
+        await shard.durable()
+        return agent_pb2.DrainAgentResponse(agent=view)
+
+
+def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
+    """An agent as callers see it."""
+    running = list(agent.running.values())
+    return agent_pb2.AgentInfo(
+        agent_name=agent.name,
+        state=_STATES[agent.status.value],
+        capabilities=[agent_pb2.Capability(task_type=task_type) for task_type in sorted(agent.capabilities)],
+        labels=agent.labels,
+        max_concurrent_tasks=agent.capacity,
+        ready_limit=agent.ready_limit,
+        running=len(running),
+        task_ids=[attempt.task.spec.task_id for attempt in running[:MAX_TASK_IDS]],
+        since_time=convert.timestamp(agent.since_ms),
+        sdk=agent.sdk,
+        loop_lag=convert.duration(agent.loop_lag_s),
+    )
+
+
+_STATES = {1: agent_pb2.AGENT_STATE_CONNECTED, 2: agent_pb2.AGENT_STATE_DISCONNECTED, 3: agent_pb2.AGENT_STATE_DRAINING}

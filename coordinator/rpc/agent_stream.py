@@ -1,0 +1,325 @@
+"""An agent's stream: frames in become commands of one decision, released effects become frames out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from coordinator import convert
+from coordinator.convert import Bounds
+from coordinator.core import reports, sessions
+from coordinator.core.effects import Assign, DrainSession, StopAttempt
+from coordinator.core.model import Failure, FailureKind, Now
+from coordinator.core.reports import Failed, RenewVerdict, SignOfLife, Verdict
+from coordinator.errors import InvalidRequest, SessionSuperseded, Unavailable
+from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
+from muster.v1 import agent_pb2, event_pb2
+
+if TYPE_CHECKING:
+    from coordinator.core.load_map import Agent
+    from coordinator.engine.namespace import Namespace
+    from coordinator.engine.shard import Shard
+
+MAX_ASSIGNMENTS = 256  # per message: more only makes the agent wait for the first
+MAX_LABELS = 32
+MAX_CAPABILITIES = 256
+MAX_CAPACITY = 10_000
+DEFAULT_CAPACITY = 10
+PROTOCOL_VERSION = 1
+
+Ended = tuple[str, int]  # a task's id and an attempt's fence
+
+
+class AgentStream:
+    """One session of one agent, from its Hello to the end of its stream.
+
+    Args:
+        shard: the shard that its namespace lives in.
+        namespace: its namespace.
+        session: the session's id.
+        bounds: sizes that its reports must keep to.
+    """
+
+    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds) -> None:
+        self.sender = Sender(outgoing=self)
+        self._shard = shard
+        self._namespace = namespace
+        self._session = session
+        self._bounds = bounds
+        self._batch_id = 0
+        self._unacknowledged: dict[int, list[Ended]] = {}  # assignment batches
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._assigns: deque[Assign] = deque()
+        self._others = agent_pb2.ConnectResponse()  # everything that isn't an assignment
+        self._others_gathered = False
+        self.ignored_messages = 0
+
+    # --- in -------------------------------------------------------------------------------------------------------------------
+
+    async def read(self, messages: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
+        """Handles the agent's messages until it closes the stream. Raises MusterError for one that breaks the protocol."""
+        try:
+            first = await anext(aiter(messages), None)
+            if first is None:
+                return
+            self._open(first)
+            async for message in messages:
+                self._handle(message)
+        finally:
+            self._close()
+
+    def _open(self, first: agent_pb2.ConnectRequest) -> None:
+        if not first.HasField("hello"):
+            raise InvalidRequest("the first message of the stream must hold hello, and nothing else", field="hello")
+        hello = _checked_hello(first.hello)
+        shard, now = self._shard, self._shard.now()
+        shard.agent_sinks[self._session] = self
+        verdicts = sessions.hello(self._namespace.scheduler, self._session, hello, now)
+        shard.decided(self._namespace, now)
+        settings = shard.settings
+        welcome = agent_pb2.Welcome(
+            session_id=self._session,
+            lease=convert.duration(settings.lease_s),
+            renew_period=convert.duration(settings.renew_period_s),
+            ack_timeout=convert.duration(settings.ack_timeout_s),
+            session_grace=convert.duration(settings.session_grace_s),
+            max_payload_bytes=self._bounds.max_payload_bytes,
+            max_checkpoint_bytes=self._bounds.max_checkpoint_bytes,
+            max_chunk_bytes=settings.max_chunk_bytes,
+        )
+        reconcile = agent_pb2.Reconcile(
+            attempts=[
+                agent_pb2.ReconciledAttempt(task_id=task_id, fence=fence, verdict=verdict.value)
+                for (task_id, fence), verdict in zip(hello.in_flight, verdicts, strict=True)
+            ]
+        )
+
+        def answer() -> None:
+            self._others.welcome.CopyFrom(welcome)
+            self._others.reconcile.CopyFrom(reconcile)
+            self._gathered()
+
+        shard.when_durable(answer)
+
+    def _handle(self, message: agent_pb2.ConnectRequest) -> None:
+        agent = self._namespace.scheduler.load.by_session.get(self._session)
+        if agent is None:  # superseded: the stream is about to be ended
+            return
+        shard, now = self._shard, self._shard.now()
+        known = False
+        if message.HasField("hello"):
+            raise InvalidRequest("hello belongs into the first message of a stream: open a new stream to say it again", field="hello")
+        if message.HasField("ready"):
+            known = True
+            sessions.ready(self._namespace.scheduler, agent, message.ready.limit)
+        if message.HasField("renew"):
+            known = True
+            self._renew(agent, message.renew, now)
+        if message.checkpoints:
+            known = True
+            self._checkpoints(agent, message, now)
+        for chunk in message.chunks:
+            known = True
+            reports.chunk(self._namespace.scheduler, agent, chunk.task_id, chunk.fence, chunk.offset, chunk.data, now)
+        if message.HasField("results"):
+            known = True
+            self._results(agent, message.results, now)
+        if message.HasField("drain"):
+            known = True
+            sessions.draining(self._namespace.scheduler, agent)
+        # Last: an assignment whose result came along needs no acknowledgement in the journal.
+        for batch_id in message.acknowledged_batch_ids:
+            known = True
+            for task_id, fence in self._unacknowledged.pop(batch_id, ()):
+                reports.acknowledge(self._namespace.scheduler, agent, task_id, fence, now)
+        self.ignored_messages += not known
+        shard.decided(self._namespace, now)
+
+    def _renew(self, agent: Agent, renew: agent_pb2.Renew, now: Now) -> None:
+        agent.loop_lag_s = renew.loop_lag.seconds + renew.loop_lag.nanos / 1e9
+        if self._shard.outage_since_s is not None:  # the one answer that doesn't wait
+            self._others.renew_ack.suspended = True
+            self._gathered()
+            return
+        exceptions = []
+        for renewal in renew.attempts:
+            sign = SignOfLife(
+                renewal.task_id,
+                renewal.fence,
+                convert.progress_in(renewal.progress) if renewal.HasField("progress") else None,
+                convert.usage_in(renewal.usage),
+                renewal.cancel_delivered,
+            )
+            verdict = reports.renew(self._namespace.scheduler, agent, sign, now)
+            if verdict is not RenewVerdict.EXTENDED:
+                exceptions.append(agent_pb2.RenewException(task_id=renewal.task_id, fence=renewal.fence, verdict=verdict.value))
+
+        def answer() -> None:
+            self._others.renew_ack.CopyFrom(agent_pb2.RenewAck(exceptions=exceptions))
+            self._gathered()
+
+        self._shard.when_durable(answer)
+
+    def _checkpoints(self, agent: Agent, message: agent_pb2.ConnectRequest, now: Now) -> None:
+        answers = []
+        for sent in message.checkpoints:
+            if len(sent.data) > self._bounds.max_checkpoint_bytes:
+                verdict = Verdict.INVALID
+            else:
+                verdict = reports.checkpoint(
+                    self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now
+                )
+            answers.append(
+                agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value)
+            )
+
+        def answer() -> None:
+            self._others.checkpoint_acks.extend(answers)
+            self._gathered()
+
+        self._shard.when_durable(answer)
+
+    def _results(self, agent: Agent, batch: agent_pb2.ResultBatch, now: Now) -> None:
+        scheduler = self._namespace.scheduler
+        ack = agent_pb2.ResultAck(batch_id=batch.batch_id)
+        unknown: list[tuple[int, Ended]] = []
+        for index, sent in enumerate(batch.results):
+            try:
+                result = convert.result_in(sent.outcome, self._bounds)
+            except InvalidRequest as error:
+                result = Failed(Failure(FailureKind.APPLICATION, error.message, error_type=error.reason, non_retryable=True))
+                ack.exceptions.add(index=index, verdict=agent_pb2.RESULT_VERDICT_INVALID, message=error.message)
+            verdict = reports.finish(scheduler, agent, sent.task_id, sent.fence, result, now)
+            if verdict is Verdict.UNKNOWN:
+                unknown.append((index, (sent.task_id, sent.fence)))
+            elif verdict is not Verdict.ACCEPTED:
+                ack.exceptions.add(index=index, verdict=verdict.value, message=_RESULT_MESSAGES[verdict])
+        if unknown:
+            lookup = asyncio.create_task(self._answer_after_lookup(ack, unknown), name="results.lookup")
+            self._lookups.add(lookup)
+            lookup.add_done_callback(self._lookups.discard)
+        else:
+            self._shard.when_durable(lambda: self._result_ack(ack))
+
+    async def _answer_after_lookup(self, ack: agent_pb2.ResultAck, unknown: list[tuple[int, Ended]]) -> None:
+        """Results of tasks that are not in memory: their records say whether they ended by this very result."""
+        try:
+            records = await self._shard.records.get(self._namespace.name, [task_id for _, (task_id, _) in unknown])
+        except Unavailable:
+            return  # unanswered: the agent sends them again with its next stream
+        for (index, (_, fence)), blob in zip(unknown, records, strict=True):
+            if blob is None:
+                verdict = Verdict.UNKNOWN
+            else:
+                verdict = Verdict.DUPLICATE if event_pb2.TaskRecord.FromString(blob).result_fence == fence else Verdict.STALE
+            ack.exceptions.add(index=index, verdict=verdict.value, message=_RESULT_MESSAGES[verdict])
+        self._shard.when_durable(lambda: self._result_ack(ack))
+
+    def _result_ack(self, ack: agent_pb2.ResultAck) -> None:
+        self._others.result_acks.append(ack)
+        self._gathered()
+
+    def _close(self) -> None:
+        for lookup in self._lookups:
+            lookup.cancel()
+        shard = self._shard
+        if shard.agent_sinks.get(self._session) is self:
+            del shard.agent_sinks[self._session]
+        if shard.namespaces.get(self._namespace.name) is self._namespace:
+            now = shard.now()
+            sessions.lost(self._namespace.scheduler, self._session, now)
+            shard.decided(self._namespace, now)
+
+    # --- out ------------------------------------------------------------------------------------------------------------------
+
+    def assign(self, effect: Assign) -> None:
+        self._assigns.append(effect)
+        self.sender.wake()
+
+    def stop(self, effect: StopAttempt) -> None:
+        self._others.cancels.add(task_id=effect.task_id, fence=effect.fence, reason=effect.reason, lost=effect.lost)
+        self._gathered()
+
+    def drain(self, effect: DrainSession) -> None:
+        self._others.drain.deadline.CopyFrom(convert.duration(effect.deadline_s))
+        self._others.drain.reason = effect.reason
+        self._gathered()
+
+    def supersede(self, message: str) -> None:
+        self.sender.end(SessionSuperseded(message))
+
+    def close(self, message: str) -> None:
+        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+
+    def _gathered(self) -> None:
+        self._others_gathered = True
+        self.sender.wake()
+
+    def next_message(self) -> agent_pb2.ConnectResponse | None:
+        """Everything that has gathered, with as many assignments as fit."""
+        if not self._assigns and not self._others_gathered:
+            return None
+        message = self._others if self._others_gathered else agent_pb2.ConnectResponse()
+        if self._others_gathered:
+            self._others, self._others_gathered = agent_pb2.ConnectResponse(), False
+        if self._assigns:
+            self._batch_id += 1
+            batch = message.assign
+            batch.batch_id = self._batch_id
+            sent: list[Ended] = []
+            room = MAX_MESSAGE_BYTES
+            while self._assigns and len(sent) < MAX_ASSIGNMENTS:
+                effect = self._assigns[0]
+                room -= len(effect.request) + len(effect.checkpoint)
+                if room < 0 and sent:
+                    break
+                self._assigns.popleft()
+                assignment = batch.assignments.add(attempt=effect.attempt, fence=effect.fence, run=effect.run)
+                assignment.task.MergeFromString(effect.request)
+                if effect.checkpoint:
+                    assignment.checkpoint = effect.checkpoint
+                sent.append((effect.task_id, effect.fence))
+            self._unacknowledged[self._batch_id] = sent
+        return message
+
+
+_RESULT_MESSAGES = {
+    Verdict.DUPLICATE: "this result was taken before",
+    Verdict.STALE: "the attempt was superseded: the result changed nothing",
+    Verdict.UNKNOWN: "no such task, live or retained",
+}
+
+
+def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
+    """A Hello, checked. Raises InvalidRequest."""
+    name = convert.check_name(message.agent_name, "hello.agent_name")
+    if not 8 <= len(message.session_nonce) <= 64:  # noqa: PLR2004  # documented in the proto
+        raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
+    if message.protocol_version != PROTOCOL_VERSION:
+        raise InvalidRequest(
+            f"hello.protocol_version is {message.protocol_version}: this coordinator speaks {PROTOCOL_VERSION}", field="hello.protocol_version"
+        )
+    if not 0 < len(message.capabilities) <= MAX_CAPABILITIES:
+        raise InvalidRequest(
+            f"hello.capabilities has {len(message.capabilities)} entries: give 1 to {MAX_CAPABILITIES}", field="hello.capabilities"
+        )
+    if message.max_concurrent_tasks > MAX_CAPACITY:
+        raise InvalidRequest(
+            f"hello.max_concurrent_tasks is {message.max_concurrent_tasks}: at most {MAX_CAPACITY}", field="hello.max_concurrent_tasks"
+        )
+    if len(message.labels) > MAX_LABELS:
+        raise InvalidRequest(f"hello.labels has {len(message.labels)} entries: at most {MAX_LABELS}", field="hello.labels")
+    for key, value in message.labels.items():
+        convert.check_name(key, "hello.labels")
+        convert.check_name(value, f"hello.labels[{key}]")
+    return sessions.Hello(
+        name=name,
+        nonce=message.session_nonce,
+        capabilities=[convert.check_name(one.task_type, "hello.capabilities.task_type") for one in message.capabilities],
+        capacity=message.max_concurrent_tasks or DEFAULT_CAPACITY,
+        in_flight=[(one.task_id, one.fence) for one in message.in_flight],
+        labels=dict(message.labels),
+        sdk=message.sdk[: convert.MAX_ID_CHARS],
+    )

@@ -1,0 +1,227 @@
+"""A client's session: submits in; acknowledgements and results out, each as soon as it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, cast
+
+from coordinator import convert
+from coordinator.core.model import Spec, Task
+from coordinator.engine.intake import Duplicate, Exceptions, take_in, take_in_new
+from coordinator.errors import InvalidRequest, LimitReached, MusterError, NotFound, Unavailable
+from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
+from coordinator.rpc.status import refusal_of
+from muster.v1 import common_pb2, event_pb2, task_pb2
+
+if TYPE_CHECKING:
+    from coordinator.convert import Bounds
+    from coordinator.engine.namespace import Namespace
+    from coordinator.engine.shard import Shard
+
+MAX_BATCH_TASKS = 1000
+MAX_RESULTS = 256  # per message
+MAX_QUEUED_RESULTS = 100_000  # of a client that doesn't read
+
+
+class ClientSession:
+    """One session of one client.
+
+    Args:
+        shard: the shard that its namespace lives in.
+        namespace: its namespace.
+        session: the session's id.
+        bounds: sizes that its tasks must keep to.
+    """
+
+    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds) -> None:
+        self.sender = Sender(outgoing=self)
+        self._shard = shard
+        self._namespace = namespace
+        self._session = session
+        self._bounds = bounds
+        self._waits_for: set[str] = set()
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._acks: list[task_pb2.SubmitAck] = []
+        self._results: deque[Task | task_pb2.TaskResult] = deque()
+        self._welcome: task_pb2.SessionWelcome | None = task_pb2.SessionWelcome(
+            session_id=session, max_payload_bytes=bounds.max_payload_bytes, max_batch_tasks=MAX_BATCH_TASKS
+        )
+
+    # --- in -------------------------------------------------------------------------------------------------------------------
+
+    async def read(self, messages: AsyncIterator[task_pb2.SessionRequest]) -> None:
+        """Handles the client's messages until it closes the stream. Raises MusterError for one that breaks the protocol."""
+        self._shard.client_sinks.add(self)
+        self.sender.wake()
+        try:
+            async for message in messages:
+                if message.HasField("submit"):
+                    self._submit(message.submit)
+                if message.attach_task_ids:
+                    self._attach(list(message.attach_task_ids))
+        finally:
+            for lookup in self._lookups:
+                lookup.cancel()
+            self._shard.client_sinks.discard(self)
+            for task_id in self._waits_for:
+                self._namespace.leave(task_id, self)
+
+    def _submit(self, batch: task_pb2.SubmitBatch) -> None:
+        if len(batch.tasks) > MAX_BATCH_TASKS:
+            raise InvalidRequest(
+                f"submit.tasks has {len(batch.tasks)} entries: at most {MAX_BATCH_TASKS}; send several batches", field="submit.tasks"
+            )
+        sink = None if batch.no_results else self
+        try:
+            self._shard.require_store()
+        except Unavailable as error:
+            self._acknowledge(batch.batch_id, [(index, error) for index in range(len(batch.tasks))])
+            return
+        specs = checked(batch.tasks, self._shard, self._bounds)
+        if sink is not None:
+            self._waits_for.update([spec.task_id for spec in specs if isinstance(spec, Spec)])
+        if batch.first_send:
+            exceptions = take_in_new(self._shard, self._namespace, specs, sink)
+            self._shard.when_durable(lambda: self._acknowledge(batch.batch_id, exceptions))
+        else:
+            self._later(self._submit_after_lookup(batch.batch_id, specs, sink))
+
+    async def _submit_after_lookup(self, batch_id: int, specs: list[Spec | MusterError], sink: ClientSession | None) -> None:
+        try:
+            exceptions = await take_in(self._shard, self._namespace, specs, sink)
+        except Unavailable as error:
+            self._acknowledge(batch_id, [(index, error) for index in range(len(specs))])
+            return
+        self._shard.when_durable(lambda: self._acknowledge(batch_id, exceptions))
+
+    def _attach(self, task_ids: list[str]) -> None:
+        state = self._namespace.scheduler.state
+        unknown = []
+        for task_id in task_ids:
+            if state.find(task_id) is None:
+                unknown.append(task_id)
+            else:
+                self._wait_for(task_id)
+        if unknown:
+            self._later(self._attach_after_lookup(unknown))
+
+    async def _attach_after_lookup(self, task_ids: list[str]) -> None:
+        with self._shard.records.open():
+            try:
+                records = await self._shard.records.get(self._namespace.name, task_ids)
+            except Unavailable as error:
+                self.sender.end(error)  # the client attaches again with its next session
+                return
+            for task_id, record in zip(task_ids, records, strict=True):
+                if self._namespace.scheduler.state.find(task_id) is not None:
+                    self._wait_for(task_id)
+                elif record is not None:
+                    self.recorded(task_id, record)
+                else:
+                    self._missing(task_id)
+
+    def _wait_for(self, task_id: str) -> None:
+        task = self._namespace.scheduler.state.find(task_id)
+        if task is None:
+            return
+        if task.ended_ms:
+            self._shard.when_durable(lambda: self.result(task))
+        else:
+            self._waits_for.add(task_id)
+            self._namespace.wait_for(task_id, self)
+
+    def _missing(self, task_id: str) -> None:
+        error = NotFound(f"task {task_id} is not known, or its record has expired", reason="TASK_NOT_FOUND")
+        result = task_pb2.TaskResult(task_id=task_id, refusal=refusal_of(error))
+        self._shard.when_durable(lambda: self._queue(result))
+
+    def _later(self, work: object) -> None:
+        lookup = asyncio.create_task(cast("asyncio._CoroutineLike[None]", work), name="session.lookup")
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+
+    # --- out ------------------------------------------------------------------------------------------------------------------
+
+    def result(self, task: Task) -> None:
+        self._waits_for.discard(task.spec.task_id)
+        self._queue(task)
+
+    def recorded(self, task_id: str, record: bytes) -> None:
+        self._waits_for.discard(task_id)
+        known = event_pb2.TaskRecord.FromString(record)
+        if known.outcome_dropped:
+            error = NotFound(f"task {task_id} ended, and its result is no longer held", reason="RESULT_EXPIRED")
+            result = task_pb2.TaskResult(task_id=task_id, refusal=refusal_of(error))
+        else:
+            result = task_pb2.TaskResult(task_id=task_id, state=known.state, attempts=known.attempt, agent_name=known.agent_name)
+            result.outcome.MergeFromString(known.outcome)
+        self._shard.when_durable(lambda: self._queue(result))
+
+    def close(self, message: str) -> None:
+        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+
+    def _queue(self, result: Task | task_pb2.TaskResult) -> None:
+        self._results.append(result)
+        if len(self._results) > MAX_QUEUED_RESULTS:
+            self._results.clear()
+            self.sender.end(
+                LimitReached(
+                    "this session doesn't read its results: open a new one, and attach to the tasks whose results are missing",
+                    limit="queued_results",
+                    used=MAX_QUEUED_RESULTS,
+                    allowed=MAX_QUEUED_RESULTS,
+                    retry_after_s=1.0,
+                )
+            )
+        self.sender.wake()
+
+    def _acknowledge(self, batch_id: int, exceptions: Exceptions) -> None:
+        ack = task_pb2.SubmitAck(batch_id=batch_id)
+        for index, verdict in exceptions:
+            if isinstance(verdict, Duplicate):
+                ack.exceptions.add(index=index, verdict=task_pb2.SUBMIT_VERDICT_DUPLICATE)
+            else:
+                ack.exceptions.add(index=index, verdict=task_pb2.SUBMIT_VERDICT_REFUSED, refusal=refusal_of(verdict))
+        self._acks.append(ack)
+        self.sender.wake()
+
+    def next_message(self) -> task_pb2.SessionResponse | None:
+        """Everything that has gathered, with as many results as fit."""
+        if not self._acks and not self._results and self._welcome is None:
+            return None
+        message = task_pb2.SessionResponse(submit_acks=self._acks, welcome=self._welcome)
+        self._acks, self._welcome = [], None
+        room = MAX_MESSAGE_BYTES
+        results = message.results
+        while self._results and room > 0 and len(results) < MAX_RESULTS:
+            ended = self._results[0]
+            if isinstance(ended, Task):
+                outcome = convert.outcome_bytes(ended)
+                room -= len(outcome)
+                if room < 0 and results:
+                    break
+                result = results.add(
+                    task_id=ended.spec.task_id, state=convert.STATE_OUT[ended.state], attempts=ended.attempt, agent_name=ended.agent
+                )
+                result.outcome.MergeFromString(outcome)
+            else:
+                room -= ended.ByteSize()
+                if room < 0 and results:
+                    break
+                results.append(ended)
+            self._results.popleft()
+        return message
+
+
+def checked(messages: object, shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:
+    """Submitted tasks as specs, or what is wrong with each."""
+    specs: list[Spec | MusterError] = []
+    defaults = shard.settings.retry
+    for message in cast("list[common_pb2.TaskSpec]", messages):
+        try:
+            specs.append(convert.spec_in(message, defaults, bounds))
+        except InvalidRequest as error:
+            specs.append(error)
+    return specs

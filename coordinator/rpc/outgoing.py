@@ -1,0 +1,72 @@
+"""One side of a bidirectional stream: what gathers while a write is under way goes out in the next message. Nothing waits on a timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+import grpc.aio
+
+from coordinator.errors import MusterError
+
+MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # below gRPC's 4 MiB with room for what is counted roughly
+
+
+class Outgoing(Protocol):
+    """What has something to send."""
+
+    def next_message(self) -> Any:  # noqa: ANN401
+        """The next message from what has gathered; None when nothing has."""
+
+
+class Sender:
+    """Writes what an `Outgoing` has, as fast as the stream takes it, until it is closed.
+
+    Args:
+        outgoing: what has something to send.
+    """
+
+    def __init__(self, *, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._ready = asyncio.Event()
+        self._ending: MusterError | None = None
+
+    def wake(self) -> None:
+        """Something has gathered."""
+        self._ready.set()
+
+    def end(self, error: MusterError) -> None:
+        """Ends the stream with `error`, after what has gathered."""
+        self._ending = self._ending or error
+        self._ready.set()
+
+    async def run(self, write: Callable[[Any], Awaitable[None]]) -> None:
+        """Writes until ended. Raises the error that it was ended with."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            while (message := self._outgoing.next_message()) is not None:
+                await write(message)
+            if self._ending is not None:
+                raise self._ending
+
+
+async def serve_stream(
+    context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]
+) -> None:
+    """Runs both directions of a stream until the caller has closed it or either has failed."""
+    reader = asyncio.create_task(reading, name="stream.read")
+    writer = asyncio.create_task(sender.run(context.write), name="stream.write")
+    try:
+        await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (reader, writer):
+            task.cancel()
+        outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, MusterError):
+            raise outcome
+    for outcome in outcomes:
+        if isinstance(outcome, Exception) and not isinstance(outcome, grpc.aio.UsageError | grpc.aio.BaseError):
+            raise outcome

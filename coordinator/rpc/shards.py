@@ -1,0 +1,44 @@
+"""Finds the shard and the namespace that a call is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc.aio
+
+from coordinator.engine.namespace import Namespace
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+
+NAMESPACE_KEY = "muster-namespace"
+
+
+class Shards:
+    """All shards that this coordinator owns.
+
+    Args:
+        shards: by number.
+        shard_of: the number of a namespace's shard.
+    """
+
+    def __init__(self, *, shards: Sequence[Shard], shard_of: Callable[[str], int]) -> None:
+        self.all = shards
+        self._shard_of = shard_of
+
+    def of(self, namespace: str) -> Shard:
+        """The shard that a namespace lives in, or would live in."""
+        return self.all[self._shard_of(namespace)]
+
+    def called(self, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Shard, Namespace]:
+        """The shard and the namespace that a call's metadata names.
+
+        Raises:
+            NotFound: the namespace doesn't exist.
+            Unavailable: its shard isn't served now.
+        """
+        name = DEFAULT_NAMESPACE
+        for key, value in context.invocation_metadata() or ():
+            if key == NAMESPACE_KEY:
+                name = value if isinstance(value, str) else value.decode(errors="replace")
+        shard = self.of(name)
+        return shard, shard.namespace(name)

@@ -1,0 +1,129 @@
+"""Pages of tasks: first the live ones by age, then the retained ones, the latest ended first. A page costs a bounded amount of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muster.v1 import common_pb2, event_pb2, task_pb2
+
+from coordinator import convert, filters
+from coordinator.core.model import Task, TaskState
+from coordinator.errors import CursorInvalid, Unavailable
+from coordinator.filters import Filter, TaskFacts
+from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
+from coordinator.rpc.pages import PageToken, page_size
+from coordinator.rpc.task_views import live_view
+
+if TYPE_CHECKING:
+    from coordinator.engine.namespace import Namespace
+    from coordinator.engine.shard import Shard
+
+MAX_NUMBERS = 20_000  # looked at per page: some milliseconds
+MAX_RECORDS = 1_000  # read per page
+
+
+def facts_of(task: Task) -> TaskFacts:
+    """What a filter may ask of a task in memory."""
+    spec = task.spec
+    return TaskFacts(
+        task.state,
+        spec.task_type,
+        spec.priority,
+        task.agent,
+        spec.task_id,
+        lambda: common_pb2.TaskSpec.FromString(spec.request).parent_task_id,
+    )
+
+
+def facts_of_record(record: event_pb2.TaskRecord) -> TaskFacts:
+    """What a filter may ask of an ended task."""
+    spec = common_pb2.TaskSpec.FromString(record.request)
+    priority = spec.priority or common_pb2.PRIORITY_NORMAL
+    return TaskFacts(TaskState(record.state), spec.task_type, priority, record.agent_name, spec.task_id, lambda: spec.parent_task_id)
+
+
+async def list_page(shard: Shard, namespace: Namespace, request: task_pb2.ListTasksRequest) -> task_pb2.ListTasksResponse:
+    """One page.
+
+    Raises:
+        InvalidRequest: the filter or the size is wrong.
+        CursorInvalid: the token is not of this query.
+        Unavailable: the store can't be read.
+    """
+    size = page_size(request.page_size)
+    wanted = filters.parse(request.filter)
+    query = f"tasks {request.filter}"
+    phase, position = _position(PageToken.parse(request.page_token, query=query))
+    response = task_pb2.ListTasksResponse()
+    if phase == "live":
+        following = _list_live(namespace, wanted, position, size, request.view, response)
+        await shard.durable()
+        if following:
+            response.next_page_token = PageToken(query, f"live {following}").text()
+            return response
+        position = 0
+    following = await _list_ended(shard, namespace, wanted, position, size, request.view, response)
+    if following:
+        response.next_page_token = PageToken(query, f"ended {following}").text()
+    return response
+
+
+def _position(token: PageToken) -> tuple[str, int]:
+    if not token.after:
+        return "live", 1
+    phase, _, number = token.after.partition(" ")
+    if phase not in ("live", "ended") or not number.isdecimal():
+        raise CursorInvalid("page_token can't be read: take it from an answer, unchanged", field="page_token")
+    return phase, int(number)
+
+
+def _list_live(
+    namespace: Namespace, wanted: Filter, number: int, size: int, view: task_pb2.TaskView.ValueType, response: task_pb2.ListTasksResponse
+) -> int:
+    """Live tasks from `number` on; answers the number to go on from, 0 when there are no more."""
+    scheduler = namespace.scheduler
+    state = scheduler.state
+    if not state.by_number:
+        return 0
+    number = max(number, next(iter(state.by_number)))  # numbers are in order: the first is the oldest live task
+    end = min(number + MAX_NUMBERS, state.next_number)
+    room = MAX_MESSAGE_BYTES
+    while number < end and len(response.tasks) < size and room > 0:
+        task = state.by_number.get(number)
+        number += 1
+        if task is not None and wanted.matches(facts_of(task)):
+            message = live_view(scheduler, task, view)
+            room -= message.ByteSize()
+            response.tasks.append(message)
+    return number if number < state.next_number else 0
+
+
+async def _list_ended(
+    shard: Shard,
+    namespace: Namespace,
+    wanted: Filter,
+    before: int,
+    size: int,
+    view: task_pb2.TaskView.ValueType,
+    response: task_pb2.ListTasksResponse,
+) -> int:
+    """Retained tasks from below position `before` (0: from the latest); answers where to go on from, 0 when there are no more."""
+    try:
+        entries = await shard.store.list_ended(namespace.name, before=before or None, limit=MAX_RECORDS if wanted.text else size)
+    except (StoreOutage, StoreCorrupt) as error:
+        raise Unavailable(f"the store can't be read now ({error}): try again") from error
+    blobs = await shard.records.get(namespace.name, [entry.task_id for entry in entries])
+    room = MAX_MESSAGE_BYTES - response.ByteSize()
+    for entry, blob in zip(entries, blobs, strict=True):
+        if len(response.tasks) >= size or room <= 0:
+            return entry.position + 1
+        if blob is None:
+            continue
+        record = event_pb2.TaskRecord.FromString(blob)
+        # A task that was redriven and ended again has a line for each end, and one record: its last line counts.
+        if record.end_ms == entry.end_ms and wanted.matches(facts_of_record(record)):
+            message = convert.record_view(record, view)
+            room -= message.ByteSize()
+            response.tasks.append(message)
+    return entries[-1].position if entries and entries[-1].position > 1 else 0

@@ -1,0 +1,58 @@
+"""Runs a coordinator in the foreground: its event loop, signals, logs, and the line that says it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from coordinator.engine.shard import ShardLost
+from coordinator.journal.codec import JournalTooNew
+from coordinator.journal.errors import StoreStartError
+from coordinator.ports import StoreCorrupt
+from coordinator.rpc.server import ListenError
+from coordinator.wiring import coordinator
+
+if TYPE_CHECKING:
+    from coordinator.settings import CoordinatorSettings
+
+EXPECTED = (StoreStartError, ListenError, ShardLost, StoreCorrupt, JournalTooNew)
+
+
+def run(settings: CoordinatorSettings, *, log_level: str) -> int:
+    """Serves until SIGTERM or SIGINT. Answers the exit code: 0 when told to end, 1 when it can't go on."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # Tasks live long and are freed by their counts: with the default thresholds the collector takes a twelfth of the time for nothing.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        import uvloop  # a third off the cost of a stream message
+    except ImportError:
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        with runner:
+            runner.run(_serve(settings))
+    except EXPECTED as error:
+        print(f"muster-coordinator: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(settings: CoordinatorSettings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with coordinator(settings) as running:
+        host = settings.listen.rpartition(":")[0]
+        print(f"muster-coordinator serving on {host}:{running.port} store={running.facts.store!r}", flush=True)
+        print(f"durability: {running.facts.durability}", flush=True)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopped, running.failed), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if running.failed.done():
+            running.failed.result()

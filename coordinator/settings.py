@@ -1,0 +1,34 @@
+"""What a coordinator can be told, and its defaults. Nothing else holds a default, and nothing reads the environment but `__main__`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordinator.convert import Bounds
+from coordinator.core.model import Settings as CoreSettings
+from coordinator.ports import Retention
+
+DEFAULT_ADDRESS = "127.0.0.1:7450"
+DEFAULT_SHARDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorSettings:
+    """A coordinator's settings. Durations in seconds, sizes in bytes."""
+
+    listen: str = DEFAULT_ADDRESS  # loopback: anything else needs `insecure_listen` until there is authentication
+    insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
+    data_dir: Path | None = None  # where the embedded store lives
+    redis_url: str | None = None  # a store that somebody else runs, instead
+    shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
+    key_prefix: str = "muster"  # several deployments may share a store
+    core: CoreSettings = field(default_factory=CoreSettings)
+    bounds: Bounds = field(default_factory=Bounds)
+    retention: Retention = field(
+        default_factory=lambda: Retention(
+            max_age_ms=24 * 3600 * 1000,  # a day: long enough to look at yesterday's failures
+            max_count=1_000_000,  # about half a gigabyte of store
+            max_bytes=1024 * 1024 * 1024,
+        )
+    )
+    sweep_s: float = 30.0  # between looks for ended tasks past their retention
+    stop_grace_s: float = 2.0  # for open calls when the coordinator ends

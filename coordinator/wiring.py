@@ -1,0 +1,138 @@
+"""The one place that constructs and connects everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from coordinator.clock import BootClock
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.engine.sweeper import Sweeper
+from coordinator.ids import Entropy
+from coordinator.journal import codec
+from coordinator.journal.layout import shard_of
+from coordinator.journal.opening import Store, open_store
+from coordinator.rpc.admin_service import AdminService, Facts
+from coordinator.rpc.agent_service import AgentService
+from coordinator.rpc.server import Server
+from coordinator.rpc.shards import Shards
+from coordinator.rpc.task_service import TaskService
+
+if TYPE_CHECKING:
+    from coordinator.ports import ShardStore
+    from coordinator.settings import CoordinatorSettings
+
+log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """A running coordinator: its port, and its end.
+
+    Args:
+        port: where it serves.
+        facts: what it is.
+        failed: done when a shard was lost: then it must end.
+    """
+
+    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None]) -> None:
+        self.port = port
+        self.facts = facts
+        self.failed = failed
+
+
+@asynccontextmanager
+async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinator]:
+    """Opens the store, recovers every shard, and serves until the block ends.
+
+    Raises:
+        StoreStartError: the store can't be used.
+        ListenError: the address can't be listened on.
+    """
+    store = await open_store(
+        data_dir=settings.data_dir, redis_url=settings.redis_url, shards=settings.shards, key_prefix=settings.key_prefix
+    )
+    try:
+        shard_stores = [store.shard(number) for number in range(settings.shards)]
+        async with serve(settings, shard_stores, describe(store)) as running:
+            yield running
+    finally:
+        await store.close()
+
+
+def describe(store: Store) -> tuple[str, str]:
+    """What the store is, and what it promises."""
+    report = store.report
+    embedded = "embedded " if store.server is not None else ""
+    return f"{embedded}{report.product} {report.version}", report.durability
+
+
+@asynccontextmanager
+async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], store_facts: tuple[str, str]) -> AsyncIterator[Coordinator]:
+    """Recovers the shards of these stores, and serves them until the block ends."""
+    entropy, clock = Entropy(), BootClock()
+    home = partial(shard_of, shards=settings.shards)
+    shards = [
+        Shard(
+            number=number,
+            store=shard_store,
+            codec=codec,
+            settings=settings.core,
+            clock=clock,
+            entropy=entropy,
+            default_here=home(DEFAULT_NAMESPACE) == number,
+        )
+        for number, shard_store in enumerate(stores)
+    ]
+    product, durability = store_facts
+    facts = Facts(
+        version=version("muster-agents"),
+        instance_id=entropy.nonce()[:16],
+        store=product,
+        durability=durability,
+        start_ms=await stores[0].now_ms(),
+    )
+    directory = Shards(shards=shards, shard_of=home)
+    server = Server(
+        tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
+        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
+        admin=AdminService(shards=directory, facts=facts),
+    )
+    sweeper = Sweeper(shards=shards, retention=settings.retention, period_s=settings.sweep_s)
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    work = [asyncio.create_task(sweeper.run(), name="sweeper")]
+    try:
+        started = [asyncio.Event() for _ in shards]
+        for shard, event in zip(shards, started, strict=True):
+            work.append(asyncio.create_task(shard.run(event), name=f"shard-{shard.number}"))
+        for task in work:
+            task.add_done_callback(partial(_ended, failed))
+        recovered = asyncio.gather(*(event.wait() for event in started))
+        await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            recovered.cancel()
+            failed.result()
+        port = await server.start(settings.listen)
+        yield Coordinator(port=port, facts=facts, failed=failed)
+    finally:
+        await server.stop(settings.stop_grace_s)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        if not failed.done():
+            failed.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            failed.exception()
+
+
+def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    """A task that must run for ever has ended: so does the coordinator, unless it is being stopped."""
+    if task.cancelled() or failed.done():
+        return
+    error = task.exception()
+    failed.set_exception(error if error is not None else RuntimeError(f"{task.get_name()} ended"))

@@ -1,0 +1,77 @@
+"""The console script as a process: what only a real one shows."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.eventually import eventually
+
+HOLD = """
+import asyncio, typer
+from agent_node.cli.bench.loop import loop_factory
+from agent_node.cli.invocation import command
+
+async def hold(invocation):
+    print("holding", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cleaned up", flush=True)
+
+app = typer.Typer(add_completion=False)
+command(app, loop_factory=loop_factory)(hold)
+app()
+"""
+CHATTER = """
+import typer
+from agent_node.cli.invocation import command
+
+async def chatter(invocation):
+    while True:
+        print("x" * 1000)
+
+app = typer.Typer(add_completion=False)
+command(app)(chatter)
+app()
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_cleans_up_and_says_nothing(children, loop, number, code):
+    program = HOLD if loop == "uvloop" else HOLD.replace("loop_factory=loop_factory", "loop_factory=None")
+    process = children.start([sys.executable, "-c", program], name="hold")
+    await process.wait_for_line("holding")
+    process.send(number)
+    assert await process.wait_for_exit() == code
+    assert process.output() == "holding\ncleaned up\n"
+
+
+async def test_a_reader_that_goes_away_ends_the_command_quietly():
+    with subprocess.Popen([sys.executable, "-c", CHATTER], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        await eventually(lambda: process.poll() is not None, within_s=15, message="the command to end")
+        assert process.stderr.read() == b""
+        assert process.returncode == 141
+
+
+def test_without_the_extra_it_says_what_to_install():
+    program = "import sys; sys.modules['typer'] = None; from agent_node.cli.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "pip install 'muster-agents[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_where_nobody_listens_is_one_sentence():
+    command = [sys.executable, "-m", "agent_node.cli", "agents", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 5
+    assert done.stdout == ""
+    assert done.stderr == (
+        "muster: no coordinator answers on 127.0.0.1:1; start one with `muster-coordinator`, "
+        "or name another with --address or MUSTER_ADDRESS.\n"
+    )

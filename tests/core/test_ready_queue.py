@@ -1,0 +1,176 @@
+"""The queue against a naive model: a plain list, sorted whenever somebody asks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.core.model import Task, TaskState
+from coordinator.core.ready_queue import NO_HEAD, Lane, LaneHeap, Level, ReadyQueue
+from tests.support.core_world import spec_of
+
+
+def task(place, *, priority=2, task_type="work"):
+    made = Task(place, spec_of(f"t{place}", task_type, priority=priority), 0)
+    made.place = place
+    return made
+
+
+def cancel(level, waiting):
+    waiting.state = TaskState.CANCELLED
+    level.forget()
+
+
+def test_first_in_first_out():
+    level = Level()
+    tasks = [task(place) for place in (1, 2, 3)]
+    for one in tasks:
+        level.add(one)
+    for one in tasks:
+        assert level.head() is one
+        level.pop(one)
+    assert level.head() is None
+
+
+def test_a_returned_task_takes_its_old_place_again():
+    level = Level()
+    first, second, third = (task(place) for place in (1, 2, 3))
+    level.add(second)
+    level.add(third)
+    assert level.add(first), "it is the new head, and agents must hear of it"
+    assert level.head() is first
+
+
+def test_a_returned_task_may_lead_although_nothing_fresh_is_left():
+    level = Level()
+    for place in (7, 8):
+        level.add(task(place))
+    seventh = level.head()
+    level.pop(seventh)
+    level.add(seventh)  # behind nothing but in front of the eighth: it stands among the returned
+    eighth = next(one for one in level if one is not seventh)
+    cancel(level, eighth)
+    level.pop(seventh)
+    level.add(seventh)
+    assert level.add(task(3)), "the third goes before the seventh"
+    assert level.head().place == 3
+
+
+def test_a_cancelled_head_is_skipped():
+    level = Level()
+    first, second = task(1), task(2)
+    level.add(first)
+    level.add(second)
+    cancel(level, first)
+    assert level.head() is second
+    assert level.live == 1
+
+
+def test_what_was_cancelled_deep_in_the_queue_does_not_pile_up():
+    level = Level()
+    head = task(0)
+    level.add(head)
+    for place in range(1, 1001):
+        waiting = task(place)
+        level.add(waiting)
+        cancel(level, waiting)
+    assert len(level._fresh) < 200
+    assert level.head() is head
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(["new", "new", "return", "pop", "cancel", "peek"]), st.integers(0, 10**6)),
+    max_size=120,
+)
+
+
+@given(OPERATIONS)
+def test_a_level_is_a_sorted_list(operations):
+    level, waiting, taken, number = Level(), [], [], 0
+    for operation, pick in operations:
+        if operation == "new" or (operation == "return" and taken):
+            number += operation == "new"
+            one = task(number) if operation == "new" else taken.pop(pick % len(taken))
+            may_lead = level.add(one)
+            waiting.append(one)
+            assert may_lead or min(waiting, key=lambda each: each.place) is not one, "a new head must never be concealed"
+        elif operation == "pop" and waiting:
+            head = level.head()
+            level.pop(head)
+            waiting.remove(head)
+            taken.append(head)
+        elif operation == "cancel" and waiting:
+            cancel(level, waiting.pop(pick % len(waiting)))
+        elif operation == "peek":
+            level.head()
+        assert level.live == len(waiting) == len(list(level))
+        best = min(waiting, key=lambda each: each.place, default=None)
+        if operation in ("pop", "peek"):
+            assert level.head() is best
+    assert sorted(one.place for one in level) == sorted(one.place for one in waiting)
+
+
+@given(OPERATIONS)
+def test_compaction_never_loses_a_task(operations):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.core.ready_queue._MIN_STALE", 1)
+        test_a_level_is_a_sorted_list.hypothesis.inner_test(operations)
+
+
+def test_a_lane_serves_the_higher_priority_first():
+    lane = Lane("work", 1)
+    for one in (task(1, priority=2), task(2, priority=4), task(3, priority=1), task(4, priority=4)):
+        lane.levels[one.spec.priority].add(one)
+    order = []
+    while (head := lane.head()) is not None:
+        order.append(head[1].place)
+        lane.pop(head[1])
+    assert order == [2, 4, 1, 3]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "add", "return", "take", "cancel", "best"]), st.integers(0, 4), st.integers(1, 4), st.integers(0, 10**6)
+        ),
+        max_size=150,
+    )
+)
+def test_a_lane_heap_answers_the_best_head_of_all_lanes(operations):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.core.ready_queue._MIN_STALE", 2)  # compact and sweep all the time
+        queue, heap, waiting, taken, number = ReadyQueue(), LaneHeap(), [], [], 0
+        for operation, kind, priority, pick in operations:
+            if operation == "add" or (operation == "return" and taken):
+                number += operation == "add"
+                one = task(number, priority=priority, task_type=f"type{kind}") if operation == "add" else taken.pop(pick % len(taken))
+                waiting.append(one)
+                lane = queue.add(one)
+                if lane is not None:
+                    heap.offer(lane, lane.head()[0])
+            elif operation == "take" and waiting:
+                one = min(waiting, key=lambda each: (each.spec.task_type != f"type{kind}", -each.spec.priority, each.place))
+                lane = queue.lanes[one.spec.task_type]
+                assert lane.head()[1] is one
+                lane.pop(one)  # the heap isn't told
+                waiting.remove(one)
+                taken.append(one)
+            elif operation == "cancel" and waiting:
+                one = waiting.pop(pick % len(waiting))
+                one.state = TaskState.CANCELLED
+                queue.forget(one)
+            elif operation == "best":
+                best = min(waiting, key=lambda each: (-each.spec.priority, each.place), default=None)
+                found = heap.best()
+                assert (found and found[2]) is best
+                if best is not None:
+                    others = [(-each.spec.priority, each.place) for each in waiting if each.spec.task_type != best.spec.task_type]
+                    assert heap.second(found[1]) <= min(others, default=NO_HEAD), "it must not promise more than there is"
+
+
+def test_lanes_that_are_empty_are_swept():
+    queue = ReadyQueue()
+    for place in range(1, 1001):
+        one = task(place, task_type=f"type{place}")
+        lane = queue.add(one)
+        lane.pop(lane.head()[1])
+    assert len(queue.lanes) <= 64
