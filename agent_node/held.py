@@ -4,8 +4,11 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from muster.v1.agent_pb2 import Assignment
+
 from agent_node.attempt import (
     Attempt,
+    AttemptKey,
     CheckpointData,
     Failed,
     HandlerOutcome,
@@ -64,6 +67,31 @@ class StreamState:
     renews_sent: int = 0
     renews_answered: int = 0
     leaving_after: int | None = None  # the number of answers that prove that Ready 0 was read
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was ignored, for logs and tests."""
+
+    unknown_frames: int = 0
+    stale_frames: int = 0
+    duplicate_assignments: int = 0
+
+
+def attempt_of(key: AttemptKey, assignment: Assignment) -> Attempt:
+    """What an assignment asks for. Copied out, so that a long attempt doesn't keep the message of 256 alive."""
+    task = assignment.task
+    return Attempt(
+        key,
+        task.task_type,
+        task.payload,
+        task.content_type,
+        assignment.attempt,
+        assignment.run,
+        assignment.checkpoint,
+        task.traceparent,
+        task.tracestate,
+    )
 
 
 def as_reported(outcome: HandlerOutcome, held: Held, limits: Limits) -> HandlerOutcome:

@@ -12,11 +12,9 @@ What it holds to:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from muster.v1 import agent_pb2 as pb
 
 from agent_node.attempt import (
@@ -32,29 +30,20 @@ from agent_node.attempt import (
     Unfinished,
 )
 from agent_node.compose import fill_checkpoints_and_output, fill_hello, fill_renew, fill_results
+from agent_node.connection import seconds
 from agent_node.drain import Drain
-from agent_node.held import Held, Identity, StreamState, as_reported
+from agent_node.heartbeat import Heartbeat
+from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.outgoing import OutgoingMessage
 
 WELCOME_TIMEOUT_S = 10.0
-DEFAULT_RENEW_PERIOD_S = 5.0  # when a coordinator names none
-UNANSWERED_PERIODS = 2  # renew periods without an answer after which the stream counts as dead
 
 
 class _Phase(Enum):
     AWAY = "AWAY"  # no stream
     GREETED = "GREETED"  # Hello is to go out, or has, and Welcome hasn't come
     OPEN = "OPEN"
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was ignored, for logs and tests."""
-
-    unknown_frames: int = 0
-    stale_frames: int = 0
-    duplicate_assignments: int = 0
 
 
 class Session:
@@ -76,9 +65,7 @@ class Session:
         self._lingering: set[AttemptKey] = set()
         self._dirty: dict[AttemptKey, Held] = {}  # with output or a checkpoint to send
         self._limits = Limits()
-        self._renew_period_s = DEFAULT_RENEW_PERIOD_S
-        self._renew_at_s = 0.0
-        self._unanswered_since_s: float | None = None
+        self._heartbeat = Heartbeat()
         self._welcome_by_s = 0.0
         self._now_s = 0.0  # when the message in hand was received
         self._loop_lag_s = 0.0
@@ -123,7 +110,7 @@ class Session:
         self._stream += 1
         self._phase = _Phase.GREETED
         self._welcome_by_s = now_s + WELCOME_TIMEOUT_S
-        self._unanswered_since_s = None
+        self._heartbeat.stop()
         self._state = StreamState(drain_due=self._drain is not None)
         for held in self._held.values():
             held.output_sent = 0
@@ -139,7 +126,7 @@ class Session:
         if stream != self._stream or self._phase is _Phase.AWAY:
             return []
         self._phase = _Phase.AWAY
-        self._unanswered_since_s = None
+        self._heartbeat.stop()
         return self._finish_if_done()
 
     def received(self, stream: int, message: pb.ConnectResponse, now_s: float) -> list[Instruction]:
@@ -237,9 +224,7 @@ class Session:
         if self._phase is _Phase.GREETED:
             deadlines.append(self._welcome_by_s)
         elif self._phase is _Phase.OPEN:
-            deadlines.append(self._renew_at_s)
-            if self._unanswered_since_s is not None:
-                deadlines.append(self._silent_at_s(self._unanswered_since_s))
+            deadlines.append(self._heartbeat.next_at_s)
         return min(deadlines, default=None)
 
     def tick(self, now_s: float) -> list[Instruction]:
@@ -248,9 +233,9 @@ class Session:
         if self._phase is _Phase.GREETED and now_s >= self._welcome_by_s:
             instructions.append(Reconnect("", f"the coordinator didn't answer Hello within {WELCOME_TIMEOUT_S:g} s"))
         elif self._phase is _Phase.OPEN:
-            if self._unanswered_since_s is not None and now_s >= self._silent_at_s(self._unanswered_since_s):
-                instructions.append(Reconnect("", f"no answer to Renew for {UNANSWERED_PERIODS} periods of {self._renew_period_s:g} s"))
-            elif now_s >= self._renew_at_s:
+            if self._heartbeat.silent(now_s):
+                instructions.append(Reconnect("", f"no answer to Renew for {self._heartbeat.patience_s:g} s"))
+            elif self._heartbeat.due(now_s):
                 self._renew(now_s)
         if instructions:
             instructions += self.stream_lost(self._stream)
@@ -258,14 +243,9 @@ class Session:
             instructions += self._drain_on(self._drain, now_s)
         return instructions
 
-    def _silent_at_s(self, since_s: float) -> float:
-        return since_s + UNANSWERED_PERIODS * self._renew_period_s
-
     def _renew(self, now_s: float) -> None:
         self._state.renew_due = True
-        self._renew_at_s = now_s + self._renew_period_s
-        if self._unanswered_since_s is None:
-            self._unanswered_since_s = now_s  # from when it is due: a write that is stuck is silence, too
+        self._heartbeat.beat(now_s)
 
     def _drain_on(self, drain: Drain, now_s: float) -> list[Instruction]:
         step = drain.advance(now_s)
@@ -299,8 +279,7 @@ class Session:
         if self._phase is not _Phase.GREETED:
             return []
         self._phase = _Phase.OPEN
-        self._renew_period_s = _seconds(welcome.renew_period) or DEFAULT_RENEW_PERIOD_S
-        self._renew_at_s = self._now_s + self._renew_period_s
+        self._heartbeat.start(self._now_s, period_s=seconds(welcome.renew_period))
         own = Limits()
         self._limits = Limits(
             payload_bytes=welcome.max_payload_bytes or own.payload_bytes,
@@ -330,17 +309,7 @@ class Session:
             if key in self._held or key in self._lingering:
                 self.counters.duplicate_assignments += 1
                 continue
-            attempt = Attempt(
-                key,
-                task.task_type,
-                task.payload,
-                task.content_type,
-                assignment.attempt,
-                assignment.run,
-                assignment.checkpoint,
-                task.traceparent,
-                task.tracestate,
-            )
+            attempt = attempt_of(key, assignment)
             held = self._held[key] = Held(attempt)
             if self._drain is not None:
                 self._end(held, Unfinished(self._drain.reason))
@@ -351,7 +320,7 @@ class Session:
         return [Start(attempts)] if attempts else []
 
     def _on_renew_ack(self, ack: pb.RenewAck) -> list[Instruction]:
-        self._unanswered_since_s = None
+        self._heartbeat.answered()
         self._state.renews_answered += 1
         instructions: list[Instruction] = []
         if ack.suspended:
@@ -404,7 +373,7 @@ class Session:
         return instructions
 
     def _on_drain(self, drain: pb.CoordinatorDrain) -> list[Instruction]:
-        deadline_s = _seconds(drain.deadline) if drain.HasField("deadline") else None
+        deadline_s = seconds(drain.deadline) if drain.HasField("deadline") else None
         return self.drain(drain.reason or "drained by the coordinator", self._now_s, deadline_s=deadline_s)
 
     def _on_go_away(self, go_away: pb.GoAway) -> list[Instruction]:
@@ -478,7 +447,3 @@ class Session:
         if state.unsent_results:
             fill_results(out, state, self._held, self._dirty)
         return None if out.empty else request
-
-
-def _seconds(wire: Duration) -> float:
-    return wire.seconds + wire.nanos / 1e9

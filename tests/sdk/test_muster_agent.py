@@ -11,7 +11,6 @@ from muster.v1.common_pb2 import TaskSpec
 
 from agent_node.__main__ import main
 from tests.support.eventually import eventually
-from tests.support.fake_coordinator import FakeCoordinator
 
 AGENT = """
 import asyncio, threading
@@ -41,12 +40,6 @@ def module(tmp_path, monkeypatch):
     yield
     for name in ("mine", "broken", "needy"):
         sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def coordinator():
-    with FakeCoordinator() as fake:
-        yield fake
 
 
 @pytest.fixture
