@@ -89,7 +89,7 @@ class Job:
         gaps = [*left_out]
         if found > len(sections):
             gaps.append(f"{found - len(sections)} of {found} sections, to keep the demo short")
-        self._board.tell(f"{len(documents)} documents split into {found} sections, {len(sections)} of them to analyse")
+        self._board.tell(f"{len(documents)} document(s) split into {found} section(s), {len(sections)} of them to analyse")
         self.analyses_planned = 2 * len(sections)
         findings = await _all([self._examine(section) for section in sections])
         title = f"What {len(documents)} documents say" if len(documents) > 1 else f"What {documents[0].name} says"
