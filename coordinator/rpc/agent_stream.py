@@ -128,7 +128,7 @@ class AgentStream:
             self._results(agent, message.results, now)
         if message.HasField("drain"):
             known = True
-            sessions.draining(self._namespace.scheduler, agent)
+            sessions.draining(agent)
         # Last: an assignment whose result came along needs no acknowledgement in the journal.
         for batch_id in message.acknowledged_batch_ids:
             known = True
