@@ -85,7 +85,7 @@ async def test_a_cancel_closes_the_request_in_flight(coordinator: FakeCoordinato
 async def test_the_command_runs_it_and_shows_the_key_to_nobody(coordinator: FakeCoordinator, tmp_path) -> None:
     config = tmp_path / "llm.toml"
     async with serve(says(401, f"bad key {KEY}", content_type="text/plain")) as provider:
-        config.write_text(f'[llm]\nbase_url = "{provider.base_url}"\nmodel = "tiny"\n')
+        config.write_text(f'base_url = "{provider.base_url}"\nmodel = "tiny"\n')
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *["-m", "agent_node", "llm", "--config", str(config), "--address", coordinator.address, "--log-level", "debug"],
@@ -109,8 +109,8 @@ async def test_the_command_runs_it_and_shows_the_key_to_nobody(coordinator: Fake
 @pytest.mark.parametrize(
     "text, says_what",
     [
-        ("[llm]\nbase_ulr = 'http://x/v1'", "did you mean 'base_url'"),
-        ("[llm]\nmodel = 'tiny'", "base_url is missing"),
+        ("base_ulr = 'http://x/v1'", "did you mean 'base_url'"),
+        ("model = 'tiny'", "base_url is missing"),
     ],
 )
 def test_a_wrong_configuration_is_one_sentence(tmp_path, text: str, says_what: str) -> None:
