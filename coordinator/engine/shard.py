@@ -5,7 +5,18 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded, WatchOpened
+from coordinator.core.effects import (
+    Assign,
+    ChunkEmitted,
+    CloseSession,
+    DrainSession,
+    Effect,
+    ProgressMade,
+    StopAttempt,
+    TaskChanged,
+    TaskEnded,
+    WatchOpened,
+)
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now, Settings

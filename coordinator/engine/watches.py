@@ -43,9 +43,7 @@ class Watch:
         progress: whether it wants progress.
     """
 
-    def __init__(
-        self, *, task_ids: Iterable[str] | None, matches: Callable[[Task], bool] | None, chunks: bool, progress: bool
-    ) -> None:
+    def __init__(self, *, task_ids: Iterable[str] | None, matches: Callable[[Task], bool] | None, chunks: bool, progress: bool) -> None:
         self.task_ids = None if task_ids is None else set(task_ids)
         self.waiting_for = set(self.task_ids or ())
         self._matches = matches

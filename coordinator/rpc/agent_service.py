@@ -39,9 +39,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._bounds = bounds
         self._entropy = entropy
 
-    async def Connect(
-        self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         shard, namespace = self._shards.called(context)
         stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
         await serve_stream(context, stream.sender, stream.read(request_iterator))

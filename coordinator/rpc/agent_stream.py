@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from coordinator.engine.shard import Shard
 
 MAX_ASSIGNMENTS = 256  # per message: more only makes the agent wait for the first
+ACK_PATIENCE_S = 0.05  # an agent only keeps its results a little longer
 MAX_LABELS = 32
 MAX_CAPABILITIES = 256
 MAX_CAPACITY = 10_000
@@ -59,6 +60,7 @@ class AgentStream:
         self._unanswered = 0
         self._answered = 0  # of these: in `_others`
         self._room = asyncio.Event()
+        self._patience: asyncio.TimerHandle | None = None
         self.ignored_messages = 0
 
     # --- in -------------------------------------------------------------------------------------------------------------------
@@ -180,12 +182,8 @@ class AgentStream:
             if len(sent.data) > self._bounds.max_checkpoint_bytes:
                 verdict = Verdict.INVALID
             else:
-                verdict = reports.checkpoint(
-                    self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now
-                )
-            answers.append(
-                agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value)
-            )
+                verdict = reports.checkpoint(self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now)
+            answers.append(agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value))
 
         def answer() -> None:
             self._others.checkpoint_acks.extend(answers)
@@ -232,12 +230,17 @@ class AgentStream:
         self._shard.when_durable(lambda: self._result_ack(ack))
 
     def _result_ack(self, ack: agent_pb2.ResultAck) -> None:
+        """Answers results, with the next assignments if they come soon: a message costs as much as a hundred tasks in it."""
         self._others.result_acks.append(ack)
-        self._answer_gathered()
+        self._answered += 1
+        if self._patience is None and not self._others_gathered:
+            self._patience = asyncio.get_running_loop().call_later(ACK_PATIENCE_S, self._gathered)
 
     def _close(self) -> None:
         for lookup in self._lookups:
             lookup.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         shard = self._shard
         if shard.agent_sinks.get(self._session) is self:
             del shard.agent_sinks[self._session]
@@ -279,12 +282,13 @@ class AgentStream:
         """Everything that has gathered, with as many assignments as fit."""
         if not self._assigns and not self._others_gathered:
             return None
-        message = self._others if self._others_gathered else agent_pb2.ConnectResponse()
-        if self._others_gathered:
-            self._others, self._others_gathered = agent_pb2.ConnectResponse(), False
-            self._unanswered -= self._answered
-            self._answered = 0
-            self._room.set()
+        message, self._others, self._others_gathered = self._others, agent_pb2.ConnectResponse(), False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._unanswered -= self._answered
+        self._answered = 0
+        self._room.set()
         if self._assigns and message.ByteSize() <= MAX_BESIDE_ASSIGNMENTS:
             self._batch_id += 1
             batch = message.assign
@@ -322,7 +326,8 @@ def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
         raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
     if message.protocol_version != PROTOCOL_VERSION:
         raise InvalidRequest(
-            f"hello.protocol_version is {message.protocol_version}: this coordinator speaks {PROTOCOL_VERSION}", field="hello.protocol_version"
+            f"hello.protocol_version is {message.protocol_version}: this coordinator speaks {PROTOCOL_VERSION}",
+            field="hello.protocol_version",
         )
     if not 0 < len(message.capabilities) <= MAX_CAPABILITIES:
         raise InvalidRequest(

@@ -54,9 +54,7 @@ class Sender:
                 raise self.ending.result()
 
 
-async def serve_stream(
-    context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]
-) -> None:
+async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]) -> None:
     """Runs both directions of a stream until the caller has closed it or either has failed."""
     reader = asyncio.create_task(reading, name="stream.read")
     writer = asyncio.create_task(sender.run(context.write), name="stream.write")

@@ -73,7 +73,11 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         shard, namespace = self._shards.called(context)
         task_id = convert.check_name(request.task_id, "task_id")
         task = namespace.scheduler.state.find(task_id)
-        view = live_view(namespace.scheduler, task, request.view) if task is not None else await _recorded(shard, namespace, task_id, request.view)
+        view = (
+            live_view(namespace.scheduler, task, request.view)
+            if task is not None
+            else await _recorded(shard, namespace, task_id, request.view)
+        )
         await shard.durable()
         return task_pb2.GetTaskResponse(task=view)
 

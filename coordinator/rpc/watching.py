@@ -212,5 +212,3 @@ class _Watcher:
             )
             for start in range(0, len(data), MAX_CHUNK_BYTES)
         ]
-
-
