@@ -100,7 +100,7 @@ def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
 
 
 def load_map_rows(agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
-    """Agents in one message, which has no pages: beyond its room the tasks' ids are left out, as ListAgents has them."""
+    """Agents in one message, which has no pages: beyond its room, lists are left out that ListAgents has."""
     rows = []
     room = MAX_MESSAGE_BYTES // 2
     for agent in agents:
@@ -109,6 +109,7 @@ def load_map_rows(agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
         if room < 0:
             row.ClearField("task_ids")
             row.ClearField("labels")
+            row.ClearField("capabilities")
         rows.append(row)
     return rows
 

@@ -83,7 +83,12 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: MusterError)
     """Ends a call with an error. Raises what grpc ends a handler with."""
     status = status_of(error)
     context.set_trailing_metadata(((STATUS_DETAILS_KEY, status.SerializeToString()),))
-    await context.abort(_GRPC_CODES[status.code], status.message)
+    try:
+        await context.abort(_GRPC_CODES[status.code], status.message)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as gone:  # the caller left before it was told
+        log.debug("rpc.left reason=%s", gone)
 
 
 Handler = Callable[[Any, Any], Awaitable[Any]]

@@ -130,4 +130,4 @@ async def _list_ended(
             if room < 0 and response.tasks:
                 return entry.position + 1
             response.tasks.append(message)
-    return entries[-1].position if entries and entries[-1].position > 1 else 0
+    return entries[-1].position if entries and entries[-1].position > 0 else 0

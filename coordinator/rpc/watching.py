@@ -147,7 +147,7 @@ class _Watcher:
             raise Unavailable(f"the store can't be read now ({error}): try again") from error
         missed = [entry for entry in entries if entry.end_ms >= self._since_ms]
         # All that is retained ended since the cursor: more may have, and be gone.
-        self._compacted = len(missed) == len(entries) and bool(entries) and (len(entries) == MAX_MISSED or entries[-1].position > 1)
+        self._compacted = len(missed) == len(entries) and bool(entries) and (len(entries) == MAX_MISSED or entries[-1].position > 0)
         events = await self._recorded([entry.task_id for entry in reversed(missed)])
         return [
             event

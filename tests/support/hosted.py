@@ -392,12 +392,12 @@ def spec_of(task_id: str, task_type: str = "work", payload: bytes = b"", **optio
     return common_pb2.TaskSpec(task_id=task_id, task_type=task_type, payload=payload, **options)
 
 
-def hello_of(name: str, capabilities: Sequence[str] = ("work",), **options: Any) -> agent_pb2.Hello:  # noqa: ANN401
+def hello_of(name: str, capabilities: Sequence[str | agent_pb2.Capability] = ("work",), **options: Any) -> agent_pb2.Hello:  # noqa: ANN401
     """A Hello that is right, unless `options` say otherwise."""
     fields: dict[str, Any] = {
         "agent_name": name,
         "session_nonce": f"nonce of {name}"[:64],
-        "capabilities": [agent_pb2.Capability(task_type=one) for one in capabilities],
+        "capabilities": [agent_pb2.Capability(task_type=one) if isinstance(one, str) else one for one in capabilities],
         "protocol_version": 1,
     }
     return agent_pb2.Hello(**fields | options)
