@@ -63,8 +63,9 @@ class Watch:
             if not self._chunks:
                 return
             self._chunk_bytes += len(event.data)
-        elif isinstance(event, ProgressMade) and not self._progress:
-            return
+        elif isinstance(event, ProgressMade):
+            if not self._progress:
+                return
         elif isinstance(event, TaskChanged) and self._matches is not None and not self._matches(event.task):
             return
         self._queue.append(event)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from muster.v1 import agent_pb2, event_pb2
 
 from coordinator import convert
 from coordinator.convert import Bounds
@@ -15,7 +17,6 @@ from coordinator.core.model import Failure, FailureKind, Now
 from coordinator.core.reports import Failed, RenewVerdict, SignOfLife, Verdict
 from coordinator.errors import InvalidRequest, SessionSuperseded, Unavailable
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
-from muster.v1 import agent_pb2, event_pb2
 
 if TYPE_CHECKING:
     from coordinator.core.load_map import Agent
@@ -93,7 +94,9 @@ class AgentStream:
         )
         reconcile = agent_pb2.Reconcile(
             attempts=[
-                agent_pb2.ReconciledAttempt(task_id=task_id, fence=fence, verdict=verdict.value)
+                agent_pb2.ReconciledAttempt(
+                    task_id=task_id, fence=fence, verdict=cast("agent_pb2.ReconcileVerdict.ValueType", verdict.value)
+                )
                 for (task_id, fence), verdict in zip(hello.in_flight, verdicts, strict=True)
             ]
         )
@@ -171,7 +174,14 @@ class AgentStream:
                 verdict = Verdict.INVALID
             else:
                 verdict = reports.checkpoint(self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now)
-            answers.append(agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value))
+            answers.append(
+                agent_pb2.CheckpointAck(
+                    task_id=sent.task_id,
+                    fence=sent.fence,
+                    sequence=sent.sequence,
+                    verdict=cast("agent_pb2.ResultVerdict.ValueType", verdict.value),
+                )
+            )
 
         def answer() -> None:
             self._others.checkpoint_acks.extend(answers)
@@ -298,7 +308,7 @@ _RESULT_MESSAGES = {
 def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
     """A Hello, checked. Raises InvalidRequest."""
     name = convert.check_name(message.agent_name, "hello.agent_name")
-    if not 8 <= len(message.session_nonce) <= 64:  # noqa: PLR2004  # documented in the proto
+    if not 8 <= len(message.session_nonce) <= 64:  # documented in the proto
         raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
     if message.protocol_version != PROTOCOL_VERSION:
         raise InvalidRequest(
