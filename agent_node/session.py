@@ -21,6 +21,7 @@ from agent_node.attempt import (
     Attempt,
     AttemptKey,
     CheckpointData,
+    CheckpointVerdict,
     HandlerOutcome,
     Limits,
     ModelUsage,
