@@ -54,6 +54,8 @@ class AgentStream:
         self._assigns: deque[Assign] = deque()
         self._others = agent_pb2.ConnectResponse()  # everything that isn't an assignment
         self._others_gathered = False
+        self._silent_periods = 0
+        self._watchdog: asyncio.TimerHandle | None = None
         self.ignored_messages = 0
 
     # --- in -------------------------------------------------------------------------------------------------------------------
@@ -65,7 +67,9 @@ class AgentStream:
             if first is None:
                 return
             self._open(first)
+            self._watch_for_silence()
             async for message in messages:
+                self._silent_periods = 0
                 self._handle(message)
         finally:
             self._close()
@@ -128,7 +132,7 @@ class AgentStream:
             self._results(agent, message.results, now)
         if message.HasField("drain"):
             known = True
-            sessions.draining(self._namespace.scheduler, agent)
+            sessions.draining(agent)
         # Last: an assignment whose result came along needs no acknowledgement in the journal.
         for batch_id in message.acknowledged_batch_ids:
             known = True
@@ -221,7 +225,21 @@ class AgentStream:
         self._others.result_acks.append(ack)
         self._gathered()
 
+    def _watch_for_silence(self) -> None:
+        """Ends the stream of an agent that has missed all renewals of a lease, so that it is given nothing more (G9).
+
+        Periods are counted, and not the time: when this process was the one that slept, what has arrived meanwhile comes first.
+        """
+        settings = self._shard.settings
+        if self._silent_periods * settings.renew_period_s > settings.lease_s:
+            self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
+            return
+        self._silent_periods += 1
+        self._watchdog = asyncio.get_running_loop().call_later(settings.renew_period_s, self._watch_for_silence)
+
     def _close(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         for lookup in self._lookups:
             lookup.cancel()
         shard = self._shard
