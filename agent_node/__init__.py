@@ -1,8 +1,11 @@
-"""The SDK: agents that run tasks, and clients that submit them."""
+"""The SDK: agents that run tasks, and clients that submit them.
 
-from agent_node.agent import Agent
-from agent_node.client import BlockingClient, Client, Priority, RetryPolicy, TaskHandle, TaskOutput, TaskRequest, as_completed
-from agent_node.context import Context
+Names are loaded when they are first used, so that a command's `--help` doesn't pay for gRPC.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
@@ -17,6 +20,11 @@ from agent_node.errors import (
     TaskFailedError,
     UnavailableError,
 )
+
+if TYPE_CHECKING:
+    from agent_node.agent import Agent
+    from agent_node.client import BlockingClient, Client, Priority, RetryPolicy, TaskHandle, TaskOutput, TaskRequest, as_completed
+    from agent_node.context import Context
 
 __all__ = [
     "Agent",
@@ -42,3 +50,13 @@ __all__ = [
     "UnavailableError",
     "as_completed",
 ]
+
+_MODULES = {"Agent": "agent_node.agent", "Context": "agent_node.context"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULES.get(name, "agent_node.client")), name)
+    globals()[name] = value
+    return value

@@ -81,8 +81,6 @@ def load_agent(where: str) -> "Agent":
 
 
 def _llm_agent(config: Path | None) -> "Agent":
-    if config is None:
-        raise UsageError("muster-agent llm needs --config FILE")
     try:
         from agent_node.llm.agent import build_agent
     except ModuleNotFoundError as error:
@@ -100,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="What is given here goes before what the agent was constructed with.",
     )
     parser.add_argument("agent", help="module:attribute of an agent_node.Agent, or llm for the built-in one")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the built-in LLM agent's configuration")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the built-in LLM agent's configuration, unless the environment says it all"
+    )
     parser.add_argument("--address", metavar="HOST:PORT", help="the coordinator")
     parser.add_argument("--namespace", help="the namespace to work in")
     parser.add_argument("--capacity", type=int, metavar="N", help="tasks at a time")

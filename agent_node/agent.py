@@ -18,11 +18,12 @@ from agent_node.backoff import Backoff
 from agent_node.connection import DEFAULT_ADDRESS, Target
 from agent_node.context import Context
 from agent_node.handoff import Mailbox
+from agent_node.held import Identity
 from agent_node.instructions import SetLimits, Start, StopHandler
 from agent_node.loop_lag import LoopLagProbe
 from agent_node.reports import Report
 from agent_node.runner import Handler, Isolation, Runner
-from agent_node.session import Identity, Session
+from agent_node.session import Session
 from agent_node.stream_thread import StreamThread
 from agent_node.transport import HandlerInstruction, Transport
 
@@ -203,7 +204,7 @@ class _DrainThenExit:
         self._agent = agent
         self._asked = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is Python's
         if self._asked:
             os._exit(128 + number)  # nothing gentler gets past a handler that doesn't stop
         self._asked = True

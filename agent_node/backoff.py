@@ -16,7 +16,7 @@ class Backoff:
         uniform: a number from 0 up to 1; by default a random one.
     """
 
-    def __init__(self, *, first_s: float = 0.1, limit_s: float = 5.0, uniform: Callable[[], float] | None = None) -> None:
+    def __init__(self, *, first_s: float = 0.1, limit_s: float = 2.0, uniform: Callable[[], float] | None = None) -> None:
         self._first_s = first_s
         self._limit_s = limit_s
         self._uniform = uniform or new_jitter()

@@ -9,3 +9,8 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 def now_s() -> float:
     """Seconds from an arbitrary start; never backwards, never comparable between machines."""
     return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970, for the in-memory store of `agent_node.testing` alone: no agent's clock decides anything."""
+    return int(time.time() * 1000)

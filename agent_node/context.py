@@ -10,7 +10,8 @@ from agent_node.attempt import Attempt, Progress
 from agent_node.reports import MAX_MESSAGE_CHARACTERS, AttemptReports, ReportsHost, reports_of
 
 if TYPE_CHECKING:
-    from agent_node.client import Client
+    from agent_node.client import BlockingClient, Client
+    from agent_node.handler_clients import HandlerClients
 
 _MAX_MODEL_CHARACTERS = 128
 
@@ -18,8 +19,8 @@ _MAX_MODEL_CHARACTERS = 128
 class ContextHost(ReportsHost, Protocol):
     """What a context needs of whoever runs its handler."""
 
-    def client_for(self, task_id: str) -> "Client":
-        """A client whose submits name `task_id` as their parent."""
+    def clients(self) -> "HandlerClients":
+        """The connections for handlers."""
 
 
 class Context:
@@ -27,9 +28,6 @@ class Context:
 
     Methods without `await` may be called from async and plain handlers alike, and never wait.
     """
-
-    # On the class: a context is made per task, and most tasks need none.
-    _client: "Client | None" = None
 
     def __init__(self, attempt: Attempt, host: ContextHost, *, in_event_loop: bool) -> None:
         self._attempt = attempt
@@ -197,10 +195,25 @@ class Context:
 
     @property
     def client(self) -> "Client":
-        """A client of the same coordinator and namespace. What it submits names this task as its parent."""
-        if self._client is None:
-            self._client = self._host.client_for(self.task_id)
-        return self._client
+        """For async handlers: a client of the same coordinator and namespace. What it submits names this task as its parent.
+
+        Raises:
+            RuntimeError: in a plain handler, which uses `blocking_client`.
+        """
+        if not self._in_event_loop:
+            raise RuntimeError("a plain handler has no event loop to await in: use ctx.blocking_client")
+        return self._host.clients().for_task(self.task_id)
+
+    @property
+    def blocking_client(self) -> "BlockingClient":
+        """The same for plain handlers.
+
+        Raises:
+            RuntimeError: in an async handler, whose event loop it would block.
+        """
+        if self._in_event_loop:
+            raise RuntimeError("this would block the event loop: use ctx.client")
+        return self._host.clients().blocking_for_task(self.task_id)
 
     def _reports(self) -> AttemptReports:
         return reports_of(self._attempt, self._host)

@@ -5,9 +5,10 @@ import concurrent.futures
 import json
 import traceback
 
+from muster.v1.common_pb2 import FailureKind
+
 from agent_node.attempt import Failed, HandlerOutcome, Stopped, Succeeded
 from agent_node.errors import AttemptLostError, NonRetryableError, RetryableError
-from muster.v1.common_pb2 import FailureKind
 
 MAX_MESSAGE_CHARACTERS = 4096
 MAX_TRACE_CHARACTERS = 16 * 1024
@@ -51,13 +52,14 @@ def from_exception(error: BaseException) -> HandlerOutcome:
 
 
 def _kind(name: str) -> str:
-    return name if f"FAILURE_KIND_{name}" in FailureKind.keys() and name != "UNSPECIFIED" else "APPLICATION"
+    known = name != "UNSPECIFIED" and f"FAILURE_KIND_{name}" in FailureKind.DESCRIPTOR.values_by_name
+    return name if known else "APPLICATION"
 
 
 def _message_of(error: BaseException) -> str:
     try:
         return str(error) or type(error).__qualname__
-    except Exception as unprintable:  # a user's __str__ may do anything, and the attempt must end all the same
+    except Exception as unprintable:  # noqa: BLE001 - a user's __str__ may do anything, and the attempt must end all the same
         return f"{type(error).__qualname__}, which can't be printed: {type(unprintable).__qualname__}"
 
 

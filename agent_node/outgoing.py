@@ -1,10 +1,12 @@
 """One ConnectRequest in the making, and the two bounds that it keeps: results and bytes."""
 
-from agent_node.attempt import Attempt, CheckpointData, Failed, HandlerOutcome, ModelUsage, Progress, Stopped, Succeeded, Unfinished
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from muster.v1.agent_pb2 import AttemptResult, ConnectRequest
 from muster.v1.common_pb2 import FailureKind, Usage
+
+from agent_node.attempt import Attempt, CheckpointData, Failed, HandlerOutcome, ModelUsage, Stopped, Succeeded, Unfinished
+from agent_node.held import Held
 
 MAX_RESULTS = 256
 MAX_BYTES = 3 * 1024 * 1024
@@ -42,13 +44,15 @@ class OutgoingMessage:
         """Bytes left."""
         return max(MAX_BYTES - self._bytes, 0)
 
-    def add_renewal(self, attempt: Attempt, progress: Progress | None, usage: tuple[ModelUsage, ...], cancel_delivered: bool) -> bool:
+    def add_renewal(self, held: Held) -> bool:
         """One attempt's sign of life."""
-        task_id, fence = attempt.key
+        task_id, fence = held.attempt.key
+        progress, usage = held.progress, held.usage
         size = len(task_id) + _OVERHEAD + _USAGE_BYTES * len(usage) + (0 if progress is None else 4 * len(progress.message))
         if not self.fits(size):
             return False
-        renewal = self.request.renew.attempts.add(task_id=task_id, fence=fence, cancel_delivered=cancel_delivered)
+        renewal = self.request.renew.attempts.add(task_id=task_id, fence=fence)
+        renewal.cancel_delivered = held.cancel_delivered and held.outcome is None
         if progress is not None:
             renewal.progress.current = progress.current
             renewal.progress.total = progress.total

@@ -13,21 +13,19 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent_node.attempt import Attempt, CheckpointVerdict, Failed, HandlerOutcome, Limits, Stopped
 from agent_node.connection import Target
 from agent_node.context import Context
 from agent_node.errors import AttemptLostError, MusterError
+from agent_node.handler_clients import HandlerClients
 from agent_node.outcomes import from_exception, from_value
 from agent_node.reports import AttemptReports, Gathered, ReportsHost, reports_of
-
-if TYPE_CHECKING:
-    from agent_node.client import Client
 
 HandlerFunction = Callable[[Context], Any]
 
@@ -186,6 +184,7 @@ class _ChildSide:
     def __init__(self, pipe: Connection, target: Target) -> None:
         self._pipe = pipe
         self._target = target
+        self._clients = HandlerClients(target)
         self._limits = Limits()
         self._lock = threading.Lock()
         self._current: Attempt | None = None
@@ -197,8 +196,8 @@ class _ChildSide:
     def changed(self, reports: AttemptReports) -> None:
         self._send(reports.take())
 
-    def client_for(self, task_id: str) -> "Client":
-        return open_client(self._target, task_id)
+    def clients(self) -> HandlerClients:
+        return self._clients
 
     def serve(self, function: HandlerFunction) -> None:
         """Runs attempts until the parent is gone."""
@@ -211,9 +210,17 @@ class _ChildSide:
         is_async = inspect.iscoroutinefunction(function)
         context = Context(attempt, self, in_event_loop=is_async)
         try:
-            return from_value(asyncio.run(function(context)) if is_async else function(context))
+            return from_value(asyncio.run(self._finish(function(context))) if is_async else function(context))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, sys.exit() too, is its attempt's outcome
             return from_exception(error)
+
+    async def _finish(self, running: Awaitable[object]) -> object:
+        """The handler to its end; then closes what it opened in a loop that ends with it."""
+        try:
+            return await running
+        finally:
+            await self._clients.aclose()
+            self._clients = HandlerClients(self._target)
 
     def _listen(self) -> None:
         while True:
@@ -231,13 +238,6 @@ class _ChildSide:
     def _send(self, what: _FromChild) -> None:
         with self._lock:
             self._pipe.send(what)
-
-
-def open_client(target: Target, task_id: str) -> "Client":
-    """A client whose submits name `task_id` as their parent."""
-    from agent_node.client import Client
-
-    return Client(target.address, namespace=target.namespace, parent_task_id=task_id)
 
 
 def _child_main(pipe: Connection, function: HandlerFunction, target: Target) -> None:

@@ -5,24 +5,23 @@ Everything here happens in the thread of the user's loop, but for what says othe
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent_node.attempt import Attempt, AttemptKey, Failed, HandlerOutcome, Limits, StopCause, Stopped
 from agent_node.connection import Target
 from agent_node.context import Context
+from agent_node.handler_clients import HandlerClients
 from agent_node.handoff import Mailbox
 from agent_node.outcomes import from_exception, from_value
-from agent_node.processes import ChildProcess, HandlerProcesses, open_client
+from agent_node.processes import ChildProcess, HandlerProcesses
 from agent_node.reports import AttemptReports, CancelDelivered, Ended, Report
 from agent_node.threads import HandlerThreads
-
-if TYPE_CHECKING:
-    from agent_node.client import Client
 
 
 class Isolation(Enum):
@@ -91,7 +90,7 @@ class Runner:
         self._spawning = 0  # how many workers the next turn may make; 0: none is due
         self._gathered: list[Report] = []
         self._limits = Limits()
-        self._target = target
+        self._clients = HandlerClients(target)
         self._threads = HandlerThreads(name=f"muster-{name}")
         self._processes = HandlerProcesses(target)
         self._left_threads: Mailbox[_Execution] = Mailbox(loop, self._leave_all)
@@ -120,12 +119,12 @@ class Runner:
     def stop_handler(self, attempt: Attempt, cause: StopCause, reason: str) -> None:
         """Asks one to stop, once: CancelledError in the loop, `ctx.cancelled` in a thread, a kill for a process."""
         execution = self._executions.get(attempt.key)
-        if execution is None or execution.stop_asked:
+        if cause is StopCause.LOST and attempt.reports is not None:
+            attempt.reports.lose()
+        if execution is None or execution.stop_asked:  # a second cancel would cut its cleaning up short
             return
         execution.stop_asked = True
         attempt.stop_reason, attempt.stop_cause = reason, cause
-        if cause is StopCause.LOST and attempt.reports is not None:
-            attempt.reports.lose()
         if not execution.started:
             # It waits for a slot, or for the loop's next turn: no handler has seen it.
             if execution in self._ready:
@@ -152,9 +151,9 @@ class Runner:
         """The coordinator has named its bounds. From any thread."""
         self._limits = limits
 
-    def client_for(self, task_id: str) -> "Client":
-        """A client whose submits name `task_id` as their parent."""
-        return open_client(self._target, task_id)
+    def clients(self) -> HandlerClients:
+        """The connections for handlers. From any thread."""
+        return self._clients
 
     def changed(self, reports: AttemptReports) -> None:
         """There is something to take from `reports`. From any thread."""
@@ -174,9 +173,10 @@ class Runner:
         self._processes.close()
 
     async def wait_closed(self, *, within_s: float) -> None:
-        """After `close`: gives async handlers so long to clean up."""
+        """After `close`: gives async handlers so long to clean up, and closes their connections."""
         if self._workers:
             await asyncio.wait(self._workers, timeout=within_s)
+        await self._clients.aclose()
 
     def _begin(self, execution: _Execution) -> None:
         self._running += 1
@@ -187,11 +187,11 @@ class Runner:
             case Isolation.THREAD:
                 execution.started = True
                 # Each in a context of its own: what a handler sets there doesn't reach the next one in that thread.
-                self._threads.submit(lambda: contextvars.Context().run(self._run_in_thread, execution))
+                self._threads.submit(functools.partial(contextvars.Context().run, self._run_in_thread, execution))
             case Isolation.PROCESS:
                 execution.started = True
                 execution.child = self._processes.take(execution.handler.function)
-                self._threads.submit(lambda: self._run_in_process(execution))
+                self._threads.submit(functools.partial(self._run_in_process, execution, execution.child))
 
     # Handlers in the loop. A task costs 4 µs, most of what an attempt that awaits nothing costs here; so one task runs handlers
     # one after another, until one of them waits. Then the next turn of the loop makes twice as many tasks for what is ready.
@@ -230,7 +230,7 @@ class Runner:
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except (asyncio.CancelledError, Exception, SystemExit) as error:  # whatever a handler raises is its attempt's outcome
+        except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its attempt's outcome
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))
@@ -241,17 +241,15 @@ class Runner:
         try:
             value = execution.handler.function(execution.context)
             outcome = Stopped() if value is None and execution.attempt.stop_seen else from_value(value)
-        except BaseException as error:  # a handler's sys.exit() ends its attempt, not this thread
+        except BaseException as error:  # noqa: BLE001 - a handler's sys.exit() ends its attempt, not this thread
             outcome = from_exception(error)
         self._end_in_thread(execution, outcome)
 
-    def _run_in_process(self, execution: _Execution) -> None:
+    def _run_in_process(self, execution: _Execution, child: ChildProcess) -> None:
         """In a handler thread, which speaks for the child."""
-        child = execution.child
-        assert child is not None
         try:
             outcome = child.run(execution.attempt, self)
-        except BaseException as error:  # a handler that can't be pickled, a child that can't be started
+        except BaseException as error:  # noqa: BLE001 - a handler that can't be pickled, a child that can't be started
             outcome = from_exception(error)
             child.kill()
         self._processes.give_back(child)

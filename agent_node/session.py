@@ -11,98 +11,42 @@ What it holds to:
 - Frames of any stream but the present one, and assignments of attempts that are known, change nothing.
 """
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
+
+from muster.v1 import agent_pb2 as pb
 
 from agent_node.attempt import (
     Attempt,
     AttemptKey,
     CheckpointData,
     CheckpointVerdict,
-    Failed,
     HandlerOutcome,
     Limits,
     ModelUsage,
     Progress,
     StopCause,
-    Stopped,
-    Succeeded,
     Unfinished,
 )
+from agent_node.compose import fill_checkpoints_and_output, fill_hello, fill_renew, fill_results
+from agent_node.connection import seconds
 from agent_node.drain import Drain
+from agent_node.heartbeat import Heartbeat
+from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
-from agent_node.outgoing import OutgoingMessage, duration
-from google.protobuf.duration_pb2 import Duration
-from muster.v1 import agent_pb2 as pb
+from agent_node.outgoing import OutgoingMessage
 
-PROTOCOL_VERSION = 1
+ACK_PATIENCE_S = 0.05
+# An acknowledgement may wait this long for a result to travel with: a message costs as much as a hundred tasks in it, and nobody
+# misses it before the coordinator's ack_timeout of seconds.
 WELCOME_TIMEOUT_S = 10.0
-DEFAULT_RENEW_PERIOD_S = 5.0  # when a coordinator names none
-UNANSWERED_PERIODS = 2  # renew periods without an answer after which the stream counts as dead
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What an agent says of itself in Hello."""
-
-    agent_name: str
-    session_nonce: str
-    task_types: Sequence[str]
-    labels: Mapping[str, str]
-    capacity: int
-    sdk: str
 
 
 class _Phase(Enum):
     AWAY = "AWAY"  # no stream
     GREETED = "GREETED"  # Hello is to go out, or has, and Welcome hasn't come
     OPEN = "OPEN"
-
-
-@dataclass(slots=True, eq=False)
-class _Held:
-    """An attempt that the coordinator believes this agent has."""
-
-    attempt: Attempt
-    outcome: HandlerOutcome | None = None  # None: it runs
-    stop_cause: StopCause | None = None
-    stop_reason: str = ""
-    cancel_delivered: bool = False
-    progress: Progress | None = None
-    usage: tuple[ModelUsage, ...] = ()
-    output: bytearray | None = None
-    output_sent: int = 0
-    checkpoint: CheckpointData | None = None  # the last one, until it is answered
-    checkpoint_sent: bool = False
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was ignored, for logs and tests."""
-
-    unknown_frames: int = 0
-    stale_frames: int = 0
-    duplicate_assignments: int = 0
-
-
-@dataclass(slots=True)
-class _StreamState:
-    """What lives and dies with one stream."""
-
-    hello_due: bool = True
-    ready_due: bool = True
-    drain_due: bool = False
-    batches_to_ack: list[int] = field(default_factory=list)
-    unsent_results: deque[_Held] = field(default_factory=deque)
-    sent_batches: dict[int, list[_Held]] = field(default_factory=dict)
-    last_batch_id: int = 0
-    renew_queue: deque[_Held] | None = None  # None: no Renew is due
-    renews_sent: int = 0
-    renews_answered: int = 0
-    leaving_after: int | None = None  # the number of answers that prove that Ready 0 was read
 
 
 class Session:
@@ -119,19 +63,18 @@ class Session:
         self._drain_deadline_s = drain_deadline_s
         self._phase = _Phase.AWAY
         self._stream = 0
-        self._state = _StreamState()
-        self._held: dict[AttemptKey, _Held] = {}
+        self._state = StreamState()
+        self._held: dict[AttemptKey, Held] = {}
         self._lingering: set[AttemptKey] = set()
-        self._dirty: dict[AttemptKey, _Held] = {}  # with output or a checkpoint to send
+        self._dirty: dict[AttemptKey, Held] = {}  # with output or a checkpoint to send
         self._limits = Limits()
-        self._renew_period_s = DEFAULT_RENEW_PERIOD_S
-        self._renew_at_s = 0.0
-        self._unanswered_since_s: float | None = None
+        self._heartbeat = Heartbeat()
         self._welcome_by_s = 0.0
+        self._now_s = 0.0  # when the message in hand was received
         self._loop_lag_s = 0.0
         self._drain: Drain | None = None
         self._finished = False
-        self._handlers: dict[int, Callable[[Any, float], list[Instruction]]] = {
+        self._handlers: dict[int, Callable[[Any], list[Instruction]]] = {
             pb.ConnectResponse.WELCOME_FIELD_NUMBER: self._on_welcome,
             pb.ConnectResponse.RECONCILE_FIELD_NUMBER: self._on_reconcile,
             pb.ConnectResponse.ASSIGN_FIELD_NUMBER: self._on_assign,
@@ -170,8 +113,8 @@ class Session:
         self._stream += 1
         self._phase = _Phase.GREETED
         self._welcome_by_s = now_s + WELCOME_TIMEOUT_S
-        self._unanswered_since_s = None
-        self._state = _StreamState(drain_due=self._drain is not None)
+        self._heartbeat.stop()
+        self._state = StreamState(drain_due=self._drain is not None)
         for held in self._held.values():
             held.output_sent = 0
             held.checkpoint_sent = False
@@ -186,7 +129,7 @@ class Session:
         if stream != self._stream or self._phase is _Phase.AWAY:
             return []
         self._phase = _Phase.AWAY
-        self._unanswered_since_s = None
+        self._heartbeat.stop()
         return self._finish_if_done()
 
     def received(self, stream: int, message: pb.ConnectResponse, now_s: float) -> list[Instruction]:
@@ -194,6 +137,7 @@ class Session:
         if stream != self._stream or self._phase is _Phase.AWAY:
             self.counters.stale_frames += 1
             return []
+        self._now_s = now_s
         instructions: list[Instruction] = []
         known = False
         for descriptor, value in message.ListFields():  # set fields only, by number
@@ -202,7 +146,7 @@ class Session:
             if handle is None or (self._phase is _Phase.GREETED and descriptor.number != pb.ConnectResponse.WELCOME_FIELD_NUMBER):
                 continue
             known = True
-            instructions += handle(value, now_s)
+            instructions += handle(value)
         if not known:
             self.counters.unknown_frames += 1
         if self._drain is not None:
@@ -283,9 +227,9 @@ class Session:
         if self._phase is _Phase.GREETED:
             deadlines.append(self._welcome_by_s)
         elif self._phase is _Phase.OPEN:
-            deadlines.append(self._renew_at_s)
-            if self._unanswered_since_s is not None:
-                deadlines.append(self._silent_at_s(self._unanswered_since_s))
+            deadlines.append(self._heartbeat.next_at_s)
+            if self._state.batches_to_ack:
+                deadlines.append(self._state.ack_by_s)
         return min(deadlines, default=None)
 
     def tick(self, now_s: float) -> list[Instruction]:
@@ -294,9 +238,9 @@ class Session:
         if self._phase is _Phase.GREETED and now_s >= self._welcome_by_s:
             instructions.append(Reconnect("", f"the coordinator didn't answer Hello within {WELCOME_TIMEOUT_S:g} s"))
         elif self._phase is _Phase.OPEN:
-            if self._unanswered_since_s is not None and now_s >= self._silent_at_s(self._unanswered_since_s):
-                instructions.append(Reconnect("", f"no answer to Renew for {UNANSWERED_PERIODS} periods of {self._renew_period_s:g} s"))
-            elif now_s >= self._renew_at_s:
+            if self._heartbeat.silent(now_s):
+                instructions.append(Reconnect("", f"no answer to Renew for {self._heartbeat.patience_s:g} s"))
+            elif self._heartbeat.due(now_s):
                 self._renew(now_s)
         if instructions:
             instructions += self.stream_lost(self._stream)
@@ -304,14 +248,9 @@ class Session:
             instructions += self._drain_on(self._drain, now_s)
         return instructions
 
-    def _silent_at_s(self, since_s: float) -> float:
-        return since_s + UNANSWERED_PERIODS * self._renew_period_s
-
     def _renew(self, now_s: float) -> None:
-        self._state.renew_queue = deque(self._held.values())
-        self._renew_at_s = now_s + self._renew_period_s
-        if self._unanswered_since_s is None:
-            self._unanswered_since_s = now_s  # from when it is due: a write that is stuck is silence, too
+        self._state.renew_due = True
+        self._heartbeat.beat(now_s)
 
     def _drain_on(self, drain: Drain, now_s: float) -> list[Instruction]:
         step = drain.advance(now_s)
@@ -327,8 +266,10 @@ class Session:
         return self._finish_if_done()
 
     def _finish_if_done(self) -> list[Instruction]:
-        """Leaving is done when nothing is held and, if the stream is up, the coordinator is known to have read that nothing more may
-        come: it has answered a Renew that went out with Ready 0."""
+        """Finishes when nothing is held and, if the stream is open, nothing can come any more.
+
+        The proof is the answer to a Renew that went out with Ready 0: what was assigned before has arrived before it.
+        """
         if self._drain is None or self._held or self._finished:
             return []
         after = self._state.leaving_after
@@ -339,12 +280,11 @@ class Session:
 
     # what the coordinator says
 
-    def _on_welcome(self, welcome: pb.Welcome, now_s: float) -> list[Instruction]:
+    def _on_welcome(self, welcome: pb.Welcome) -> list[Instruction]:
         if self._phase is not _Phase.GREETED:
             return []
         self._phase = _Phase.OPEN
-        self._renew_period_s = _seconds(welcome.renew_period) or DEFAULT_RENEW_PERIOD_S
-        self._renew_at_s = now_s + self._renew_period_s
+        self._heartbeat.start(self._now_s, period_s=seconds(welcome.renew_period))
         own = Limits()
         self._limits = Limits(
             payload_bytes=welcome.max_payload_bytes or own.payload_bytes,
@@ -353,7 +293,7 @@ class Session:
         )
         return [SetLimits(self._limits)]
 
-    def _on_reconcile(self, reconcile: pb.Reconcile, now_s: float) -> list[Instruction]:
+    def _on_reconcile(self, reconcile: pb.Reconcile) -> list[Instruction]:
         instructions: list[Instruction] = []
         for verdict in reconcile.attempts:
             held = self._held.get((verdict.task_id, verdict.fence))
@@ -365,7 +305,9 @@ class Session:
                 instructions += self._cancel(held, "cancelled while the agent was away")
         return instructions
 
-    def _on_assign(self, batch: pb.AssignBatch, now_s: float) -> list[Instruction]:
+    def _on_assign(self, batch: pb.AssignBatch) -> list[Instruction]:
+        if not self._state.batches_to_ack:
+            self._state.ack_by_s = self._now_s + ACK_PATIENCE_S
         self._state.batches_to_ack.append(batch.batch_id)
         attempts = []
         for assignment in batch.assignments:
@@ -374,18 +316,8 @@ class Session:
             if key in self._held or key in self._lingering:
                 self.counters.duplicate_assignments += 1
                 continue
-            attempt = Attempt(
-                key,
-                task.task_type,
-                task.payload,
-                task.content_type,
-                assignment.attempt,
-                assignment.run,
-                assignment.checkpoint,
-                task.traceparent,
-                task.tracestate,
-            )
-            held = self._held[key] = _Held(attempt)
+            attempt = attempt_of(key, assignment)
+            held = self._held[key] = Held(attempt)
             if self._drain is not None:
                 self._end(held, Unfinished(self._drain.reason))
             elif len(self._held) > 2 * self._identity.capacity:  # what waits here is bounded, whatever a coordinator thinks
@@ -394,8 +326,8 @@ class Session:
                 attempts.append(attempt)
         return [Start(attempts)] if attempts else []
 
-    def _on_renew_ack(self, ack: pb.RenewAck, now_s: float) -> list[Instruction]:
-        self._unanswered_since_s = None
+    def _on_renew_ack(self, ack: pb.RenewAck) -> list[Instruction]:
+        self._heartbeat.answered()
         self._state.renews_answered += 1
         instructions: list[Instruction] = []
         if ack.suspended:
@@ -410,7 +342,7 @@ class Session:
                 instructions += self._cancel(held, "cancelled")
         return instructions
 
-    def _on_cancels(self, cancels: Sequence[pb.Cancel], now_s: float) -> list[Instruction]:
+    def _on_cancels(self, cancels: Sequence[pb.Cancel]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for cancel in cancels:
             held = self._held.get((cancel.task_id, cancel.fence))
@@ -418,7 +350,7 @@ class Session:
                 instructions += self._lose(held, cancel.reason) if cancel.lost else self._cancel(held, cancel.reason)
         return instructions
 
-    def _on_result_acks(self, acks: Sequence[pb.ResultAck], now_s: float) -> list[Instruction]:
+    def _on_result_acks(self, acks: Sequence[pb.ResultAck]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for ack in acks:
             batch = self._state.sent_batches.pop(ack.batch_id, [])
@@ -430,7 +362,7 @@ class Session:
                 self._forget(held)
         return instructions
 
-    def _on_checkpoint_acks(self, acks: Sequence[pb.CheckpointAck], now_s: float) -> list[Instruction]:
+    def _on_checkpoint_acks(self, acks: Sequence[pb.CheckpointAck]) -> list[Instruction]:
         instructions: list[Instruction] = []
         for ack in acks:
             held = self._held.get((ack.task_id, ack.fence))
@@ -447,29 +379,29 @@ class Session:
             instructions.append(AnswerCheckpoint(held.attempt, ack.sequence, verdict))
         return instructions
 
-    def _on_drain(self, drain: pb.CoordinatorDrain, now_s: float) -> list[Instruction]:
-        deadline_s = _seconds(drain.deadline) if drain.HasField("deadline") else None
-        return self.drain(drain.reason or "drained by the coordinator", now_s, deadline_s=deadline_s)
+    def _on_drain(self, drain: pb.CoordinatorDrain) -> list[Instruction]:
+        deadline_s = seconds(drain.deadline) if drain.HasField("deadline") else None
+        return self.drain(drain.reason or "drained by the coordinator", self._now_s, deadline_s=deadline_s)
 
-    def _on_go_away(self, go_away: pb.GoAway, now_s: float) -> list[Instruction]:
+    def _on_go_away(self, go_away: pb.GoAway) -> list[Instruction]:
         reconnect = Reconnect(go_away.address, go_away.reason or "the coordinator asked to")
         return [reconnect, *self.stream_lost(self._stream)]
 
     # an attempt's ways to its end
 
-    def _cancel(self, held: _Held, reason: str) -> list[Instruction]:
+    def _cancel(self, held: Held, reason: str) -> list[Instruction]:
         # Cancelled by its task after the drain's deadline had stopped it: then it was cancelled.
         repeated = held.stop_cause is not None
         if held.stop_cause is not StopCause.CANCELLED:
             held.stop_cause, held.stop_reason = StopCause.CANCELLED, reason
         return [] if repeated or held.outcome is not None else [StopHandler(held.attempt, StopCause.CANCELLED, reason)]
 
-    def _stop(self, held: _Held, cause: StopCause, reason: str) -> StopHandler:
+    def _stop(self, held: Held, cause: StopCause, reason: str) -> StopHandler:
         if held.stop_cause is None:
             held.stop_cause, held.stop_reason = cause, reason
         return StopHandler(held.attempt, cause, reason)
 
-    def _lose(self, held: _Held, reason: str) -> list[Instruction]:
+    def _lose(self, held: Held, reason: str) -> list[Instruction]:
         self._forget(held)
         if held.outcome is not None:
             return []
@@ -477,23 +409,11 @@ class Session:
         self._state.ready_due = True
         return [StopHandler(held.attempt, StopCause.LOST, reason)]
 
-    def _end(self, held: _Held, outcome: HandlerOutcome) -> None:
-        if isinstance(outcome, Succeeded):
-            limit = self._limits.payload_bytes
-            if len(outcome.payload) > limit:
-                outcome = Failed(
-                    f"the result of {len(outcome.payload)} bytes is over the limit of {limit}: store it elsewhere and return where",
-                    non_retryable=True,
-                )
-        elif isinstance(outcome, Stopped):
-            if held.stop_cause is StopCause.RETURNED:
-                outcome = Unfinished(held.stop_reason)
-            elif held.stop_cause is None:
-                outcome = Failed("the handler gave up as cancelled, though nobody had cancelled it", error_type="CancelledError")
-        held.outcome = outcome
+    def _end(self, held: Held, outcome: HandlerOutcome) -> None:
+        held.outcome = as_reported(outcome, held, self._limits)
         self._state.unsent_results.append(held)
 
-    def _forget(self, held: _Held) -> None:
+    def _forget(self, held: Held) -> None:
         self._held.pop(held.attempt.key, None)
         if self._dirty:
             self._dirty.pop(held.attempt.key, None)
@@ -509,17 +429,13 @@ class Session:
         request = out.request
         if state.hello_due:
             state.hello_due = False
-            self._fill_hello(request.hello)
+            fill_hello(request.hello, self._identity, self._held)
             return request
         if state.ready_due:
             state.ready_due = False
             out.fits(8)
             request.ready.limit = 0 if self._drain is not None else max(self._identity.capacity - len(self._lingering), 0)
             request.ready.SetInParent()
-        if state.batches_to_ack:
-            out.fits(10 * len(state.batches_to_ack))
-            request.acknowledged_batch_ids.extend(state.batches_to_ack)
-            state.batches_to_ack = []
         if self._drain is not None and state.drain_due:
             state.drain_due = False
             out.fits(4 * len(self._drain.reason) + 8)
@@ -527,75 +443,14 @@ class Session:
             request.drain.SetInParent()
             self._renew(now_s)
             state.leaving_after = state.renews_sent + 1
-        if state.renew_queue is not None:
-            self._fill_renew(out, state.renew_queue)
+        if state.renew_due or state.renew_queue:
+            fill_renew(out, state, self._held, self._loop_lag_s)
         if self._dirty:
-            self._fill_checkpoints_and_output(out)
+            fill_checkpoints_and_output(out, self._dirty)
         if state.unsent_results:
-            self._fill_results(out, state)
+            fill_results(out, state, self._held, self._dirty)
+        if state.batches_to_ack and (not out.empty or now_s >= state.ack_by_s):
+            request.acknowledged_batch_ids.extend(state.batches_to_ack)
+            state.batches_to_ack = []
+            return request
         return None if out.empty else request
-
-    def _fill_hello(self, hello: pb.Hello) -> None:
-        identity = self._identity
-        hello.agent_name = identity.agent_name
-        hello.session_nonce = identity.session_nonce
-        for task_type in identity.task_types:
-            hello.capabilities.add(task_type=task_type)
-        hello.labels.update(identity.labels)
-        hello.max_concurrent_tasks = identity.capacity
-        for task_id, fence in self._held:
-            hello.in_flight.add(task_id=task_id, fence=fence)
-        hello.sdk = identity.sdk
-        hello.protocol_version = PROTOCOL_VERSION
-
-    def _fill_renew(self, out: OutgoingMessage, queue: deque[_Held]) -> None:
-        out.fits(16)
-        out.request.renew.loop_lag.CopyFrom(duration(self._loop_lag_s))
-        while queue:
-            held = queue[0]
-            if held.attempt.key in self._held and not out.add_renewal(
-                held.attempt, held.progress, held.usage, held.cancel_delivered and held.outcome is None
-            ):
-                break
-            queue.popleft()
-        self._state.renews_sent += 1
-        if not queue:
-            self._state.renew_queue = None
-
-    def _fill_checkpoints_and_output(self, out: OutgoingMessage) -> None:
-        for key, held in list(self._dirty.items()):
-            if held.checkpoint is not None and not held.checkpoint_sent:
-                if not out.add_checkpoint(held.attempt, held.checkpoint):
-                    continue
-                held.checkpoint_sent = True
-            if held.output is not None and held.output_sent < len(held.output):
-                held.output_sent = out.add_output(held.attempt, held.output, held.output_sent)
-                if held.output_sent < len(held.output):
-                    continue
-            del self._dirty[key]
-
-    def _fill_results(self, out: OutgoingMessage, state: _StreamState) -> None:
-        batch: list[_Held] = []
-        unsent = state.unsent_results
-        waiting: list[_Held] = []
-        while unsent:
-            held = unsent[0]
-            key = held.attempt.key
-            if held.outcome is None or key not in self._held:  # lost meanwhile
-                unsent.popleft()
-                continue
-            if self._dirty and key in self._dirty:  # its output goes first
-                waiting.append(unsent.popleft())
-                continue
-            if not out.add_result(held.attempt, held.outcome, held.stop_reason, held.usage):
-                break
-            batch.append(unsent.popleft())
-        unsent.extendleft(reversed(waiting))
-        if batch:
-            state.last_batch_id += 1
-            out.request.results.batch_id = state.last_batch_id
-            state.sent_batches[state.last_batch_id] = batch
-
-
-def _seconds(wire: Duration) -> float:
-    return wire.seconds + wire.nanos / 1e9

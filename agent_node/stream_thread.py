@@ -27,7 +27,7 @@ class StreamThread:
 
     def __init__(self) -> None:
         self.loop = _new_event_loop()
-        self._users = 0
+        self.users = 0
         self._thread = threading.Thread(target=self._run, name="muster-streams", daemon=True)
         self._thread.start()
 
@@ -35,16 +35,22 @@ class StreamThread:
     def acquire(cls) -> "StreamThread":
         """The process's thread, started when this is its first user. Each call needs a `release`."""
         with cls._present_lock:
-            if cls._present is None or not cls._present._thread.is_alive():  # not alive: this process was forked
-                cls._present = cls()
-            cls._present._users += 1
-            return cls._present
+            present = cls._present
+            if present is None or not present.alive:  # not alive: this process was forked from the one that had it
+                present = cls._present = cls()
+            present.users += 1
+            return present
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     async def release(self) -> None:
         """One user less; the last one ends the thread."""
         with self._present_lock:
-            self._users -= 1
-            if self._users > 0:
+            self.users -= 1
+            if self.users > 0:
                 return
             if StreamThread._present is self:
                 StreamThread._present = None
@@ -68,7 +74,7 @@ class StreamThread:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (a stream message costs a third less), else asyncio's. The user's own loop is theirs to choose."""
+    """Uvloop's where it is installed (a stream message costs a third less), else asyncio's. The user's own loop is theirs to choose."""
     try:
         import uvloop
     except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -24,6 +25,9 @@ EXPECTED = (StoreStartError, ListenError, ShardLost, StoreCorrupt, JournalTooNew
 def run(settings: CoordinatorSettings, *, log_level: str) -> int:
     """Serves until SIGTERM or SIGINT. Answers the exit code: 0 when told to end, 1 when it can't go on."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # Tasks live long and are freed by their counts: with the default thresholds the collector takes a twelfth of the time for nothing.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     try:
         import uvloop  # a third off the cost of a stream message
     except ImportError:

@@ -6,7 +6,6 @@ The codes are part of the interface: scripts branch on them, so a number never c
 from enum import IntEnum
 
 from agent_node.errors import (
-    AlreadyExistsError,
     LimitError,
     MusterError,
     NotFoundError,
@@ -75,11 +74,10 @@ def sentence_of(error: MusterError, *, address: str) -> str:
         case UnavailableError():
             advice = f"look at the coordinator on {address}, and try again"
         case NotFoundError() if error.reason == "NAMESPACE_NOT_FOUND":
+            said = said.partition(":")[0]  # what follows is advice for programs
             advice = "create it with `muster namespaces create`, or name another with --namespace"
         case LimitError() if error.retry_after_s is not None:
             advice = f"try again in {error.retry_after_s:g} s"
-        case AlreadyExistsError():
-            advice = "choose another --id, or leave it out"
         case _:
             advice = ""
     return f"{said}; {advice}." if advice else f"{said}."

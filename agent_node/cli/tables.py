@@ -23,6 +23,7 @@ STATE_STYLES = {
     common_pb2.TASK_STATE_FAILED: "bold red",
     common_pb2.TASK_STATE_CANCELLED: "magenta",
 }
+_LIVE = (common_pb2.TASK_STATE_PENDING, common_pb2.TASK_STATE_RUNNING, common_pb2.TASK_STATE_RETRYING)
 AGENT_STYLES = {
     agent_pb2.AGENT_STATE_CONNECTED: "green",
     agent_pb2.AGENT_STATE_DISCONNECTED: "bold red",
@@ -92,7 +93,7 @@ def progress_text(progress: common_pb2.Progress) -> str:
 
 def situation(task: task_pb2.Task) -> str:
     """The one thing worth knowing about a task now: why it waits, how far it is, or what went wrong."""
-    if task.cancel_requested:
+    if task.cancel_requested and task.state in _LIVE:
         return "cancel delivered" if task.cancel_delivered else "cancel requested"
     if task.waits_for.message:
         return task.waits_for.message
@@ -115,7 +116,7 @@ def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        if value:
+        if value and value != NONE:
             table.add_row(name, value)
     return table
 

@@ -58,7 +58,9 @@ _Response = TypeVar("_Response")
 
 
 class Client:
-    """A connection to a coordinator, for one namespace and one event loop. Use it as `async with Client() as client`.
+    """A connection to a coordinator, for one namespace and one event loop.
+
+    Use it as `async with Client() as client`; or just use it, and `aclose` it at the end.
 
     Submits of concurrent callers travel together on one stream, and so do their acknowledgements and results: start many of them at
     once, or use `submit_many`, and the cost of each falls to a small part of a call's. A broken connection is mended behind the
@@ -73,6 +75,7 @@ class Client:
         give_up_s: how long a submit is sent again, and a watch resumed, over broken connections.
         connect_timeout_s: the same before the first answer, so that a wrong address shows soon.
         call_timeout_s: the deadline of every other call.
+        parent_task_id: the parent of what is submitted without one of its own.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Client:
         give_up_s: float = 300.0,
         connect_timeout_s: float = 10.0,
         call_timeout_s: float = 30.0,
+        parent_task_id: str = "",
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight must be at least 1")
@@ -93,9 +97,12 @@ class Client:
         self._connect_timeout_s = connect_timeout_s
         self._call_timeout_s = call_timeout_s
         self._metadata = call_metadata(self.target)
+        self._parent_task_id = parent_task_id
         self._opened: _Opened | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
+        self._closed = False
         if self._opened is None:
             self._opened = self._open()
         return self
@@ -105,6 +112,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Closes the connection. Whoever still waits gets UnavailableError; tasks that were taken go on."""
+        self._closed = True
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.stream.aclose()
@@ -141,7 +149,7 @@ class Client:
             retry: how failed attempts are repeated.
             run_timeout_s: an attempt that runs longer has failed.
             progress_timeout_s: an attempt whose progress or usage stands still for so long has failed.
-            parent_task_id: the task that this one belongs to: shown, not enforced.
+            parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
 
@@ -164,7 +172,7 @@ class Client:
             retry=retry,
             run_timeout_s=run_timeout_s,
             progress_timeout_s=progress_timeout_s,
-            parent_task_id=parent_task_id,
+            parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
             traceparent=traceparent,
         )
         task = TrackedTask(task_id, spec, fresh=fresh, want_result=want_result)
@@ -183,6 +191,8 @@ class Client:
         for request in requests:
             task_id = new_task_id() if request.task_id is None else request.task_id
             spec = build_requested(task_id, request)
+            if request.parent_task_id is None:
+                spec.parent_task_id = self._parent_task_id
             tasks.append(TrackedTask(task_id, spec, fresh=request.task_id is None, want_result=request.want_result))
         refused = await self._live.stream.submit_many(tasks)
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
@@ -331,7 +341,9 @@ class Client:
     @property
     def _live(self) -> "_Opened":
         if self._opened is None:
-            raise UnavailableError("the client is closed: use it as `async with Client(...) as client`")
+            if self._closed:
+                raise UnavailableError("the client is closed")
+            self._opened = self._open()
         return self._opened
 
     def _open(self) -> "_Opened":

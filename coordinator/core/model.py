@@ -241,6 +241,10 @@ class Attempt:
         self.cancel_delivered = False
         self.due_slot = 0  # the timer wheel's
 
+    def has_arrived(self) -> bool:
+        """Whether the agent has acknowledged the assignment."""
+        return self.ack_until_s == INFINITY
+
     def due_s(self) -> float:
         """When the first of its deadlines passes."""
         return min(self.lease_until_s, self.ack_until_s, self.run_until_s, self.progress_until_s)

@@ -87,10 +87,21 @@ def acknowledge(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, no
 
 def _heard(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
     """Any report about an attempt shows that its assignment has arrived: the acknowledgement itself may have died with its stream."""
-    if not attempt.task.acknowledged:
+    if attempt.ack_until_s < INFINITY:
         attempt.ack_until_s = INFINITY
         attempt.lease_until_s = now.mono_s + scheduler.settings.lease_s
-        scheduler.apply(Acknowledged(attempt.task.number), now)
+        scheduler.unjournalled_acks[attempt.task.number] = attempt
+
+
+def journal_acknowledgements(scheduler: Scheduler, now: Now) -> None:
+    """Journals the acknowledgements of attempts that still run.
+
+    It waits for the next tick, a second at most: most attempts are over by then, and a restart in between only counts a lost attempt as
+    undelivered instead of crashed.
+    """
+    for number in scheduler.unjournalled_acks:
+        scheduler.apply(Acknowledged(number), now)
+    scheduler.unjournalled_acks.clear()
 
 
 def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result: Result, now: Now) -> Verdict:

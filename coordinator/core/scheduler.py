@@ -59,6 +59,7 @@ class Scheduler:
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
+        self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
         self.awake: dict[AgentClass, None] = {}  # classes that may have both a free slot and a ready task
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
@@ -103,6 +104,7 @@ class Scheduler:
         if agent is None or attempt is None:
             return None
         self.liveness.disarm(attempt)
+        self.unjournalled_acks.pop(task.number, None)
         if agent.group is not None:
             agent.group.touch(agent)
             self.awake[agent.group] = None

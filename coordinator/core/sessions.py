@@ -7,7 +7,7 @@ from enum import Enum
 from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
-from coordinator.core.model import INFINITY, Failure, FailureKind, Now, Task
+from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
 from coordinator.core.reports import acknowledge, give_up, judge
 from coordinator.core.scheduler import Scheduler
 
@@ -61,7 +61,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
         verdicts.append(ReconcileVerdict.KEEP if task.cancel_reason is None else ReconcileVerdict.CANCEL)
     for number, attempt in list(agent.running.items()):
         if number not in kept:
-            _omitted(scheduler, attempt.task, now)
+            _omitted(scheduler, attempt, now)
 
     group = scheduler.load.join(agent, said.capabilities)
     for task_type in group.capabilities:
@@ -72,8 +72,9 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
     return verdicts
 
 
-def _omitted(scheduler: Scheduler, task: Task, now: Now) -> None:
-    if task.acknowledged:
+def _omitted(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
+    task = attempt.task
+    if attempt.has_arrived():
         failure = Failure(FailureKind.LEASE_LOST, f"agent {task.agent} came back without this attempt")
         give_up(scheduler, task, failure, Cost.CRASH, now)
     else:

@@ -4,12 +4,13 @@ from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent
 from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
-from coordinator.core.reports import give_up
+from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Scheduler
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
+    journal_acknowledgements(scheduler, now)
     for backoff in scheduler.dates.take_due(now.date_ms):
         if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
             scheduler.enqueue(backoff.task, now)
@@ -54,7 +55,7 @@ def _grace_due(scheduler: Scheduler, agent: Agent, now: Now) -> None:
         scheduler.liveness.arm(agent, agent.grace_until_s)
         return
     for attempt in list(agent.running.values()):
-        if attempt.task.acknowledged:
+        if attempt.has_arrived():
             failure = Failure(FailureKind.LEASE_LOST, f"agent {agent.name} went away and didn't come back")
             give_up(scheduler, attempt.task, failure, Cost.CRASH, now)
         else:

@@ -1,7 +1,6 @@
 """Events to bytes and back (muster.v1.Commit). Runs of events of one kind become columns; requests travel as they came."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, cast
 
 from muster.v1 import common_pb2, event_pb2
@@ -27,6 +26,8 @@ from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 
 FORMAT_VERSION = 1
 
+AnyEvent = Event | NamespaceCreated
+
 
 class JournalTooNew(Exception):
     """The journal was written by a newer release: start that one, or a later one."""
@@ -40,13 +41,28 @@ def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
         defaults: the retry policy in force where a request gives none.
     """
     message = event_pb2.Commit(format_version=FORMAT_VERSION, sequence=commit.sequence, epoch=commit.epoch, date_ms=commit.date_ms)
-    for (namespace, kind), run in groupby(commit.events, key=lambda entry: (entry[0], type(entry[1]))):
-        events = [event for _, event in run]
+    for namespace, events in _runs(commit.events):
+        kind = type(events[0])
         if kind is Submitted:
             _encode_submitted(message, namespace, cast("list[Submitted]", events), defaults)
         else:
             _ENCODERS[kind](message, namespace, events)
     return message.SerializeToString()
+
+
+def _runs(events: Sequence[tuple[str, AnyEvent]]) -> Iterator[tuple[str, list[AnyEvent]]]:
+    """Neighbours of one kind in one namespace. By hand: `groupby` takes three times as long, a microsecond per task."""
+    run: list[AnyEvent] = []
+    last_name = ""
+    last_kind: type = object
+    for name, event in events:
+        if type(event) is not last_kind or name != last_name:
+            if run:
+                yield last_name, run
+            run, last_name, last_kind = [], name, type(event)
+        run.append(event)
+    if run:
+        yield last_name, run
 
 
 def _encode_created(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceCreated]) -> None:

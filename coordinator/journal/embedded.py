@@ -75,9 +75,9 @@ class EmbeddedServer:
         try:
             await stop(data=self._data, record=self._record, within_s=self._launch.stop_timeout_s)
             if not self._data.server_lives():
+                self._reap()
                 self._data.remove_socket()
         finally:
-            self._reap()
             self._data.close()
 
     async def _begin(self) -> None:
@@ -112,6 +112,8 @@ class EmbeddedServer:
         return False
 
     async def _spawn(self) -> None:
+        if not self._data.server_lives():
+            self._reap()
         self._process, self._record = spawn(data=self._data, launch=self._launch)
         try:
             await wait_until_serving(process=self._process, data=self._data, record=self._record, within_s=self._launch.start_timeout_s)
@@ -126,13 +128,11 @@ class EmbeddedServer:
         started_s = loop.time()
         while True:
             await asyncio.sleep(_WATCH_S)
-            self._reap()
             if self._data.server_lives():
                 if self._record.socket.exists():
                     continue
                 _log.warning("store.socket_gone process_id=%d", self.process_id)  # as by a cleaner of temporary files
                 await stop(data=self._data, record=self._record, within_s=self._launch.stop_timeout_s)
-                self._reap()
             if loop.time() - started_s > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
             _log.warning("store.died last_log_line=%r backoff_s=%.1f", last_log_line(self._data.log), backoff_s)
@@ -147,8 +147,10 @@ class EmbeddedServer:
                 _log.info("store.restarted process_id=%d", self.process_id)
 
     def _reap(self) -> None:
+        # Called when nobody holds the server's lock: it has ended, or is at the very end of it.
         if self._process is not None:
-            self._process.poll()
+            self._process.wait()
+            self._process = None
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

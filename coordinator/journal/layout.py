@@ -20,9 +20,10 @@ again has a line for each end, but one record. An earlier line that expires leav
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from coordinator.ports import EndedEntry
+from coordinator.ports import EndedEntry, EndedTask
 
 FORMAT_VERSION = 1
 """Of everything in this module. A store with a higher one is refused."""
@@ -101,9 +102,40 @@ def marker(sequence: int, place: int) -> bytes:
     return (sequence << _PLACE_BITS | place).to_bytes(MARKER_BYTES)
 
 
-def pack_line(*, task_marker: bytes, task_id: str, end_ms: int, record_bytes: int) -> bytes:
-    """One line of the index."""
-    return _LINE.pack(task_marker, end_ms, record_bytes) + task_id.encode()
+@dataclass(frozen=True, slots=True)
+class PackedTasks:
+    """Tasks of one namespace that ended in one commit, as they are stored. The lists have one element for each task.
+
+    Attributes:
+        keys: of the records.
+        lines: of the index.
+        values: the records, each behind its marker.
+        record_bytes: the size of all records.
+    """
+
+    keys: list[str]
+    lines: list[bytes]
+    values: list[bytes]
+    record_bytes: int
+
+
+def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix: str) -> PackedTasks:
+    """Packs tasks of one namespace, each given with its place in commit `sequence`. `prefix` is what the keys of its records begin with."""
+    # The one loop of an append over its tasks: 0.3 us a task written out like this; a function for each part would triple it.
+    keys: list[str] = []
+    lines: list[bytes] = []
+    values: list[bytes] = []
+    record_bytes = 0
+    first = sequence << _PLACE_BITS
+    pack = _LINE.pack
+    for place, task in tasks:
+        record, task_id, size = task.record, task.task_id, len(task.record)
+        task_marker = (first | place).to_bytes(MARKER_BYTES)
+        keys.append(prefix + task_id)
+        lines.append(pack(task_marker, task.end_ms, size) + task_id.encode())
+        values.append(task_marker + record)
+        record_bytes += size
+    return PackedTasks(keys=keys, lines=lines, values=values, record_bytes=record_bytes)
 
 
 def unpack_line(line: bytes, *, position: int) -> EndedEntry:

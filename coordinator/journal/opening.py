@@ -22,7 +22,7 @@ from coordinator.journal.server_process import Launch
 from coordinator.journal.startup_checks import StoreReport, check_store
 from coordinator.ports import ShardStore
 
-_READ_CONNECTIONS = 16  # reads beyond these wait for one
+_SHARED_CONNECTIONS = 4  # for what concerns no shard; each shard has its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Store:
         self._call_timeout_s = call_timeout_s
         self._shards = tuple(
             RedisShardStore(
-                client=client,
+                pool=client.connection_pool,
                 keys=ShardKeys(prefix=key_prefix, shard=number),
                 new_nonce=new_nonce,
                 call_timeout_s=call_timeout_s,
@@ -150,7 +150,7 @@ async def open_store(
             await client.aclose(close_connection_pool=True)
         if server is not None:
             await server.close()
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
             raise StoreStartError(f"the store {place} refused the credentials: give user and password in its address") from error
         if isinstance(error, RedisError | OSError):
             raise StoreStartError(f"the store {place} can't be used: {error}") from error
@@ -162,7 +162,7 @@ def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Re
     try:
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=_READ_CONNECTIONS,
+            max_connections=_SHARED_CONNECTIONS,
             timeout=call_timeout_s,
             socket_connect_timeout=connect_timeout_s,
             socket_timeout=None,  # see OrderedConnection: calls are timed by who makes them

@@ -1,14 +1,12 @@
 """A shard in Redis or Valkey. Owns the calls and their arguments; key names are in `layout`, the Lua in `scripts`."""
 
-import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.asyncio import ConnectionPool
 
-from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker, marker_of_line, pack_line, unpack_line
+from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, unpack_line
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
@@ -22,59 +20,50 @@ _MGET_KEYS = 1000  # one command blocks the server for under a millisecond
 class RedisShardStore:
     """Implements `coordinator.ports.ShardStore`.
 
-    Claims, appends and expiry go over a connection of this shard's own, in order; reads over the client's pool. Nothing is retried here:
-    the caller repeats a call that raised StoreOutage, and finds a new connection by then if there is a server.
+    Writes go over a connection of this shard's own, in order; reads over another. Nothing is retried here: the caller repeats a call that
+    raised StoreOutage, and finds a new connection by then if there is a server.
 
     Args:
-        client: answers bytes (no decode_responses), retries nothing, and has no time-out but for connecting. It is shared, and not
-            closed here.
+        pool: makes the connections: they answer bytes (no decode_responses), retry nothing, and have no time-out but for connecting.
         keys: the shard's.
         new_nonce: makes the random part of an owner's token, different at each call.
         call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
     """
 
-    def __init__(self, *, client: Redis, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
-        self._client = client
+    def __init__(self, *, pool: ConnectionPool, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
         self._keys = keys
         self._new_nonce = new_nonce
-        self._call_timeout_s = call_timeout_s
-        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        self._ordered = OrderedConnection(connection=connection, call_timeout_s=call_timeout_s)
+        # Writes don't wait behind reads, nor reads behind writes.
+        self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     async def claim(self) -> Claim:
         """See ShardStore."""
         nonce = self._new_nonce()
         with as_store_errors():
-            epoch, sequence, date_ms = await self._ordered.run(CLAIM, keys=(self._keys.head, self._keys.journal), arguments=(nonce,))
+            epoch, sequence, date_ms = await self._writes.run(CLAIM, keys=(self._keys.head, self._keys.journal), arguments=(nonce,))
         self._token = f"{epoch}:{nonce}"
         return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms)
 
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
-        keys = [self._keys.head, self._keys.journal]
-        head: list[Any] = [self._token, sequence, sequence - 1, commit_nonce, blob]
-        record_keys: list[str] = []
-        lines: list[bytes] = []
-        records: list[bytes] = []
         by_namespace: dict[str, list[tuple[int, EndedTask]]] = {}
-        for place, task in enumerate(ended):
-            by_namespace.setdefault(task.namespace, []).append((place, task))
-        head.append(len(by_namespace))
-        for namespace, tasks in by_namespace.items():
+        for place in enumerate(ended):
+            by_namespace.setdefault(place[1].namespace, []).append(place)
+        keys = [self._keys.head, self._keys.journal]
+        arguments: list[Any] = [self._token, sequence, sequence - 1, commit_nonce, blob, len(by_namespace)]
+        groups = [pack_tasks(tasks, sequence=sequence, prefix=self._keys.tasks(namespace)) for namespace, tasks in by_namespace.items()]
+        for namespace, group in zip(by_namespace, groups, strict=True):
             keys += (self._keys.ended(namespace), self._keys.counters(namespace))
-            prefix = self._keys.tasks(namespace)
-            size = 0
-            for place, task in tasks:
-                task_marker = marker(sequence, place)
-                record = task.record
-                size += len(record)
-                record_keys.append(prefix + task.task_id)
-                lines.append(pack_line(task_marker=task_marker, task_id=task.task_id, end_ms=task.end_ms, record_bytes=len(record)))
-                records.append(task_marker + record)
-            head += (len(tasks), size)
+            arguments += (len(group.keys), group.record_bytes)
+        for group in groups:
+            keys += group.keys
+            arguments += group.lines
+        for group in groups:
+            arguments += group.values
         with as_store_errors():
-            answer, date_ms = await self._ordered.run(APPEND, keys=keys + record_keys, arguments=head + lines + records)
+            answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
@@ -122,7 +111,7 @@ class RedisShardStore:
             return 0
         prefix = self._keys.tasks(namespace)
         with as_store_errors():
-            removed: int = await self._ordered.run(
+            removed: int = await self._writes.run(
                 EXPIRE_ENDED,
                 keys=[self._keys.head, ended, counters, *(prefix + entry.task_id for entry in entries[:expired])],
                 arguments=[
@@ -140,29 +129,24 @@ class RedisShardStore:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def close(self) -> None:
-        """Closes the shard's own connection."""
-        await self._ordered.close()
+        """Closes the shard's connections."""
+        await self._writes.close()
+        await self._reads.close()
 
-    async def _read(self, *command: Any) -> Any:
+    async def _read(self, *command: str | int) -> Any:
         with as_store_errors():
-            async with asyncio.timeout(self._call_timeout_s):
-                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await self._reads.call(*command)
 
     async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with as_store_errors():
-            async with asyncio.timeout(self._call_timeout_s):
-                try:
-                    return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
-                except NoScriptError:
-                    return await self._client.eval(script.source, len(keys), *keys, *arguments)
+            return await self._reads.run(script, keys=keys, arguments=arguments)
 
 
-def _entry(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[int, bytes]:
+def _entry(entry: tuple[bytes, list[bytes]]) -> tuple[int, bytes]:
     entry_id, fields = entry
-    try:
-        return int(entry_id.partition(b"-")[0]), fields[JOURNAL_FIELD]
-    except (KeyError, ValueError) as error:
-        raise StoreCorrupt(f"the journal holds an entry {entry_id!r} that isn't a commit") from error
+    if len(fields) != 2 or fields[0] != JOURNAL_FIELD:
+        raise StoreCorrupt(f"the journal holds an entry {entry_id!r} that isn't a commit")
+    return int(entry_id.partition(b"-")[0]), fields[1]
 
 
 def _entries(lines: Sequence[bytes], *, base: int) -> list[EndedEntry]:

@@ -163,9 +163,10 @@ async def ask(socket: Path, command: str, *, within_s: float) -> str:
 
 async def stop(*, data: DataDirectory, record: ServerRecord, within_s: float) -> None:
     """Ends the directory's server: asked to, then told to. What it acknowledged is on disk in each case."""
-    await ask(record.socket, "SHUTDOWN", within_s=within_s)
-    if await wait_until_gone(data, within_s=within_s):
-        return
+    if record.socket.exists():
+        refusal = await ask(record.socket, "SHUTDOWN", within_s=within_s)
+        if not refusal and await wait_until_gone(data, within_s=within_s):
+            return
     for number in (signal.SIGTERM, signal.SIGKILL):
         if runs_in(record.process_id, directory=data.path):
             with contextlib.suppress(ProcessLookupError):

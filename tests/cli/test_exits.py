@@ -13,7 +13,7 @@ from agent_node.errors import (
     UnavailableError,
 )
 
-NO_NAMESPACE = NotFoundError("namespace blue does not exist", reason="NAMESPACE_NOT_FOUND")
+NO_NAMESPACE = NotFoundError("namespace blue does not exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_the_codes_are_an_interface():
     [
         (UnavailableError("failed to connect to all addresses"), "no coordinator answers on host:1; start one with"),
         (UnavailableError("the store does not answer"), "the store does not answer; look at the coordinator on host:1"),
-        (NO_NAMESPACE, "`muster namespaces create`"),
+        (NO_NAMESPACE, "namespace blue does not exist; create it with `muster namespaces create`"),
         (LimitError("the queue is full", reason="QUEUE_FULL", retry_after_s=2.5), "the queue is full; try again in 2.5 s."),
-        (AlreadyExistsError("id t is taken.", reason="TASK_EXISTS"), "id t is taken; choose another --id"),
+        (AlreadyExistsError("task t exists: choose another id.", reason="TASK_EXISTS"), "task t exists: choose another id."),
         (TaskFailedError("t", "boom", kind="APPLICATION"), "task t failed: boom."),
     ],
 )

@@ -157,6 +157,11 @@ async def test_a_coordinator_that_ends_at_once_says_why(tmp_path, monkeypatch):
     assert failure.value.code is ExitCode.UNAVAILABLE
 
 
+def test_a_child_does_not_inherit_the_settings_of_what_is_in_use():
+    inherited = fleet.child_environment({"MUSTER_REDIS_URL": "redis://production", "MUSTER_LISTEN": "0.0.0.0:1", "PATH": "/bin"})
+    assert inherited == {"PATH": "/bin", "PYTHONUNBUFFERED": "1"}
+
+
 def test_the_last_words_of_a_silent_process(tmp_path):
     (tmp_path / "log").write_text("\n \n")
     assert last_words(tmp_path / "log") == "it said nothing."

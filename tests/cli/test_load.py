@@ -1,11 +1,13 @@
 import asyncio
+from contextlib import asynccontextmanager
+from itertools import count
 
 import grpc.aio
 import pytest
-from muster.v1 import task_pb2, task_pb2_grpc
+from muster.v1 import common_pb2, task_pb2, task_pb2_grpc
 
 from agent_node.cli.bench.load import UNARY_IN_FLIGHT, run_window, sequential_latencies, unary_rate
-from agent_node.errors import TaskFailedError
+from agent_node.errors import LimitError, TaskFailedError
 
 
 class CountingClient:
@@ -61,30 +63,60 @@ async def test_latencies_are_measured_one_task_at_a_time():
     assert client.most_open == 1
 
 
-async def test_unary_calls_carry_one_task_each_and_at_most_a_hundred_are_in_flight():
-    calls, in_flight, most = [], 0, 0
+class UnaryTasks(task_pb2_grpc.TaskServiceServicer):
+    """Takes every task but the one whose id is `refused`, and notes what arrives."""
 
-    class Tasks(task_pb2_grpc.TaskServiceServicer):
-        async def SubmitTasks(self, request, context):
-            nonlocal in_flight, most
-            in_flight += 1
-            most = max(most, in_flight)
-            calls.append((dict(context.invocation_metadata())["muster-namespace"], [task.task_id for task in request.tasks]))
-            await asyncio.sleep(0)
-            in_flight -= 1
-            return task_pb2.SubmitTasksResponse()
+    def __init__(self, refused=""):
+        self.refused = refused
+        self.namespaces = set()
+        self.batches = []
+        self.in_flight = 0
+        self.most_in_flight = 0
 
+    async def SubmitTasks(self, request, context):
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.namespaces.add(dict(context.invocation_metadata())["muster-namespace"])
+        self.batches.append([task.task_id for task in request.tasks])
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        answer = task_pb2.SubmittedTask(verdict="SUBMIT_VERDICT_ACCEPTED")
+        if request.tasks[0].task_id == self.refused:
+            refusal = common_pb2.Refusal(code=8, reason="QUEUE_FULL", message="the queue is full")
+            answer = task_pb2.SubmittedTask(verdict="SUBMIT_VERDICT_REFUSED", refusal=refusal)
+        return task_pb2.SubmitTasksResponse(tasks=[answer])
+
+
+@asynccontextmanager
+async def serving(servicer):
     server = grpc.aio.server()
-    task_pb2_grpc.add_TaskServiceServicer_to_server(Tasks(), server)
+    task_pb2_grpc.add_TaskServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            ids = iter(range(10_000))
-            rate = await unary_rate(channel, calls=250, warm_up_calls=30, payload=b"x", namespace="blue", mint_id=lambda: str(next(ids)))
+            yield channel
     finally:
         await server.stop(None)
+
+
+def counting_ids():
+    ids = count()
+    return lambda: str(next(ids))
+
+
+async def test_unary_calls_carry_one_task_each_and_at_most_a_hundred_are_in_flight():
+    tasks = UnaryTasks()
+    async with serving(tasks) as channel:
+        rate = await unary_rate(channel, calls=250, warm_up_calls=30, payload=b"x", namespace="blue", mint_id=counting_ids())
     assert rate > 0
-    assert {namespace for namespace, _ in calls} == {"blue"}
-    assert sorted(int(task_id) for _, [task_id] in calls) == [*range(280)]
-    assert most <= UNARY_IN_FLIGHT
+    assert tasks.namespaces == {"blue"}
+    assert sorted(int(task_id) for [task_id] in tasks.batches) == [*range(280)]
+    assert tasks.most_in_flight <= UNARY_IN_FLIGHT
+
+
+async def test_a_refused_task_is_not_counted_as_submitted():
+    async with serving(UnaryTasks(refused="7")) as channel:
+        with pytest.raises(ExceptionGroup) as raised:
+            await unary_rate(channel, calls=20, payload=b"x", namespace="blue", mint_id=counting_ids())
+    assert isinstance(raised.value.exceptions[0], LimitError)

@@ -152,8 +152,8 @@ def test_a_renewal_tells_of_a_cancel_and_hears_that_it_arrived(world):
 def test_any_report_shows_that_the_assignment_arrived(world, report):
     report(world, world.agent("agent"), world.task("task").fence)
     world.commit()
-    assert world.task("task").acknowledged
     world.advance(15)
+    assert world.task("task").acknowledged
     assert world.running("agent") == ["task"], "the time for the acknowledgement has passed, and it isn't missed"
 
 

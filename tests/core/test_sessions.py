@@ -49,7 +49,7 @@ def test_what_a_hello_lists_has_arrived_although_its_acknowledgement_was_lost(wo
     task = world.submit("task")
     world.lose("agent")
     assert world.connect("agent", in_flight={"task": task.fence}) == [ReconcileVerdict.KEEP]
-    assert task.acknowledged
+    assert world.scheduler.load.agents["agent"].running[task.number].has_arrived()
     world.advance(20)
     assert world.running("agent") == ["task"]
     assert task.undelivered == 0
@@ -206,7 +206,7 @@ def test_an_assignment_is_sent_to_the_session_of_the_decision(world):
     agent = world.join("agent")
     task = world.submit("task", payload=b"input")
     (assign,) = [effect for effect in world.effects if isinstance(effect, Assign)]
-    assert assign == Assign(agent.session, task.spec.request, 1, 1, task.fence, b"")
+    assert assign == Assign(agent.session, "task", task.spec.request, 1, 1, task.fence, b"")
 
 
 def test_an_agent_that_comes_back_with_other_capabilities_is_given_only_those(world):

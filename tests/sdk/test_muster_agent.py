@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from agent_node.__main__ import main
 from muster.v1.common_pb2 import TaskSpec
 
+from agent_node.__main__ import main
 from tests.support.eventually import eventually
-from tests.support.fake_coordinator import FakeCoordinator
 
 AGENT = """
 import asyncio, threading
@@ -41,12 +40,6 @@ def module(tmp_path, monkeypatch):
     yield
     for name in ("mine", "broken", "needy"):
         sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def coordinator():
-    with FakeCoordinator() as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -97,7 +90,6 @@ async def test_a_second_signal_ends_it_at_once_even_with_a_blocked_loop(process,
         (["mine:other"], "module 'mine' has no 'other'"),
         (["mine:something"], "mine:something is a int, not an agent_node.Agent"),
         (["mine:agent", "--capacity", "0"], "capacity must be 1 to 10,000, not 0"),
-        (["llm"], "muster-agent llm needs --config FILE"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(module, capsys, arguments, sentence):

@@ -360,3 +360,19 @@ async def test_payloads_that_are_none_are_refused_before_they_are_sent(client: C
         await client.submit("t", max_retries=1, retry=RetryPolicy())
     with pytest.raises(ValueError, match="max_in_flight"):
         Client(max_in_flight=0)
+
+
+async def test_a_client_names_the_parent_of_what_has_none(address: str, service: FakeTaskService) -> None:
+    async with Client(address, parent_task_id="parent") as client:
+        await client.submit("t")
+        await client.submit("t", parent_task_id="other")
+        await client.submit_many([TaskRequest("t"), TaskRequest("t", parent_task_id="other")])
+    assert [spec.parent_task_id for batch in service.batches for spec in batch.tasks] == ["parent", "other", "parent", "other"]
+
+
+async def test_a_client_opens_at_its_first_use(address: str) -> None:
+    client = Client(address)
+    await (await client.submit("t")).result(timeout_s=5)
+    await client.aclose()
+    with pytest.raises(UnavailableError, match="closed"):
+        await client.submit("t")

@@ -129,7 +129,7 @@ class FakeCoordinator(AgentServiceServicer):
         await self._stop.wait()
         await server.stop(0)
 
-    async def Connect(
+    async def Connect(  # type: ignore[override]  # a coroutine that reads and writes is as good to grpc.aio
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: "grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]"
     ) -> None:
         first = await anext(aiter(request_iterator))

@@ -122,7 +122,7 @@ class ServerBacking(Backing):
 
     def _open(self, *, call_timeout_s: float) -> RedisShardStore:
         store = RedisShardStore(
-            client=self.client(), keys=KEYS, new_nonce=lambda: f"nonce-{next(self._nonces)}", call_timeout_s=call_timeout_s
+            pool=self.client().connection_pool, keys=KEYS, new_nonce=lambda: f"nonce-{next(self._nonces)}", call_timeout_s=call_timeout_s
         )
         self._closing.push_async_callback(store.close)
         return store

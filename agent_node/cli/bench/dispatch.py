@@ -46,6 +46,7 @@ WARM_UP_LATENCIES = 50
 LATENCY_SAMPLES = 500
 WARM_UP_UNARY_CALLS = 200
 UNARY_CALLS = 2_000
+_GIVE_UP_S = 30.0  # a coordinator that is gone for longer ends the run
 _POLL_S = 0.05
 _CONNECT_TIMEOUT_S = 120.0
 _SETTLE_TIMEOUT_S = 60.0
@@ -121,7 +122,7 @@ async def _start_fleet(options: DispatchOptions, surroundings: Surroundings, sta
         bar.show(description="starting a coordinator")
         coordinator = await stack.enter_async_context(running_coordinator(scratch, profile=surroundings.profile))
         address = coordinator.address
-    client = await stack.enter_async_context(Client(address, namespace=surroundings.namespace))
+    client = await stack.enter_async_context(Client(address, namespace=surroundings.namespace, give_up_s=_GIVE_UP_S))
     about = await client.coordinator()  # before the agents start: an address where nobody listens is said at once
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
     plans = plan_agents(

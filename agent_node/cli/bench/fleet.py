@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,7 +171,7 @@ class Children:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=child_environment(os.environ),
                 start_new_session=True,  # Ctrl-C is for us: we end our children ourselves
             )
         self.processes.append(process)
@@ -182,6 +182,11 @@ class Children:
 
     async def __aexit__(self, *_exception: object) -> None:
         await asyncio.shield(asyncio.gather(*(_end(process) for process in self.processes)))
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Ours without our settings: a coordinator that is measured must not share a store or an address with the one in use."""
+    return {name: value for name, value in environment.items() if not name.startswith("MUSTER_")} | {"PYTHONUNBUFFERED": "1"}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -83,7 +83,8 @@ async def unary_rate(
 ) -> float:
     """SubmitTasks calls per second, one task each, `UNARY_IN_FLIGHT` at a time, after `warm_up_calls` that don't count.
 
-    This is what a simple client in any language does: results are not awaited. Raises grpc.aio.AioRpcError when a call fails.
+    This is what a simple client in any language does: results are not awaited. Raises MusterError for a call that
+    fails, and for a task that is refused.
     """
     from muster.v1 import task_pb2_grpc
 
@@ -97,7 +98,10 @@ async def unary_rate(
 async def _submit_one_by_one(
     stub: "task_pb2_grpc.TaskServiceAsyncStub", *, calls: int, payload: bytes, namespace: str, mint_id: Callable[[], str]
 ) -> None:
+    import grpc.aio
     from muster.v1 import common_pb2, task_pb2
+
+    from agent_node.connection import from_refusal, from_rpc_error
 
     metadata = (("muster-namespace", namespace),)
     remaining = calls
@@ -107,7 +111,13 @@ async def _submit_one_by_one(
         while remaining > 0:
             remaining -= 1
             task = common_pb2.TaskSpec(task_id=mint_id(), task_type=TASK_TYPE, payload=payload, content_type=CONTENT_TYPE)
-            await stub.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=[task]), metadata=metadata)
+            try:
+                response = await stub.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=[task]), metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from None
+            [submitted] = response.tasks
+            if submitted.verdict != task_pb2.SUBMIT_VERDICT_ACCEPTED:
+                raise from_refusal(submitted.refusal)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(UNARY_IN_FLIGHT, calls)):

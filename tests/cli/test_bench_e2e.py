@@ -1,0 +1,30 @@
+"""The whole benchmark, small, over real processes."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(find_spec("coordinator.__main__") is None, reason="coordinator.__main__ isn't written yet"),
+]
+
+
+def test_a_small_run_measures_everything():
+    command = [sys.executable, "-m", "agent_node.cli", "bench", "dispatch", "--json"]
+    options = ["--tasks", "500", "--agents", "3", "--connected", "5", "--in-flight", "100"]
+    done = subprocess.run([*command, *options], check=False, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    report = json.loads(done.stdout)
+    assert (report["submitted"], report["completed"]) == (500, 500)
+    assert report["first_error"] == ""
+    for key in ("tasks_per_s", "unary_tasks_per_s", "ceiling_tasks_per_s", "ceiling_latency_ms", "coordinator_start_s"):
+        assert report[key] > 0, key
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+    assert set(report["cpu_s_per_1000"]) == set(report["rss_mb"]) == {"client", "agents", "idle_agents", "coordinator", "store"}
+    assert report["coordinator"]["durability"]

@@ -1,0 +1,144 @@
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent_node.client.tasks import Chunk, Priority, TaskOutput
+from agent_node.errors import TaskCancelledError, TaskFailedError
+
+
+@dataclass
+class ScriptedHandle:
+    task_id: str = "t-1"
+    end: object = field(default_factory=lambda: TaskOutput(b'{"words": 3}', "application/json"))
+    pieces: tuple = ()
+
+    async def result(self, timeout_s=None):
+        if isinstance(self.end, BaseException):
+            raise self.end
+        return self.end
+
+    async def chunks(self):
+        offset = 0
+        for piece in self.pieces:
+            yield Chunk(1, offset, piece)
+            offset += len(piece)
+
+
+def lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_submit_prints_the_id_alone(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    result = muster("submit", "summarise", "hello", "--priority", "critical", "--max-retries", "0", "--run-timeout", "2.5")
+    assert (result.exit_code, result.stdout) == (0, "t-9\n")
+    [(_, arguments, options)] = client.calls
+    assert arguments == ("summarise", b"hello")
+    assert options == {
+        "task_id": None,
+        "content_type": "text/plain",
+        "priority": Priority.CRITICAL,
+        "max_retries": 0,
+        "run_timeout_s": 2.5,
+        "progress_timeout_s": None,
+        "want_result": False,
+    }
+
+
+def test_submit_with_json_prints_an_object(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    assert lines(muster("submit", "x", "--json")) == [{"task_id": "t-9"}]
+
+
+@pytest.mark.parametrize("arguments", [["-"], ["--file", "-"]])
+def test_submit_reads_stdin(muster, client, arguments):
+    client.answers["submit"] = ScriptedHandle()
+    assert muster("submit", "x", *arguments, stdin=b"\xff\x00").exit_code == 0
+    assert client.calls[0][1] == ("x", b"\xff\x00")
+    assert client.calls[0][2]["content_type"] == "application/octet-stream"
+
+
+def test_submit_reads_a_file(muster, client, tmp_path):
+    (tmp_path / "in.json").write_bytes(b"[1]")
+    client.answers["submit"] = ScriptedHandle()
+    assert muster("submit", "x", "--file", str(tmp_path / "in.json")).exit_code == 0
+    assert client.calls[0][1] == ("x", b"[1]")
+    assert client.calls[0][2]["content_type"] == "application/json"
+
+
+def test_submit_of_a_file_that_is_not_there_is_wrong_usage(muster, client):
+    result = muster("submit", "x", "--file", "no-such-file")
+    assert result.exit_code == 2
+    assert "no-such-file" in result.stderr
+    assert client.calls == []
+
+
+def test_submit_takes_one_payload_only(muster, client, tmp_path):
+    result = muster("submit", "x", "payload", "--file", str(tmp_path))
+    assert result.exit_code == 2
+    assert "not both" in result.stderr
+
+
+def test_submit_and_wait_prints_the_result_as_it_is(muster, client):
+    client.answers["submit"] = ScriptedHandle(end=TaskOutput(b"\xff\x00", ""))
+    result = muster("submit", "x", "--wait")
+    assert result.exit_code == 0
+    assert result.stdout_bytes == b"\xff\x00"
+    assert client.calls[0][2]["want_result"] is True
+
+
+def test_submit_and_wait_with_json(muster, client):
+    client.answers["submit"] = ScriptedHandle()
+    assert lines(muster("submit", "x", "--wait", "--json")) == [
+        {"task_id": "t-1", "state": "TASK_STATE_COMPLETED", "content_type": "application/json", "payload": {"words": 3}}
+    ]
+
+
+@pytest.mark.parametrize(
+    "end,record",
+    [
+        (
+            TaskFailedError("t-1", "no paper", kind="APPLICATION", error_type="ValueError"),
+            {
+                "task_id": "t-1",
+                "state": "TASK_STATE_FAILED",
+                "failure": {"kind": "APPLICATION", "message": "no paper", "type": "ValueError", "stack_trace": ""},
+            },
+        ),
+        (TaskCancelledError("t-1", "enough"), {"task_id": "t-1", "state": "TASK_STATE_CANCELLED", "reason": "enough"}),
+    ],
+)
+@pytest.mark.parametrize("follow", ["--wait", "--stream"])
+def test_a_task_that_does_not_complete_is_exit_code_1(muster, client, end, record, follow):
+    client.answers["submit"] = ScriptedHandle(end=end)
+    result = muster("submit", "x", follow)
+    assert result.exit_code == 1
+    assert str(end) in result.stderr
+    assert lines(muster("submit", "x", follow, "--json")) == [record]
+
+
+def test_submit_and_stream_prints_the_output_once(muster, client):
+    client.answers["submit"] = ScriptedHandle(pieces=(b"Once ", b"upon"), end=TaskOutput(b"Once upon", "text/plain"))
+    assert muster("submit", "x", "--stream").stdout == "Once upon"
+
+
+def test_submit_and_stream_prints_the_result_when_nothing_was_streamed(muster, client):
+    client.answers["submit"] = ScriptedHandle(end=TaskOutput(b"the result", "text/plain"))
+    assert muster("submit", "x", "--stream").stdout == "the result"
+
+
+def test_submit_and_stream_with_json_ends_with_the_result(muster, client):
+    client.answers["submit"] = ScriptedHandle(pieces=(b"a", b"\xff"))
+    first, second, last = lines(muster("submit", "x", "--stream", "--json"))
+    assert first == {"task_id": "t-1", "chunk": {"attempt": 1, "offset": "0", "data": "a"}}
+    assert second == {"task_id": "t-1", "chunk": {"attempt": 1, "offset": "1", "data_base64": "/w=="}}
+    assert last["payload"] == {"words": 3}
+
+
+def test_a_wait_that_takes_too_long_says_how_to_go_on(muster, client):
+    handle = ScriptedHandle(end=TimeoutError())
+    client.answers["submit"] = handle
+    result = muster("submit", "x", "--wait", "--timeout", "0")
+    assert result.exit_code == 1
+    assert "muster watch t-1" in result.stderr
