@@ -73,7 +73,7 @@ async def script():
 
 
 @pytest.fixture
-def run(run, script):
+def run(example, children, script):
     """Starts one of the programs, and ends it without the time that it would take to drain."""
     programs: list[Child] = []
 
