@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+from muster.v1 import task_pb2
 
 from agent_node import Client, Priority
-from muster.v1 import task_pb2
 from tests.e2e.deployment import Deployment
 
 pytestmark = pytest.mark.e2e
