@@ -1,5 +1,8 @@
-"""The single writer of a shard. Commands are decided and applied in memory at once; every answer waits for the commit that holds
-the decision. It must not know gRPC, nor which store it writes to."""
+"""The single writer of a shard.
+
+Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
+which store it writes to.
+"""
 
 import asyncio
 import logging
@@ -41,6 +44,7 @@ READ_PAGE = 100  # journal entries per command while recovering: each may hold a
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an outage
 READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
+TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 
 
 class ShardLost(Exception):
@@ -92,6 +96,8 @@ class Shard:
         self._serving = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = float("inf")
+        self._max_tick_s = min(MAX_TICK_S, settings.lease_s / 4 / TICKS_PER_STALL)
+        self._outage_after_s = min(READS_FAIL_AFTER_S, settings.renew_period_s / 2)
 
     # --- life -----------------------------------------------------------------------------------------------------------------
 
@@ -112,7 +118,7 @@ class Shard:
             try:
                 await self._write()
             except StoreCorrupt as error:
-                log.error("shard.rebuild shard=%d reason=%s", self.number, error)
+                log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving("the shard is being rebuilt from its journal: try again")
             except BaseException:
                 self._stop_serving("this coordinator no longer serves the shard: connect again")
@@ -123,8 +129,9 @@ class Shard:
         states: dict[str, tuple[State, int]] = {}
         sequence = date_ms = 0
         while page := await self.store.read(after=sequence, limit=READ_PAGE):
-            for sequence, blob in page:
+            for _, blob in page:
                 date_ms = self._replay(self._codec.decode(blob), states)
+            sequence = page[-1][0]
             await asyncio.sleep(0)  # other shards, and health checks
         if sequence != claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
@@ -167,8 +174,10 @@ class Shard:
         for commit in (self._writing, self._pending):
             if commit is not None:
                 commit.fail(error)
-        for sink in [*self.agent_sinks.values(), *self.client_sinks]:
-            sink.close(message)
+        for agent_sink in self.agent_sinks.values():
+            agent_sink.close(message)
+        for client_sink in self.client_sinks:
+            client_sink.close(message)
         for namespace in self.namespaces.values():
             namespace.watches.close(message)
         self.agent_sinks.clear()
@@ -272,7 +281,7 @@ class Shard:
         """
         self.require_served()
         if self._writing is None and self._pending.is_empty():
-            return
+            return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.waiters.append(waiter)
         self._wake.set()
@@ -305,10 +314,10 @@ class Shard:
     # --- time -----------------------------------------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
-        """Sets the timer to the core's next deadline, and to a second at most."""
+        """Sets the timer to the core's next deadline, and not so far off that the gap would look like a stall."""
         real_s = self._clock.now_s()
         now = self._time.now()
-        wait_s = MAX_TICK_S
+        wait_s = self._max_tick_s
         for namespace in self.namespaces.values():
             mono_s, date_ms = namespace.scheduler.next_due()
             if mono_s is not None:
@@ -360,14 +369,19 @@ class Shard:
         ]
         nonce = self._entropy.nonce()
         retry_s = FIRST_RETRY_S
+        loop = asyncio.get_running_loop()
         while True:
+            # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
+            slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
             try:
                 appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
             except StoreOutage as error:
-                self._outage(error)
+                self._outage(str(error))
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
                 continue
+            finally:
+                slow.cancel()
             match appended.answer:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self._time.store_said(appended.date_ms)
@@ -378,9 +392,9 @@ class Shard:
                 case AppendAnswer.DIVERGED:
                     raise StoreCorrupt("the journal doesn't end where this coordinator left it")
 
-    def _outage(self, error: StoreOutage) -> None:
+    def _outage(self, reason: str) -> None:
         if self.outage_since_s is None:
-            log.error("store.out shard=%d reason=%s", self.number, error)
+            log.error("store.out shard=%d reason=%s", self.number, reason)
             self.outage_since_s = self._clock.now_s()
             self._time.freeze()
 
@@ -428,6 +442,8 @@ class Shard:
                 self._to_agent(effect.session, lambda sink: sink.drain(effect))
             case CloseSession():
                 self._to_agent(effect.session, lambda sink: sink.supersede(effect.message))
+            case Assign():
+                self._to_agent(effect.session, lambda sink: sink.assign(effect))
 
     def _to_agent(self, session: str, tell: Callable[[AgentSink], None]) -> None:
         sink = self.agent_sinks.get(session)

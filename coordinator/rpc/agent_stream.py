@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from muster.v1 import agent_pb2, event_pb2
 
 from coordinator import convert
 from coordinator.convert import Bounds
@@ -15,7 +17,6 @@ from coordinator.core.model import Failure, FailureKind, Now
 from coordinator.core.reports import Failed, RenewVerdict, SignOfLife, Verdict
 from coordinator.errors import InvalidRequest, SessionSuperseded, Unavailable
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
-from muster.v1 import agent_pb2, event_pb2
 
 if TYPE_CHECKING:
     from coordinator.core.load_map import Agent
@@ -61,6 +62,8 @@ class AgentStream:
         self._answered = 0  # of these: in `_others`
         self._room = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
+        self._silent_periods = 0
+        self._watchdog: asyncio.TimerHandle | None = None
         self.ignored_messages = 0
 
     # --- in -------------------------------------------------------------------------------------------------------------------
@@ -72,7 +75,9 @@ class AgentStream:
             if first is None:
                 return
             self._open(first)
+            self._watch_for_silence()
             async for message in messages:
+                self._silent_periods = 0
                 self._handle(message)
                 while self._unanswered >= MAX_UNANSWERED:
                     self._room.clear()
@@ -101,7 +106,9 @@ class AgentStream:
         )
         reconcile = agent_pb2.Reconcile(
             attempts=[
-                agent_pb2.ReconciledAttempt(task_id=task_id, fence=fence, verdict=verdict.value)
+                agent_pb2.ReconciledAttempt(
+                    task_id=task_id, fence=fence, verdict=cast("agent_pb2.ReconcileVerdict.ValueType", verdict.value)
+                )
                 for (task_id, fence), verdict in zip(hello.in_flight, verdicts, strict=True)
             ]
         )
@@ -183,7 +190,14 @@ class AgentStream:
                 verdict = Verdict.INVALID
             else:
                 verdict = reports.checkpoint(self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now)
-            answers.append(agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value))
+            answers.append(
+                agent_pb2.CheckpointAck(
+                    task_id=sent.task_id,
+                    fence=sent.fence,
+                    sequence=sent.sequence,
+                    verdict=cast("agent_pb2.ResultVerdict.ValueType", verdict.value),
+                )
+            )
 
         def answer() -> None:
             self._others.checkpoint_acks.extend(answers)
@@ -236,7 +250,21 @@ class AgentStream:
         if self._patience is None and not self._others_gathered:
             self._patience = asyncio.get_running_loop().call_later(ACK_PATIENCE_S, self._gathered)
 
+    def _watch_for_silence(self) -> None:
+        """Ends the stream of an agent that has missed all renewals of a lease, so that it is given nothing more (G9).
+
+        Periods are counted, and not the time: when this process was the one that slept, what has arrived meanwhile comes first.
+        """
+        settings = self._shard.settings
+        if self._silent_periods * settings.renew_period_s > settings.lease_s:
+            self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
+            return
+        self._silent_periods += 1
+        self._watchdog = asyncio.get_running_loop().call_later(settings.renew_period_s, self._watch_for_silence)
+
     def _close(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         for lookup in self._lookups:
             lookup.cancel()
         if self._patience is not None:
@@ -322,7 +350,7 @@ _RESULT_MESSAGES = {
 def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
     """A Hello, checked. Raises InvalidRequest."""
     name = convert.check_name(message.agent_name, "hello.agent_name")
-    if not 8 <= len(message.session_nonce) <= 64:  # noqa: PLR2004  # documented in the proto
+    if not 8 <= len(message.session_nonce) <= 64:  # documented in the proto
         raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
     if message.protocol_version != PROTOCOL_VERSION:
         raise InvalidRequest(

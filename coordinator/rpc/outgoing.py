@@ -17,7 +17,7 @@ MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # below gRPC's 4 MiB with room for what is 
 class Outgoing(Protocol):
     """What has something to send."""
 
-    def next_message(self) -> Any:  # noqa: ANN401
+    def next_message(self) -> Any:
         """The next message from what has gathered; None when nothing has."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent_node import Agent, Context
 
-agent = Agent()
+agent = Agent(drain_deadline_s=float(os.environ.get("WORKER_DRAIN_DEADLINE_S", "30")))
 _POLL_S = 0.01
 _running: dict[str, int] = {}  # executions by task id: what this process runs now
 
@@ -117,7 +117,7 @@ async def checkpoint_at_gate(ctx: Context) -> bytes:
 async def block_loop(ctx: Context) -> bytes:
     """What no async handler should do: blocks its event loop for as many seconds as its payload says."""
     record("started", ctx)
-    time.sleep(float(ctx.payload))  # noqa: ASYNC251, TID251 - the point
+    time.sleep(float(ctx.payload))  # noqa: TID251 - the point
     return b"awake"
 
 
