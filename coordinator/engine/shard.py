@@ -358,6 +358,7 @@ class Shard:
                 await self._append(commit)
             self._writing = None
             self._release(commit)
+            del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
     async def _append(self, commit: PendingCommit) -> None:
         self._sequence += 1

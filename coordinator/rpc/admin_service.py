@@ -53,7 +53,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
             raise InvalidRequest(
-                f"name {request.name[:MAX_SHOWN_CHARS]!r} is not a namespace's: use 1 to 63 lower-case letters, digits and dashes, beginning with a letter",
+                f"name {request.name[:MAX_SHOWN_CHARS]!r} is not a namespace's: "
+                "use 1 to 63 lower-case letters, digits and dashes, beginning with a letter",
                 field="name",
             )
         shard = self._shards.of(request.name)

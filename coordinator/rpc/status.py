@@ -127,16 +127,18 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return make(answer, request_deserializer=parse, response_serializer=handler.response_serializer)
 
 
-def _careful(parse: Callable[[bytes], Any], *, streamed: bool) -> Callable[[bytes], Any]:
-    """As `parse`, with a status of our own for bytes that aren't the message: raised where a stream is read, and handed to a unary
-    call's handler, whose message grpc would otherwise take the traceback from."""
+def _careful(parse: Callable[[bytes], Any] | None, *, streamed: bool) -> Callable[[bytes], Any]:
+    """As `parse`, with a status of our own for bytes that aren't the message.
 
-    def parsed(blob: bytes) -> Any:  # noqa: ANN401
+    It is raised where a stream is read, and handed to a unary call's handler, since grpc logs a traceback of what a deserializer raises.
+    """
+
+    def parsed(blob: bytes) -> Any:
         try:
-            return parse(blob)
+            return parse(blob) if parse is not None else blob
         except DecodeError:
-            error = InvalidRequest("the request's bytes aren't the message of this method: is your muster.v1 generated anew?", field="")
-            error.reason = "MALFORMED_MESSAGE"
+            message = "the request's bytes aren't a message of this method: generate your stubs from this release's protos"
+            error = InvalidRequest(message, field="", reason="MALFORMED_MESSAGE")
             if streamed:
                 raise error from None
             return error

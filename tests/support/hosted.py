@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, Generic, TypeVar, cast
 
@@ -38,6 +39,7 @@ class Faults:
     reads: Fault = Fault.NONE
     append_calls: int = 0
     next_append: Callable[[], None] | None = None  # called once, before the next append
+    next_claim: Callable[[], None] | None = None  # likewise, before the next claim
 
     async def __call__(self, call: StoreCall) -> Fault:
         """As MemoryShardStore asks."""
@@ -49,7 +51,19 @@ class Faults:
             if meddle is not None:
                 meddle()
             return self.appends
+        if call is StoreCall.CLAIM:
+            meddle, self.next_claim = self.next_claim, None
+            if meddle is not None:
+                meddle()
         return Fault.NONE
+
+    def diverge(self, data: MemoryShard) -> None:
+        """The next append finds a journal that somebody else has written to; the claim after it finds it whole."""
+
+        def move(step: int) -> None:
+            data.sequence += step
+
+        self.next_append, self.next_claim = partial(move, 1), partial(move, -1)
 
     def outage(self, *, kind: Fault = Fault.BEFORE) -> None:
         """The store is out."""
@@ -99,7 +113,7 @@ def refused(error: grpc.aio.AioRpcError) -> Refused:
     )
 
 
-async def refusal(call: Any) -> Refused:  # noqa: ANN401
+async def refusal(call: Any) -> Refused:
     """Awaits a call, or reads a stream, that must fail, and answers how it did."""
     try:
         if hasattr(call, "read") and not hasattr(call, "__await__"):
@@ -119,7 +133,7 @@ class Peer(Generic[Sent, Received]):
         call: the open call.
     """
 
-    def __init__(self, call: Any) -> None:  # noqa: ANN401
+    def __init__(self, call: Any) -> None:
         self.call = call
         self.received: list[Received] = []
         self.ended: Refused | None = None  # with code OK when the other side ended it in peace
@@ -165,7 +179,8 @@ class AgentPeer(Peer[agent_pb2.ConnectRequest, agent_pb2.ConnectResponse]):
 
     async def welcome(self) -> agent_pb2.ConnectResponse:
         """The first answer."""
-        return await eventually(lambda: self.received and self.received[0], within_s=PATIENT_S, message="Welcome")
+        await eventually(lambda: self.received, within_s=PATIENT_S, message="Welcome")
+        return self.received[0]
 
     def assignments(self) -> list[agent_pb2.Assignment]:
         """All that it was sent."""
@@ -195,7 +210,7 @@ class AgentPeer(Peer[agent_pb2.ConnectRequest, agent_pb2.ConnectResponse]):
         """Reports one success."""
         return await self.report(success(assignment.task.task_id, assignment.fence, payload), batch_id=batch_id)
 
-    async def until(self, field_name: str) -> Any:  # noqa: ANN401
+    async def until(self, field_name: str) -> Any:
         """Waits for the first message with this field, and answers the field of the latest one."""
 
         def found() -> list[Any]:
@@ -205,7 +220,7 @@ class AgentPeer(Peer[agent_pb2.ConnectRequest, agent_pb2.ConnectResponse]):
         return (await eventually(found, within_s=PATIENT_S, message=field_name))[-1]
 
 
-def _has(message: Any, field_name: str) -> bool:  # noqa: ANN401
+def _has(message: Any, field_name: str) -> bool:
     try:
         return bool(message.HasField(field_name))
     except ValueError:
@@ -261,9 +276,9 @@ class Hosted:
         self.port = running.port
         self.faults = faults
         self.channel = channel
-        self.tasks = cast("task_pb2_grpc.TaskServiceAsyncStub", task_pb2_grpc.TaskServiceStub(channel))
-        self.agents = cast("agent_pb2_grpc.AgentServiceAsyncStub", agent_pb2_grpc.AgentServiceStub(channel))
-        self.admin = cast("admin_pb2_grpc.AdminServiceAsyncStub", admin_pb2_grpc.AdminServiceStub(channel))
+        self.tasks = task_pb2_grpc.TaskServiceStub(channel)
+        self.agents = agent_pb2_grpc.AgentServiceStub(channel)
+        self.admin = admin_pb2_grpc.AdminServiceStub(channel)
         self._closing = closing
         self._names = count(1)
 
@@ -301,7 +316,7 @@ class Hosted:
         *,
         ready: int | None = 10,
         namespace: str = "default",
-        **hello: Any,  # noqa: ANN401
+        **hello: Any,
     ) -> AgentPeer:
         """An agent that has been welcomed and said what it will take; `hello` has further fields of Hello."""
         peer = await self.connect(namespace=namespace)
@@ -331,14 +346,13 @@ class Hosted:
     async def in_state(self, task_id: str, state: common_pb2.TaskState.ValueType) -> task_pb2.Task:
         """Waits for a task to be in a state, and answers it."""
 
-        async def there() -> task_pb2.Task | None:
-            task = await self.get(task_id)
-            return task if task.state == state else None
+        async def there() -> bool:
+            return (await self.get(task_id)).state == state
 
-        name = common_pb2.TaskState.Name(state)
-        found = await eventually(there, within_s=PATIENT_S, message=f"{task_id} to be {name}")
-        assert found is not None
-        return found
+        await eventually(
+            cast("Callable[[], Any]", there), within_s=PATIENT_S, message=f"{task_id} to be {common_pb2.TaskState.Name(state)}"
+        )
+        return await self.get(task_id)
 
     async def cancel(self, *task_ids: str, reason: str = "") -> list[task_pb2.CancelVerdict.ValueType]:
         """Cancels tasks."""
@@ -364,9 +378,7 @@ async def _leave(peer: Peer[Any, Any]) -> None:
 
 
 @asynccontextmanager
-async def hosted(
-    *, data: MemoryShard | None = None, core: Settings | None = None, bounds: Bounds | None = None
-) -> AsyncIterator[Hosted]:
+async def hosted(*, data: MemoryShard | None = None, core: Settings | None = None, bounds: Bounds | None = None) -> AsyncIterator[Hosted]:
     """A coordinator with one shard, until the block ends.
 
     Args:
@@ -376,9 +388,7 @@ async def hosted(
     """
     faults = Faults()
     store = MemoryShardStore(shard=data or MemoryShard(), now_ms=clock.wall_ms, fault=faults)
-    settings = CoordinatorSettings(
-        listen="127.0.0.1:0", shards=1, core=core or Settings(), bounds=bounds or Bounds(), stop_grace_s=0.0
-    )
+    settings = CoordinatorSettings(listen="127.0.0.1:0", shards=1, core=core or Settings(), bounds=bounds or Bounds(), stop_grace_s=0.0)
     async with (
         serve(settings, [store], ("memory", "nothing survives")) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
@@ -387,12 +397,12 @@ async def hosted(
         yield Hosted(running=running, faults=faults, channel=channel, closing=closing)
 
 
-def spec_of(task_id: str, task_type: str = "work", payload: bytes = b"", **options: Any) -> common_pb2.TaskSpec:  # noqa: ANN401
+def spec_of(task_id: str, task_type: str = "work", payload: bytes = b"", **options: Any) -> common_pb2.TaskSpec:
     """A task to submit; `options` are further fields."""
     return common_pb2.TaskSpec(task_id=task_id, task_type=task_type, payload=payload, **options)
 
 
-def hello_of(name: str, capabilities: Sequence[str | agent_pb2.Capability] = ("work",), **options: Any) -> agent_pb2.Hello:  # noqa: ANN401
+def hello_of(name: str, capabilities: Sequence[str | agent_pb2.Capability] = ("work",), **options: Any) -> agent_pb2.Hello:
     """A Hello that is right, unless `options` say otherwise."""
     fields: dict[str, Any] = {
         "agent_name": name,
@@ -409,7 +419,7 @@ def success(task_id: str, fence: int, payload: bytes = b"done") -> agent_pb2.Att
     return agent_pb2.AttemptResult(task_id=task_id, fence=fence, outcome=outcome)
 
 
-def failure(task_id: str, fence: int, **fields: Any) -> agent_pb2.AttemptResult:  # noqa: ANN401
+def failure(task_id: str, fence: int, **fields: Any) -> agent_pb2.AttemptResult:
     """An attempt that failed; `fields` are those of Failure."""
     outcome = common_pb2.Outcome(failure=common_pb2.Failure(**fields))
     return agent_pb2.AttemptResult(task_id=task_id, fence=fence, outcome=outcome)

@@ -43,11 +43,20 @@ async def test_counts_what_waits_runs_and_has_ended(muster):
     a, b, c, d = await agent.assigned(4)
     await agent.ready(0)
     await agent.succeed(a)
-    await agent.report(failure(b.task.task_id, b.fence, non_retryable=True), failure("c", c.fence, retry_after=Duration(seconds=99)), batch_id=2)
+    await agent.report(
+        failure(b.task.task_id, b.fence, non_retryable=True), failure("c", c.fence, retry_after=Duration(seconds=99)), batch_id=2
+    )
     await muster.cancel("urgent")
     await muster.submit(spec_of("urgent-2", "other", priority=4))
     stats = await _stats(muster)
-    totals = (stats.submitted_total, stats.completed_total, stats.failed_total, stats.cancelled_total, stats.crashed_total, stats.stale_results_total)
+    totals = (
+        stats.submitted_total,
+        stats.completed_total,
+        stats.failed_total,
+        stats.cancelled_total,
+        stats.crashed_total,
+        stats.stale_results_total,
+    )
     assert totals == (7, 1, 1, 1, 0, 0)
     assert (stats.pending, stats.running, stats.retrying, stats.retained, stats.max_live_tasks) == (2, 1, 1, 3, 2_000_000)
     rows = {(row.task_type, row.priority): row for row in stats.queues}

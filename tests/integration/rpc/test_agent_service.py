@@ -114,7 +114,11 @@ async def test_results_are_judged_the_same_after_a_restart():
         agent = await muster.agent("worker", in_flight=held)
         assert [one.verdict for one in agent.received[0].reconcile.attempts] == [DROP, KEEP, DROP]
         ack = await agent.report(
-            success("done", done.fence), success("done", done.fence - 1), success("runs", runs.fence), success("gone", 1), success("retried", retried.fence)
+            success("done", done.fence),
+            success("done", done.fence - 1),
+            success("runs", runs.fence),
+            success("gone", 1),
+            success("retried", retried.fence),
         )
         assert sorted(_verdicts(ack)) == [(0, DUPLICATE), (1, STALE), (3, UNKNOWN), (4, DUPLICATE)]
         assert (await muster.get("runs")).state == common_pb2.TASK_STATE_COMPLETED
@@ -306,7 +310,9 @@ async def test_an_agent_that_never_reads_loses_its_leases_and_nobody_else_anythi
 
 
 async def test_priorities_and_classes_are_served_in_order(muster):
-    await muster.submit(*(spec_of(f"p{priority}", priority=priority) for priority in (1, 2, 3, 4)), spec_of("unserviceable", "nobody", priority=4))
+    await muster.submit(
+        *(spec_of(f"p{priority}", priority=priority) for priority in (1, 2, 3, 4)), spec_of("unserviceable", "nobody", priority=4)
+    )
     agent = await muster.agent("worker", ready=1)
     seen = []
     for number in range(1, 5):

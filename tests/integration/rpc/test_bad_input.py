@@ -386,7 +386,10 @@ async def test_absurd_reports_neither_count_nor_poison(muster):
         assignment = (await agent.assigned(attempt))[-1]
         task_id, fence = assignment.task.task_id, assignment.fence
         renewal = agent_pb2.Renewal(
-            task_id=task_id, fence=fence, usage=[most] * 1000, progress=common_pb2.Progress(current=math.nan, total=-math.inf, message="x" * 9999)
+            task_id=task_id,
+            fence=fence,
+            usage=[most] * 1000,
+            progress=common_pb2.Progress(current=math.nan, total=-math.inf, message="x" * 9999),
         )
         chunks = [agent_pb2.Chunk(task_id=task_id, fence=fence, offset=offset, data=b"12345") for offset in (0, 2**64 - 1, 2**64 - 2)]
         await agent.send(
@@ -398,7 +401,9 @@ async def test_absurd_reports_neither_count_nor_poison(muster):
         progress = (await muster.get("a")).progress
         assert (progress.current, progress.total, len(progress.message)) == (0, 0, 1024)
         await muster.agents.ListAgents(agent_pb2.ListAgentsRequest())
-        failed = common_pb2.Failure(kind=77, message="x" * 100_000, type="y" * 1000, stack_trace="z" * 100_000, retry_after=Duration(seconds=-5))
+        failed = common_pb2.Failure(
+            kind=77, message="x" * 100_000, type="y" * 1000, stack_trace="z" * 100_000, retry_after=Duration(seconds=-5)
+        )
         outcome = common_pb2.Outcome(failure=failed, usage=[most, most])
         ack = await agent.report(agent_pb2.AttemptResult(task_id=task_id, fence=fence, outcome=outcome), batch_id=attempt)
         assert not ack.exceptions
@@ -430,7 +435,8 @@ async def test_a_checkpoint_over_the_limit_is_refused_and_the_last_one_stays(mus
     agent = await muster.agent("saver")
     (assignment,) = await agent.assigned()
     checkpoints = [
-        agent_pb2.Checkpoint(task_id="a", fence=assignment.fence, sequence=n, data=data) for n, data in enumerate([b"ok", b"x" * (2**18 + 1)], 1)
+        agent_pb2.Checkpoint(task_id="a", fence=assignment.fence, sequence=n, data=data)
+        for n, data in enumerate([b"ok", b"x" * (2**18 + 1)], 1)
     ]
     await agent.send(agent_pb2.ConnectRequest(checkpoints=checkpoints))
     acks = await agent.until("checkpoint_acks")

@@ -24,7 +24,11 @@ async def test_welcomes_first_then_acknowledges_then_tells_each_result_once(must
     await agent.report(failure("b", second.fence, message="no", non_retryable=True), batch_id=2)
     await muster.cancel("c", reason="enough")
     results = [await client.result(task_id) for task_id in "abc"]
-    assert [(one.state, one.attempts, one.agent_name) for one in results] == [(COMPLETED, 1, "worker"), (FAILED, 1, "worker"), (CANCELLED, 0, "")]
+    assert [(one.state, one.attempts, one.agent_name) for one in results] == [
+        (COMPLETED, 1, "worker"),
+        (FAILED, 1, "worker"),
+        (CANCELLED, 0, ""),
+    ]
     assert results[0].outcome.success.payload == b"well"
     assert results[1].outcome.failure.message == "no"
     assert results[2].outcome.cancelled.reason == "enough"

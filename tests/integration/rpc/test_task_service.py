@@ -84,14 +84,19 @@ async def test_a_task_as_it_lives(muster):
 
     usage = common_pb2.Usage(model="m", input_tokens=5, output_tokens=7, requests=1)
     renewal = agent_pb2.Renewal(
-        task_id="detailed", fence=assignment.fence, progress=common_pb2.Progress(current=1, total=4, message="page 1"), cancel_delivered=True
+        task_id="detailed",
+        fence=assignment.fence,
+        progress=common_pb2.Progress(current=1, total=4, message="page 1"),
+        cancel_delivered=True,
     )
     await agent.send(agent_pb2.ConnectRequest(renew=agent_pb2.Renew(attempts=[renewal])))
     await agent.until("renew_ack")
     task = await muster.get("detailed")
     assert (task.progress.current, task.progress.total, task.progress.message, task.cancel_delivered) == (1, 4, "page 1", True)
 
-    failed = failure("detailed", assignment.fence, message="no luck", type="Luck", stack_trace="at line 1", retry_after=Duration(seconds=90))
+    failed = failure(
+        "detailed", assignment.fence, message="no luck", type="Luck", stack_trace="at line 1", retry_after=Duration(seconds=90)
+    )
     failed.outcome.usage.append(usage)
     await agent.report(failed)
     task = await muster.get("detailed")
@@ -257,7 +262,9 @@ async def test_explains_what_rules_each_agent_out(muster):
 
 async def test_explains_a_drain_and_a_backoff(muster):
     agent = await muster.agent("only")
-    await muster.submit(spec_of("a", retry_policy=common_pb2.RetryPolicy(initial_backoff=Duration(seconds=99), max_backoff=Duration(seconds=99))))
+    await muster.submit(
+        spec_of("a", retry_policy=common_pb2.RetryPolicy(initial_backoff=Duration(seconds=99), max_backoff=Duration(seconds=99)))
+    )
     (assignment,) = await agent.assigned()
     await agent.report(failure("a", assignment.fence, retry_after=Duration(seconds=99)))
     assert (await _explain(muster, "a")).task.waits_for.kind == task_pb2.WAIT_KIND_BACKOFF
@@ -272,7 +279,9 @@ async def test_failures_are_retried_as_the_policy_says(muster):
     quick = common_pb2.RetryPolicy(max_retries=1, initial_backoff=Duration(nanos=1_000_000))
     await muster.submit(spec_of("twice", retry_policy=quick), spec_of("once", retry_policy=quick))
     for assignment in await agent.assigned(2):
-        await agent.report(failure(assignment.task.task_id, assignment.fence, non_retryable=assignment.task.task_id == "once", message="no"))
+        await agent.report(
+            failure(assignment.task.task_id, assignment.fence, non_retryable=assignment.task.task_id == "once", message="no")
+        )
     assert (await muster.get("once")).state == FAILED
     third = (await agent.assigned(3))[-1]
     assert (third.task.task_id, third.attempt) == ("twice", 2)
@@ -305,14 +314,18 @@ async def test_timeouts_of_an_attempt_cost_a_retry():
         agent = await muster.agent()
         none = common_pb2.RetryPolicy(max_retries=0)
         short = Duration(nanos=300_000_000)
-        await muster.submit(spec_of("slow", run_timeout=short, retry_policy=none), spec_of("stuck", progress_timeout=short, retry_policy=none))
+        await muster.submit(
+            spec_of("slow", run_timeout=short, retry_policy=none), spec_of("stuck", progress_timeout=short, retry_policy=none)
+        )
         await agent.assigned(2)
         await agent.acknowledge_all()
         slow, stuck = await muster.in_state("slow", FAILED), await muster.in_state("stuck", FAILED)
         kinds = (slow.last_failure.kind, stuck.last_failure.kind)
         assert kinds == (common_pb2.FAILURE_KIND_RUN_TIMEOUT, common_pb2.FAILURE_KIND_PROGRESS_TIMEOUT)
         await eventually(
-            lambda: sorted((one.task_id, one.lost) for message in agent.received for one in message.cancels)
-            == [("slow", True), ("stuck", True)],
+            lambda: (
+                sorted((one.task_id, one.lost) for message in agent.received for one in message.cancels)
+                == [("slow", True), ("stuck", True)]
+            ),
             message="the agent to be told",
         )

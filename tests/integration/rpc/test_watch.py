@@ -42,6 +42,9 @@ class Watcher:
     async def until(self, predicate):
         return await eventually(predicate, within_s=PATIENT_S, message="the watch to tell it")
 
+    async def told(self, task_id=""):
+        await self.until(lambda: any(event.task_id.startswith(task_id) for event in self.events()))
+
     async def end(self):
         return await self.until(lambda: self.ended)
 
@@ -159,17 +162,17 @@ async def test_resumes_behind_its_cursor_without_missing_a_change(muster):
     whole, cursor = [], ""
     for number in range(10):
         watch = _watch(muster, filter="task_type = work", cursor=cursor)
-        await watch.until(lambda: watch.messages)
+        await watch.told()
         await agent.succeed(assignments[number], batch_id=number)
         await muster.submit(ids[20 + number])
-        await watch.until(lambda: any(event.task_id == ids[20 + number] for event in watch.events()))
+        await watch.told(ids[20 + number])
         watch.call.cancel()
         await watch.end()
         whole += watch.events()
         cursor = watch.messages[-1].cursor
         assert not any(message.compacted for message in watch.messages)
     final = _watch(muster, filter="task_type = work", cursor=cursor)
-    await final.until(lambda: final.events())
+    await final.told()
     whole += final.events()
     known = {}
     for event in whole:
