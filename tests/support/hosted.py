@@ -37,16 +37,20 @@ class Faults:
 
     appends: Fault = Fault.NONE
     reads: Fault = Fault.NONE
-    append_calls: int = 0
+    reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
     next_append: Callable[[], None] | None = None  # called once, before the next append
     next_claim: Callable[[], None] | None = None  # likewise, before the next claim
+
+    def __post_init__(self) -> None:
+        """Begins without faults."""
+        self.reading.set()
 
     async def __call__(self, call: StoreCall) -> Fault:
         """As MemoryShardStore asks."""
         if call is StoreCall.READ:
+            await self.reading.wait()
             return self.reads
         if call is StoreCall.APPEND:
-            self.append_calls += 1
             meddle, self.next_append = self.next_append, None
             if meddle is not None:
                 meddle()

@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 
 from coordinator.core.model import Settings
@@ -85,7 +86,9 @@ async def test_nothing_times_out_during_an_outage_and_leases_get_one_more_period
     async with hosted(core=Settings(lease_s=1.0, renew_period_s=0.3, session_grace_s=0.5, ack_timeout_s=0.5)) as muster:
         client = await muster.session()
         agent, gone, deaf = await muster.agent("worker"), await muster.agent("gone", ["g"]), await muster.agent("deaf", ["d"])
-        await client.submit(spec_of("runs"), spec_of("left", "g"), spec_of("unacknowledged", "d"), batch_id=1)
+        await client.submit(
+            spec_of("runs", run_timeout=Duration(seconds=2)), spec_of("left", "g"), spec_of("unacknowledged", "d"), batch_id=1
+        )
         (assignment,) = await agent.assigned()
         await gone.assigned()
         await deaf.assigned()
@@ -110,6 +113,8 @@ async def test_nothing_times_out_during_an_outage_and_leases_get_one_more_period
         muster.faults.over()
         await eventually(lambda: muster.shard.outage_since_s is None, message="the store to be back")
         back_s = muster.shard._clock.now_s()
+        (attempt,) = muster.scheduler.load.agents["worker"].running.values()
+        assert attempt.run_until_s > muster.shard.now().mono_s, "its run_timeout stood still"
         tasks = [await muster.get(task_id) for task_id in ("runs", "left", "unacknowledged")]
         assert [(task.state, task.crash_count, task.undelivered_count) for task in tasks] == [(RUNNING, 0, 0)] * 3
         renewal = agent_pb2.Renewal(task_id="runs", fence=assignment.fence)

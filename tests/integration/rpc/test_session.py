@@ -54,6 +54,16 @@ async def test_duplicates_wait_for_the_same_end(muster):
     assert len(client.results()) == 1
 
 
+async def test_sessions_that_leave_are_not_waited_for(muster):
+    first, second = await muster.session(), await muster.session()
+    await first.submit(spec_of("a"))
+    await second.attach("a")
+    await eventually(lambda: isinstance(muster.namespace._waiting["a"], list), message="both to wait")
+    await first.leave()
+    await second.leave()
+    await eventually(lambda: not muster.namespace._waiting, message="nobody to wait")
+
+
 async def test_no_results_means_none(muster):
     client = await muster.session()
     await client.submit(spec_of("quiet"), batch_id=1, no_results=True)
