@@ -134,9 +134,6 @@ class SimAgent:
         for ack in message.result_acks:
             for result in wire.batches[ack.batch_id]:
                 self.unanswered.pop((result.task_id, result.fence), None)
-        for ack in message.checkpoint_acks:
-            if ack.verdict == agent_pb2.RESULT_VERDICT_ACCEPTED:
-                self.sim.auditor.checkpoint_acknowledged(ack.task_id, ack.fence, ack.sequence)
 
     def _reconcile(self, reconcile):
         for one in reconcile.attempts:

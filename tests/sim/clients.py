@@ -67,7 +67,7 @@ class SimClient:
     def _submit(self):
         if not self.unsent:
             return
-        self.sim.loop.call_later(self.sim.rng.choice([0.0, 0.1, 3.0]), self._submit)
+        self.sim.loop.call_later(self.sim.rng.choice([0.0, 0.1, 3.0, 15.0]), self._submit)
         if self.wire is None:
             return
         ids = list(self.unsent)[: self.sim.rng.randint(1, 6)]

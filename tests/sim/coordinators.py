@@ -37,6 +37,19 @@ class RemoteStore:
         return call
 
 
+class AuditedStore(MemoryShardStore):
+    """Tells the auditor when a shard changes hands."""
+
+    def __init__(self, *, auditor, **arguments):
+        super().__init__(**arguments)
+        self._auditor = auditor
+
+    async def claim(self):
+        claim = await super().claim()
+        self._auditor.claimed(claim.epoch)
+        return claim
+
+
 class CountedSession(ClientSession):
     """A client's session with a hash that is the same in every run: the shard keeps sessions in a set."""
 
@@ -60,7 +73,7 @@ class Coordinator:
         self.wires = {}
         self.alive = True
         self._sessions = 0
-        store = MemoryShardStore(shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
+        store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
         self.shard = Shard(
             number=0,
             store=RemoteStore(sim=sim, store=store),
@@ -95,6 +108,7 @@ class Coordinator:
             for wire in list(self.wires):
                 wire.sever()
             self._run.cancel()
+            self.sim.coordinator_died()
 
     def check(self):
         """Its schedulers' own invariants."""
