@@ -59,6 +59,7 @@ class StreamState:
     ready_due: bool = True
     drain_due: bool = False
     batches_to_ack: list[int] = field(default_factory=list)
+    ack_by_s: float = 0.0  # when they go out alone, if nothing else has taken them along
     unsent_results: deque[Held] = field(default_factory=deque)
     sent_batches: dict[int, list[Held]] = field(default_factory=dict)
     last_batch_id: int = 0

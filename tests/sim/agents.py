@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from coordinator import convert
 from muster.v1 import agent_pb2, common_pb2
+
+from coordinator import convert
 
 KEEP, CANCEL = agent_pb2.RECONCILE_VERDICT_KEEP, agent_pb2.RECONCILE_VERDICT_CANCEL
 RESEND_S = 5.0

@@ -1,10 +1,11 @@
 """Clients of a simulation: they submit, lose their sessions, send again, attach again, and wait for every result."""
 
+from muster.v1 import common_pb2, task_pb2
+
 from coordinator import convert
 from coordinator.core import submits
 from coordinator.engine.shard import DEFAULT_NAMESPACE
 from coordinator.errors import MusterError
-from muster.v1 import common_pb2, task_pb2
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 ANSWER_WITHIN_S = 8.0

@@ -1,0 +1,143 @@
+"""Reads a shard's journal and records as they lie in the store, and checks what must hold of every task's life (G2).
+
+It knows the journal's format and nothing of how the coordinator decides: what it counts, it counts from the events alone.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from muster.v1 import common_pb2, event_pb2
+from redis.asyncio import Redis
+
+from coordinator.core.events import (
+    Acknowledged,
+    Assigned,
+    AttemptFailed,
+    CancelRecorded,
+    Completed,
+    Disposition,
+    Event,
+    Returned,
+    Submitted,
+)
+from coordinator.journal import codec
+from coordinator.journal.layout import ShardKeys, shard_of
+from coordinator.journal.redis_store import RedisShardStore
+
+_PAGE = 200
+
+
+@dataclass
+class Life:
+    """One task, by the journal."""
+
+    task_id: str
+    fences: list[int] = field(default_factory=list)
+    running: bool = False
+    ends: list[str] = field(default_factory=list)
+    record: event_pb2.TaskRecord | None = None
+
+
+@dataclass
+class Audit:
+    """A namespace's tasks by id, how often each kind of event occurred, and what is wrong, one sentence each."""
+
+    lives: dict[str, Life] = field(default_factory=dict)
+    events: Counter[str] = field(default_factory=Counter)
+    epochs: list[int] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, *, ended: set[str]) -> None:
+        """Raises AssertionError with what is wrong, or if not exactly these tasks exist, each with one end and one record that fits it."""
+        faults = self.faults
+        faults += [f"task {task_id} is acknowledged and not in the journal" for task_id in ended - self.lives.keys()]
+        faults += [f"task {task_id} is in the journal, and nobody knows of it" for task_id in self.lives.keys() - ended]
+        for life in self.lives.values():
+            if len(life.ends) != 1:
+                faults.append(f"task {life.task_id} has {len(life.ends)} ends: {life.ends}")
+            if any(later <= earlier for earlier, later in zip(life.fences, life.fences[1:], strict=False)):
+                faults.append(f"the fences of task {life.task_id} don't grow: {life.fences}")
+            if life.record is None:
+                faults.append(f"task {life.task_id} has no record")
+            elif life.ends == ["COMPLETED"] and not life.record.result_fence == life.record.fence == life.fences[-1]:
+                faults.append(f"task {life.task_id} was completed by fence {life.record.result_fence} of {life.fences}")
+            elif life.ends and common_pb2.TaskState.Name(life.record.state) != f"TASK_STATE_{life.ends[-1]}":
+                faults.append(f"task {life.task_id} ended {life.ends} and its record says {life.record.state}")
+        assert not faults, f"{len(faults)} faults, such as: " + "; ".join(faults[:10])
+
+
+async def audit(socket: Path, *, namespace: str = "default", shards: int = 16) -> Audit:
+    """Reads everything of a namespace from the store that listens at `socket`; nothing is changed."""
+    client = Redis(unix_socket_path=str(socket), protocol=2)
+    nonces = count()
+    keys = ShardKeys(prefix="muster", shard=shard_of(namespace, shards=shards))
+    store = RedisShardStore(client=client, keys=keys, new_nonce=lambda: f"unused-{next(nonces)}")
+    found = Audit()
+    lives: dict[int, Life] = {}
+    sequence = 0
+    try:
+        while page := await store.read(after=sequence, limit=_PAGE):
+            for entry_sequence, blob in page:
+                commit = codec.decode(blob)
+                if not entry_sequence == commit.sequence == sequence + 1:
+                    found.faults.append(f"entry {entry_sequence} holds commit {commit.sequence} and follows {sequence}")
+                sequence = entry_sequence
+                if not found.epochs or found.epochs[-1] != commit.epoch:
+                    if found.epochs and commit.epoch < found.epochs[-1]:
+                        found.faults.append(f"entry {sequence} has epoch {commit.epoch} behind {found.epochs[-1]}")
+                    found.epochs.append(commit.epoch)
+                for name, event in commit.events:
+                    found.events[type(event).__name__] += 1
+                    if name == namespace and isinstance(event, Event):
+                        _follow(event, lives, found)
+        found.lives = {life.task_id: life for life in lives.values()}
+        if len(found.lives) != len(lives):
+            found.faults.append(f"{len(lives) - len(found.lives)} ids were submitted twice")
+        ids = list(found.lives)
+        for task_id, record in zip(ids, await store.get_records(namespace, ids), strict=True):
+            if record is not None:
+                found.lives[task_id].record = event_pb2.TaskRecord.FromString(record)
+    finally:
+        await store.close()
+        await client.aclose()
+    return found
+
+
+def _follow(event: Event, lives: dict[int, Life], found: Audit) -> None:
+    if isinstance(event, Submitted):
+        if event.number in lives:
+            found.faults.append(f"number {event.number} was given twice")
+        lives[event.number] = Life(event.spec.task_id)
+        return
+    life = lives.get(event.number)
+    if life is None:
+        found.faults.append(f"{event} names a task that was never submitted")
+        return
+    if life.ends:
+        found.faults.append(f"{type(event).__name__} happened to task {life.task_id} after its end")
+    match event:
+        case Assigned():
+            if life.running:
+                found.faults.append(f"task {life.task_id} was assigned while it ran")
+            life.running = True
+            life.fences.append(event.fence)
+            return
+        case CancelRecorded():
+            if event.ended:
+                life.ends.append("CANCELLED")
+            return
+    if not life.running:
+        found.faults.append(f"{type(event).__name__} happened to task {life.task_id} while it didn't run")
+    match event:
+        case Completed():
+            life.ends.append("COMPLETED")
+        case AttemptFailed(disposition=Disposition.FAIL):
+            life.ends.append("FAILED")
+        case AttemptFailed(disposition=Disposition.CANCEL):
+            life.ends.append("CANCELLED")
+    if isinstance(event, Completed | AttemptFailed | Returned):
+        life.running = False
+    elif not isinstance(event, Acknowledged):
+        assert life.running
