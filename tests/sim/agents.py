@@ -35,6 +35,7 @@ class SimAgent:
     # --- a process's life ---
 
     def _start(self):
+        self.is_away = False
         self.process += 1
         self.work = {}
         self.unanswered = {}  # (task id, fence) -> outcome
@@ -45,7 +46,10 @@ class SimAgent:
 
     def die(self, *, away_s):
         """kill -9; another process with the same name starts later."""
+        if self.is_away:
+            return
         self.sim.count("agent died")
+        self.is_away = True
         self.process += 1
         if self.wire is not None:
             self.wire.cut()

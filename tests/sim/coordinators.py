@@ -101,6 +101,10 @@ class Coordinator:
         wire.serve(AgentStream(**arguments) if owner.is_agent else CountedSession(serial=self._sessions, **arguments))
         return wire
 
+    def owns_the_shard(self):
+        """Whether nobody has taken the shard from it."""
+        return self.sim.coordinators[-1] is self
+
     def kill(self):
         """kill -9. What it had asked of the store may still be done."""
         if self.alive:
