@@ -6,6 +6,8 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 import hashlib
 from dataclasses import dataclass, field
 
+from muster.v1 import agent_pb2, event_pb2, task_pb2
+
 from coordinator.core.events import (
     Acknowledged,
     Assigned,
@@ -21,7 +23,6 @@ from coordinator.core.events import (
     Submitted,
 )
 from coordinator.journal.codec import decode
-from muster.v1 import agent_pb2, event_pb2, task_pb2
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE

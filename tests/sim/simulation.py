@@ -15,7 +15,7 @@ from tests.sim.coordinators import Coordinator
 from tests.support.virtual_loop import VirtualLoop, run_virtually
 
 FIRST_DATE_MS = 1_700_000_000_000
-CHAOS_S = 90.0
+CHAOS_S = 60.0
 QUIET_WITHIN_S = 900.0  # after the chaos everything must come to its end within this time
 OFFERS = [("a",), ("a", "b"), ("b", "c"), ("a", "b", "c")]
 
@@ -54,7 +54,7 @@ class Simulation:
             name = f"agent{number}"
             self.agents[name] = SimAgent(sim=self, name=name, capabilities=capabilities, capacity=self.rng.choice([1, 2, 5]))
         for number in range(self.rng.randint(1, 3)):
-            ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(5, 40))]
+            ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
             tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}
             self.clients.append(SimClient(sim=self, name=f"client{number}", tasks=tasks))
         await self._chaos()
