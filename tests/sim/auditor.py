@@ -22,7 +22,10 @@ from coordinator.core.events import (
     Returned,
     Submitted,
 )
+from coordinator.core.evolve import evolve
+from coordinator.core.state import State
 from coordinator.journal.codec import decode
+from tests.support.core_world import durable
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
@@ -51,6 +54,7 @@ class Story:
 class Auditor:
     def __init__(self, *, sim):
         self.sim = sim
+        self.state = State()  # as a restart would find it
         self.stories = {}  # by number
         self.by_id = {}
         self.sequence = 0
@@ -72,6 +76,7 @@ class Auditor:
             for _, event in commit.events:
                 if not isinstance(event, NamespaceCreated):
                     self._read(event)
+                    evolve(self.state, event, commit.date_ms)
 
     def claimed(self, epoch):
         """Another coordinator owns the shard now."""
@@ -167,6 +172,12 @@ class Auditor:
         if accepted:
             story.accepted.add(story.fence)
 
+    def agrees_with(self, shard):
+        """A coordinator that has nothing left to write must remember what a restart would find."""
+        self.catch_up()
+        for namespace in shard.namespaces.values():
+            assert durable(namespace.scheduler.state) == durable(self.state), "memory and journal tell different stories"
+
     # --- what coordinators say ---
 
     def released(self, wire, message):
@@ -192,6 +203,7 @@ class Auditor:
                     assert result.fence in story.accepted, "G1, G2: a result was called taken, and isn't durable"
                 elif verdict == STALE:
                     assert result.fence < story.fence or not story.holder, "G2: a result that counts was refused"
+                    assert result.fence != max(story.accepted, default=0), "G2: it is the very result that was taken"
                     self.sim.count("stale result")
                 else:
                     raise AssertionError(f"{result.task_id} is known, and the answer was {ack}")

@@ -119,6 +119,10 @@ class Coordinator:
         for namespace in self.shard.namespaces.values() if self.alive else ():
             check(namespace.scheduler)
             check_placed(namespace.scheduler)
+        shard = self.shard
+        if self.alive and self.owns_the_shard() and shard.namespaces and shard._writing is None and not shard._pending.events:
+            self.sim.count("compared")
+            self.sim.auditor.agrees_with(shard)
 
     def _stopped(self, run):
         error = None if run.cancelled() else run.exception()

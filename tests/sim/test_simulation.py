@@ -17,6 +17,7 @@ HAPPENINGS = [
     "agent frozen",
     "answer lost",
     "cancel",
+    "compared",
     "coordinator killed",
     "date step",
     "fenced",
