@@ -33,7 +33,7 @@ from agent_node.compose import fill_checkpoints_and_output, fill_hello, fill_ren
 from agent_node.connection import seconds
 from agent_node.drain import Drain
 from agent_node.heartbeat import Heartbeat
-from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of
+from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of, checkpoint_verdict
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.outgoing import OutgoingMessage
 
@@ -370,13 +370,7 @@ class Session:
                 continue
             if held.checkpoint is not None and held.checkpoint.sequence <= ack.sequence:
                 held.checkpoint = None
-            if ack.verdict in (pb.RESULT_VERDICT_ACCEPTED, pb.RESULT_VERDICT_DUPLICATE):
-                verdict = CheckpointVerdict.STORED
-            elif ack.verdict == pb.RESULT_VERDICT_INVALID:
-                verdict = CheckpointVerdict.REFUSED
-            else:
-                verdict = CheckpointVerdict.LOST
-            instructions.append(AnswerCheckpoint(held.attempt, ack.sequence, verdict))
+            instructions.append(AnswerCheckpoint(held.attempt, ack.sequence, checkpoint_verdict(ack.verdict)))
         return instructions
 
     def _on_drain(self, drain: pb.CoordinatorDrain) -> list[Instruction]:

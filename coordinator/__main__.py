@@ -114,6 +114,8 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"muster-coordinator: {error}", file=sys.stderr)
         return EXIT_USAGE
+    # Before gRPC is loaded: its core writes lines of its own beside our sentence, such as for a port that is in use.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from coordinator.serving import run
     except ImportError as error:

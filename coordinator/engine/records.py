@@ -13,6 +13,7 @@ from coordinator.errors import Unavailable
 from coordinator.ports import ShardStore, StoreCorrupt, StoreOutage
 
 MAX_IDS = 1000  # per command: some hundred kilobytes of answers
+READ_TIMEOUT_S = 1.0  # a command takes milliseconds: a store that needs longer is out, and who asked is told
 
 
 class RecordReader:
@@ -74,10 +75,12 @@ class RecordReader:
                 by_namespace.setdefault(namespace, []).append(task_id)
             for namespace, task_ids in by_namespace.items():
                 try:
-                    records = await self._store.get_records(namespace, task_ids)
-                except (StoreOutage, StoreCorrupt) as error:
+                    async with asyncio.timeout(READ_TIMEOUT_S):
+                        records = await self._store.get_records(namespace, task_ids)
+                except (StoreOutage, StoreCorrupt, TimeoutError) as error:
+                    reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
                     for task_id in task_ids:
-                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({error}): try again"))
+                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
                     continue
                 for task_id, record in zip(task_ids, records, strict=True):
                     if not batch[namespace, task_id].done():

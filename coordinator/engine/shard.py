@@ -44,6 +44,7 @@ READ_PAGE = 100  # journal entries per command while recovering: each may hold a
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an outage
 READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
+TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
@@ -96,6 +97,8 @@ class Shard:
         self._serving = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = float("inf")
+        self._max_tick_s = min(MAX_TICK_S, settings.lease_s / 4 / TICKS_PER_STALL)
+        self._outage_after_s = min(READS_FAIL_AFTER_S, settings.renew_period_s / 2)
 
     # --- life -----------------------------------------------------------------------------------------------------------------
 
@@ -295,10 +298,10 @@ class Shard:
     # --- time -----------------------------------------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
-        """Sets the timer to the core's next deadline, and to a second at most."""
+        """Sets the timer to the core's next deadline, and not so far off that the gap would look like a stall."""
         real_s = self._clock.now_s()
         now = self._time.now()
-        wait_s = MAX_TICK_S
+        wait_s = self._max_tick_s
         for namespace in self.namespaces.values() if self.outage_since_s is None else ():  # during an outage nothing is due
             mono_s, date_ms = namespace.scheduler.next_due()
             if mono_s is not None:
@@ -350,14 +353,19 @@ class Shard:
         ]
         nonce = self._entropy.nonce()
         retry_s = FIRST_RETRY_S
+        loop = asyncio.get_running_loop()
         while True:
+            # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
+            slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
             try:
                 appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
             except StoreOutage as error:
-                self._outage(error)
+                self._outage(str(error))
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
                 continue
+            finally:
+                slow.cancel()
             match appended.answer:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self._time.store_said(appended.date_ms)
@@ -368,9 +376,9 @@ class Shard:
                 case AppendAnswer.DIVERGED:
                     raise StoreCorrupt("the journal doesn't end where this coordinator left it")
 
-    def _outage(self, error: StoreOutage) -> None:
+    def _outage(self, reason: str) -> None:
         if self.outage_since_s is None:
-            log.error("store.out shard=%d reason=%s", self.number, error)
+            log.error("store.out shard=%d reason=%s", self.number, reason)
             self.outage_since_s = self._clock.now_s()
             self._time.freeze()
 

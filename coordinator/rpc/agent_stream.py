@@ -57,6 +57,8 @@ class AgentStream:
         self._others = agent_pb2.ConnectResponse()  # everything that isn't an assignment
         self._others_gathered = False
         self._patience: asyncio.TimerHandle | None = None
+        self._silent_periods = 0
+        self._watchdog: asyncio.TimerHandle | None = None
         self.ignored_messages = 0
 
     # --- in -------------------------------------------------------------------------------------------------------------------
@@ -68,7 +70,9 @@ class AgentStream:
             if first is None:
                 return
             self._open(first)
+            self._watch_for_silence()
             async for message in messages:
+                self._silent_periods = 0
                 self._handle(message)
         finally:
             self._close()
@@ -231,7 +235,21 @@ class AgentStream:
         if self._patience is None and not self._others_gathered:
             self._patience = asyncio.get_running_loop().call_later(ACK_PATIENCE_S, self._gathered)
 
+    def _watch_for_silence(self) -> None:
+        """Ends the stream of an agent that has missed all renewals of a lease, so that it is given nothing more (G9).
+
+        Periods are counted, and not the time: when this process was the one that slept, what has arrived meanwhile comes first.
+        """
+        settings = self._shard.settings
+        if self._silent_periods * settings.renew_period_s > settings.lease_s:
+            self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
+            return
+        self._silent_periods += 1
+        self._watchdog = asyncio.get_running_loop().call_later(settings.renew_period_s, self._watch_for_silence)
+
     def _close(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         for lookup in self._lookups:
             lookup.cancel()
         if self._patience is not None:

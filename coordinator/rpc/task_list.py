@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator import convert, filters
 from coordinator.core.model import Task, TaskState
+from coordinator.engine.records import READ_TIMEOUT_S
 from coordinator.errors import CursorInvalid, Unavailable
 from coordinator.filters import Filter, TaskFacts
 from coordinator.ports import StoreCorrupt, StoreOutage
@@ -110,9 +112,11 @@ async def _list_ended(
 ) -> int:
     """Retained tasks from below position `before` (0: from the latest); answers where to go on from, 0 when there are no more."""
     try:
-        entries = await shard.store.list_ended(namespace.name, before=before or None, limit=MAX_RECORDS if wanted.text else size)
-    except (StoreOutage, StoreCorrupt) as error:
-        raise Unavailable(f"the store can't be read now ({error}): try again") from error
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            entries = await shard.store.list_ended(namespace.name, before=before or None, limit=MAX_RECORDS if wanted.text else size)
+    except (StoreOutage, StoreCorrupt, TimeoutError) as error:
+        reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
+        raise Unavailable(f"the store can't be read now ({reason}): try again") from error
     blobs = await shard.records.get(namespace.name, [entry.task_id for entry in entries])
     room = MAX_MESSAGE_BYTES - response.ByteSize()
     for entry, blob in zip(entries, blobs, strict=True):

@@ -5,7 +5,6 @@ It knows the journal's format and nothing of how the coordinator decides: what i
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 from muster.v1 import common_pb2, event_pb2
@@ -23,8 +22,7 @@ from coordinator.core.events import (
     Submitted,
 )
 from coordinator.journal import codec
-from coordinator.journal.layout import ShardKeys, shard_of
-from coordinator.journal.redis_store import RedisShardStore
+from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, shard_of
 
 _PAGE = 200
 
@@ -71,16 +69,15 @@ class Audit:
 async def audit(socket: Path, *, namespace: str = "default", shards: int = 16) -> Audit:
     """Reads everything of a namespace from the store that listens at `socket`; nothing is changed."""
     client = Redis(unix_socket_path=str(socket), protocol=2)
-    nonces = count()
     keys = ShardKeys(prefix="muster", shard=shard_of(namespace, shards=shards))
-    store = RedisShardStore(client=client, keys=keys, new_nonce=lambda: f"unused-{next(nonces)}")
     found = Audit()
     lives: dict[int, Life] = {}
     sequence = 0
     try:
-        while page := await store.read(after=sequence, limit=_PAGE):
-            for entry_sequence, blob in page:
-                commit = codec.decode(blob)
+        while page := await client.xrange(keys.journal, f"{sequence + 1}-0", "+", count=_PAGE):
+            for entry_id, fields in page:
+                entry_sequence = int(entry_id.partition(b"-")[0])
+                commit = codec.decode(fields[JOURNAL_FIELD])
                 if not entry_sequence == commit.sequence == sequence + 1:
                     found.faults.append(f"entry {entry_sequence} holds commit {commit.sequence} and follows {sequence}")
                 sequence = entry_sequence
@@ -96,11 +93,13 @@ async def audit(socket: Path, *, namespace: str = "default", shards: int = 16) -
         if len(found.lives) != len(lives):
             found.faults.append(f"{len(lives) - len(found.lives)} ids were submitted twice")
         ids = list(found.lives)
-        for task_id, record in zip(ids, await store.get_records(namespace, ids), strict=True):
-            if record is not None:
-                found.lives[task_id].record = event_pb2.TaskRecord.FromString(record)
+        for start in range(0, len(ids), _PAGE):
+            some = ids[start : start + _PAGE]
+            values = await client.mget([keys.tasks(namespace) + task_id for task_id in some])
+            for task_id, value in zip(some, values, strict=True):
+                if value is not None:
+                    found.lives[task_id].record = event_pb2.TaskRecord.FromString(value[MARKER_BYTES:])
     finally:
-        await store.close()
         await client.aclose()
     return found
 

@@ -104,7 +104,7 @@ class SlowProvider:
 async def test_an_http_request_is_closed(deployment: Deployment, client: Client, children: Children, tmp_path: Path) -> None:
     async with SlowProvider().serving() as provider:
         config = tmp_path / "llm.toml"
-        config.write_text(f'[llm]\nbase_url = "http://127.0.0.1:{provider.port}/v1"\nmodel = "slow"\n')
+        config.write_text(f'base_url = "http://127.0.0.1:{provider.port}/v1"\nmodel = "slow"\n')
         command = [sys.executable, "-m", "agent_node", "llm", "--config", str(config), "--address", deployment.address]
         children.start(command, name="llm", env={"MUSTER_LLM_BASE_URL": "", "MUSTER_LLM_API_KEY": ""})
         handle = await client.submit("llm.chat", {"messages": [{"role": "user", "content": "Tell me a story."}]})

@@ -8,6 +8,7 @@ import pytest
 from agent_node import Client, RetryPolicy
 from tests.e2e.deployment import Deployment
 from tests.e2e.journal_audit import audit
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -71,3 +72,19 @@ async def test_a_late_result_of_a_stopped_process_is_stale(deployment: Deploymen
     assert (status.agent_name, status.crash_count) == ("other", 1)
     found = await audit(deployment.store_socket)
     found.check(ended={handle.task_id, last.task_id})
+
+
+async def test_an_agent_that_went_silent_is_given_nothing_more_and_comes_back_by_itself(deployment: Deployment, client: Client) -> None:
+    """G9: a stream that stands and says nothing is as dead as one that broke."""
+    silent = deployment.start_agent("silent")
+    await deployment.agent_connected(client, "silent")
+    silent.send(signal.SIGSTOP)
+
+    async def gone() -> bool:
+        return not await client.agents()
+
+    await eventually(gone, within_s=5 * _LEASE_S, message="the silent agent to be off the load map")
+    handle = await client.submit("digest", b"for whoever hears")
+    assert (await handle.status()).fence == 0
+    silent.send(signal.SIGCONT)
+    await handle.result(timeout_s=20)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent_node import Agent, Context
 
-agent = Agent()
+agent = Agent(drain_deadline_s=float(os.environ.get("WORKER_DRAIN_DEADLINE_S", "30")))
 _POLL_S = 0.01
 _running: dict[str, int] = {}  # executions by task id: what this process runs now
 

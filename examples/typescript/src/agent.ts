@@ -1,7 +1,6 @@
 // An agent of Muster: one stream on which it registers, takes work, says that it lives, and answers for what became of it.
 // All it knows comes from protos/muster/v1/agent.proto. Usage: node dist/agent.js [NAME]
 import { randomUUID } from "node:crypto";
-import { hostname } from "node:os";
 import type { ClientDuplexStream, StatusObject } from "@grpc/grpc-js";
 import { ADDRESS, channel, metadata, milliseconds, pause } from "./connection.js";
 import * as wire from "./gen/muster/v1/agent.js";
@@ -18,8 +17,7 @@ interface Attempt {
 }
 
 const CAPACITY = 10;
-const DRAIN_MS = 30_000;
-const WELCOME_WITHIN_MS = 10_000;
+const keyOf = ({ taskId, fence }: Attempt["id"]): string => `${fence} ${taskId}`;
 
 class Agent {
   readonly #nonce = randomUUID(); // one per process: with it, a new stream continues the old session
@@ -33,17 +31,19 @@ class Agent {
 
   constructor(private readonly name: string, private address: string) {}
 
+  readonly #isDone = () => this.drainReason !== "" && this.#held.size === 0;
+  readonly #send = (message: wire.DeepPartial<wire.ConnectRequest>) => this.#call?.write(wire.ConnectRequest.fromPartial(message));
+
   /** Serves until drained. Throws when trying again can't help, such as when another process has taken the name. */
   async run(): Promise<void> {
-    for (;;) {
+    while (!this.#isDone()) {
       const end = await this.#stream();
-      if (this.drainReason && this.#held.size === 0) return;
-      await pause(end, this.#failures++);
+      if (!this.#isDone()) await pause(end, this.#failures++);
     }
   }
 
   /** Takes nothing new, finishes what runs, or gives it back at the deadline; then run() returns. */
-  drain(reason: string, deadlineMs = DRAIN_MS): void {
+  drain(reason: string, deadlineMs = 30_000): void {
     if (this.drainReason) return;
     this.drainReason = reason || "drain";
     this.#send({ ready: { limit: 0 }, drain: { reason } });
@@ -57,18 +57,16 @@ class Agent {
   async #stream(): Promise<StatusObject> {
     const client = new wire.AgentServiceClient(this.address, ...channel);
     const call = (this.#call = client.connect(metadata));
-    this.#timer = setTimeout(() => call.cancel(), WELCOME_WITHIN_MS);
+    this.#timer = setTimeout(() => call.cancel(), 10_000); // a Welcome takes milliseconds
     call.on("data", (message: wire.ConnectResponse) => this.#receive(message));
     call.on("error", () => {}); // the status says it all
     this.#send({
       hello: {
         agentName: this.name,
         sessionNonce: this.#nonce,
-        capabilities,
-        maxConcurrentTasks: CAPACITY,
+        capabilities, maxConcurrentTasks: CAPACITY,
+        protocolVersion: 1, sdk: "example-typescript/0.1.0",
         inFlight: [...this.#held.values()].map(({ id }) => id),
-        sdk: "example-typescript/0.1.0",
-        protocolVersion: 1,
       },
     });
     const end = await new Promise<StatusObject>((resolve) => call.on("status", resolve));
@@ -97,11 +95,9 @@ class Agent {
       for (const [key, { batchId }] of this.#held) if (batchId === ack.batchId) this.#held.delete(key); // any verdict will do
       for (const refused of ack.exceptions) console.error(`result ${wire.ResultVerdict[refused.verdict]}: ${refused.message}`);
     }
-    if (message.drain) this.drain(message.drain.reason, milliseconds(message.drain.deadline) || DRAIN_MS);
-    if (message.goAway) {
-      this.address = message.goAway.address || this.address;
-      this.#call?.cancel();
-    }
+    if (message.drain) this.drain(message.drain.reason, milliseconds(message.drain.deadline) || undefined);
+    if (message.goAway) this.address = message.goAway.address || this.address;
+    if (message.goAway) this.#call?.cancel(); // run() connects again, and keeps what runs
     this.#leaveWhenDone();
   }
 
@@ -120,16 +116,15 @@ class Agent {
   async #perform(task: TaskSpec, fence: bigint): Promise<void> {
     const attempt: Attempt = { id: { taskId: task.taskId, fence }, abort: new AbortController() };
     this.#held.set(keyOf(attempt.id), attempt);
-    const progress = (current: number, total: number) => void (attempt.progress = { current, total, message: "" });
-    attempt.ending = await perform(task, attempt.abort.signal, progress);
+    attempt.ending = await perform(task, attempt.abort.signal, (current, total) => (attempt.progress = { current, total, message: "" }));
     this.#report(attempt);
   }
 
+  /** One result a message: then none is over 3.5 MiB. */
   #report(attempt: Attempt): void {
-    if (!attempt.ending || !this.#held.has(keyOf(attempt.id))) return; // it still runs, or was dropped
+    if (!attempt.ending || !this.#held.has(keyOf(attempt.id))) return; // it still runs, or nobody wants its result
     attempt.batchId = ++this.#batchId;
-    const result = { ...attempt.id, outcome: { result: attempt.ending } };
-    this.#send({ results: { batchId: attempt.batchId, results: [result] } }); // one a message: never over 3.5 MiB
+    this.#send({ results: { batchId: attempt.batchId, results: [{ ...attempt.id, outcome: { result: attempt.ending } }] } });
   }
 
   #cancel(id: Attempt["id"], reason = "cancelled"): void {
@@ -142,20 +137,13 @@ class Agent {
   }
 
   #leaveWhenDone(): void {
-    if (!this.drainReason || this.#held.size > 0) return;
+    if (!this.#isDone()) return;
     this.#call?.end();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#call?.cancel(), 1_000);
   }
-
-  #send(message: wire.DeepPartial<wire.ConnectRequest>): void {
-    this.#call?.write(wire.ConnectRequest.fromPartial(message));
-  }
 }
 
-const keyOf = ({ taskId, fence }: Attempt["id"]): string => `${fence} ${taskId}`;
-
-const agent = new Agent(process.argv[2] ?? `typescript@${hostname()}`, ADDRESS);
+const agent = new Agent(process.argv[2] ?? "typescript", ADDRESS);
 for (const signal of ["SIGTERM", "SIGINT"]) process.on(signal, () => (agent.drainReason ? process.exit(1) : agent.drain(signal)));
-await agent.run();
-process.exit(0);
+await agent.run().then(() => process.exit(0));

@@ -9,8 +9,11 @@ export const ADDRESS = process.env.MUSTER_ADDRESS ?? "127.0.0.1:7450";
 export const metadata = new Metadata();
 metadata.set("muster-namespace", process.env.MUSTER_NAMESPACE ?? "default");
 
-/** A channel's own pauses between connects would come on top of ours: they are kept short. */
-export const channel = [credentials.createInsecure(), { "grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 500 }] as const;
+/** A channel's own pauses between connects would come on top of ours, so they are short. Pings find out when nobody is there. */
+export const channel = [
+  credentials.createInsecure(),
+  { "grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 500, "grpc.keepalive_time_ms": 20_000 },
+] as const;
 
 const LONGEST_PAUSE_MS = 5_000; // well below Welcome.session_grace, which is how long an agent may stay away
 const PERMANENT = [

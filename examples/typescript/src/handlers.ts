@@ -4,9 +4,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { FailureKind, type Outcome, type TaskSpec } from "./gen/muster/v1/common.js";
 
 export type Ending = NonNullable<Outcome["result"]>;
-type Progress = (current: number, total: number) => void;
+type Progress = (current: number, total: number) => unknown;
 type Handler = (payload: Buffer, signal: AbortSignal, progress: Progress) => Promise<Buffer>;
 
+const APPLICATION = FailureKind.FAILURE_KIND_APPLICATION;
 const handlers: Record<string, Handler> = {
   reverse: async (payload) => Buffer.from([...payload.toString()].reverse().join("")),
   countdown: async (payload, signal, progress) => {
@@ -31,7 +32,7 @@ export async function perform(task: TaskSpec, signal: AbortSignal, progress: Pro
   } catch (error) {
     if (signal.aborted) return signal.reason as Ending;
     const { name, message, stack = "" } = error instanceof Error ? error : new Error(String(error));
-    const kind = FailureKind.FAILURE_KIND_APPLICATION;
-    return { $case: "failure", value: { kind, message, type: name, stackTrace: stack, nonRetryable: false, retryAfter: undefined } };
+    const nonRetryable = error instanceof RangeError; // the input is wrong, and stays so
+    return { $case: "failure", value: { kind: APPLICATION, message, type: name, stackTrace: stack, nonRetryable, retryAfter: undefined } };
   }
 }
