@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.support.processes import Children
 
 # A machine shared with others is slow at times; a failing example is printed so that it can be repeated anywhere.
 settings.register_profile("muster", deadline=None, print_blob=True)
+settings.register_profile("mutations", settings.get_profile("muster"), phases=[Phase.explicit, Phase.generate], derandomize=True)
 settings.load_profile("muster")
 
 

@@ -45,6 +45,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an
 READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
 TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
+MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
 class ShardLost(Exception):
@@ -133,7 +134,9 @@ class Shard:
                 date_ms = self._replay(self._codec.decode(blob), states)
             sequence = page[-1][0]
             await asyncio.sleep(0)  # other shards, and health checks
-        if sequence != claim.sequence:
+        if sequence > claim.sequence:
+            raise ShardLost(f"shard {self.number} was taken over by another coordinator while its journal was read")
+        if sequence < claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
         self._epoch, self._sequence = claim.epoch, sequence
         self._time = Timekeeper(clock=self._clock, date_ms=max(date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
@@ -299,13 +302,13 @@ class Shard:
         real_s = self._clock.now_s()
         now = self._time.now()
         wait_s = self._max_tick_s
-        for namespace in self.namespaces.values():
+        for namespace in self.namespaces.values() if self.outage_since_s is None else ():  # during an outage nothing is due
             mono_s, date_ms = namespace.scheduler.next_due()
             if mono_s is not None:
                 wait_s = min(wait_s, mono_s - now.mono_s)
             if date_ms is not None:
                 wait_s = min(wait_s, (date_ms - now.date_ms) / 1000)
-        at_s = real_s + max(wait_s, 0.0)
+        at_s = real_s + max(wait_s, MIN_TICK_S)
         if self._timer is not None:
             if at_s >= self._timer_at_s:
                 return
