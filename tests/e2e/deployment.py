@@ -126,9 +126,7 @@ class Deployment:
     def recorded(self, event: str | None = None, *, task_id: str | None = None) -> list[dict[str, object]]:
         """What handlers wrote down, in order: `event`, `task_id`, `attempt`, `fence`, `agent`, `pid` and more."""
         lines = [json.loads(line) for line in self.executions.read_text().splitlines()]
-        return [
-            line for line in lines if (event is None or line["event"] == event) and (task_id is None or line["task_id"] == task_id)
-        ]
+        return [line for line in lines if (event is None or line["event"] == event) and (task_id is None or line["task_id"] == task_id)]
 
     async def until_recorded(self, event: str, *, task_id: str | None = None, count: int = 1, within_s: float = 15.0) -> None:
         """Returns when handlers wrote `event` down at least `count` times."""

@@ -10,7 +10,17 @@ from pathlib import Path
 from muster.v1 import common_pb2, event_pb2
 from redis.asyncio import Redis
 
-from coordinator.core.events import Acknowledged, Assigned, AttemptFailed, CancelRecorded, Completed, Disposition, Event, Returned, Submitted
+from coordinator.core.events import (
+    Acknowledged,
+    Assigned,
+    AttemptFailed,
+    CancelRecorded,
+    Completed,
+    Disposition,
+    Event,
+    Returned,
+    Submitted,
+)
 from coordinator.journal import codec
 from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, shard_of
 

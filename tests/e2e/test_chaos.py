@@ -1,6 +1,6 @@
 """Many tasks while the coordinator, an agent and the store are killed with -9 again and again: every acknowledged one has one outcome.
 
-    make chaos ARGS="--chaos-tasks=100000 --chaos-kills=10 --randomly-seed=7"
+make chaos ARGS="--chaos-tasks=100000 --chaos-kills=10 --randomly-seed=7"
 """
 
 import asyncio
@@ -121,7 +121,7 @@ async def run_chaos(deployment: Deployment, client: Client, *, task_type: str, t
     found = await audit(deployment.store_socket)
     print("journal:", dict(found.events), "epochs:", len(found.epochs))
     found.check(ended=load.acknowledged)
-    assert len(found.epochs) == kills + 1
+    assert 2 <= len(found.epochs) <= kills + 1, "one for each coordinator that lived long enough to write"
     return load.acknowledged
 
 
@@ -148,4 +148,5 @@ async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_pat
         assert life.record is not None
         assert len(set(fences)) == len(fences), f"task {task_id} ran twice under one fence: {fences}"
         assert set(fences) <= set(life.fences), f"task {task_id} ran under a fence that the journal doesn't know: {fences} of {life.fences}"
+        assert len(life.fences) > 1 or len(fences) == 1
         assert life.record.result_fence in fences, f"task {task_id} was completed by an execution that never was"

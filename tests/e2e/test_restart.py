@@ -60,6 +60,23 @@ async def test_an_agent_that_died_with_the_coordinator_loses_its_tasks_to_anothe
     found.check(ended={handle.task_id})
 
 
+async def test_a_machine_that_goes_down_loses_nothing(deployment: Deployment, client: Client) -> None:
+    """Coordinator, store and agent at once; then all start again, the agent under its old name."""
+    agent = deployment.start_agent("agent", capacity=3)
+    handles = [await client.submit("at-gate", "up again") for _ in range(10)]
+    waiting = [asyncio.create_task(handle.result(timeout_s=40)) for handle in handles]
+    await deployment.until_recorded("started", count=3)
+    deployment.coordinator.kill()
+    assert deployment.signal_store(signal.SIGKILL)
+    agent.kill()
+    deployment.open_gate("up again")
+    await deployment.start_coordinator()
+    deployment.start_agent("agent", capacity=3)
+    assert [output.agent_name for output in await asyncio.gather(*waiting)] == ["agent"] * len(handles)
+    found = await audit(deployment.store_socket)
+    found.check(ended={handle.task_id for handle in handles})
+
+
 async def test_a_clean_restart_loses_nothing_and_ends_the_store(deployment: Deployment, client: Client) -> None:
     deployment.start_agent("agent")
     handle = await client.submit("at-gate", "after the deploy")
