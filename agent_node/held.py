@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from muster.v1.agent_pb2 import Assignment
+from muster.v1.agent_pb2 import Assignment, ResultVerdict
 
 from agent_node.attempt import (
     Attempt,
     AttemptKey,
     CheckpointData,
+    CheckpointVerdict,
     Failed,
     HandlerOutcome,
     Limits,
@@ -59,6 +60,7 @@ class StreamState:
     ready_due: bool = True
     drain_due: bool = False
     batches_to_ack: list[int] = field(default_factory=list)
+    ack_by_s: float = 0.0  # when they go out alone, if nothing else has taken them along
     unsent_results: deque[Held] = field(default_factory=deque)
     sent_batches: dict[int, list[Held]] = field(default_factory=dict)
     last_batch_id: int = 0
@@ -108,3 +110,10 @@ def as_reported(outcome: HandlerOutcome, held: Held, limits: Limits) -> HandlerO
             return Failed("the handler gave up as cancelled, though nobody had cancelled it", error_type="CancelledError")
         case _:
             return outcome
+
+
+def checkpoint_verdict(verdict: int) -> CheckpointVerdict:
+    """What a CheckpointAck means for the handler that waits."""
+    if verdict in (ResultVerdict.RESULT_VERDICT_ACCEPTED, ResultVerdict.RESULT_VERDICT_DUPLICATE):
+        return CheckpointVerdict.STORED
+    return CheckpointVerdict.REFUSED if verdict == ResultVerdict.RESULT_VERDICT_INVALID else CheckpointVerdict.LOST

@@ -33,10 +33,13 @@ from agent_node.compose import fill_checkpoints_and_output, fill_hello, fill_ren
 from agent_node.connection import seconds
 from agent_node.drain import Drain
 from agent_node.heartbeat import Heartbeat
-from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of
+from agent_node.held import Counters, Held, Identity, StreamState, as_reported, attempt_of, checkpoint_verdict
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.outgoing import OutgoingMessage
 
+ACK_PATIENCE_S = 0.05
+# An acknowledgement may wait this long for a result to travel with: a message costs as much as a hundred tasks in it, and nobody
+# misses it before the coordinator's ack_timeout of seconds.
 WELCOME_TIMEOUT_S = 10.0
 
 
@@ -225,6 +228,8 @@ class Session:
             deadlines.append(self._welcome_by_s)
         elif self._phase is _Phase.OPEN:
             deadlines.append(self._heartbeat.next_at_s)
+            if self._state.batches_to_ack:
+                deadlines.append(self._state.ack_by_s)
         return min(deadlines, default=None)
 
     def tick(self, now_s: float) -> list[Instruction]:
@@ -301,6 +306,8 @@ class Session:
         return instructions
 
     def _on_assign(self, batch: pb.AssignBatch) -> list[Instruction]:
+        if not self._state.batches_to_ack:
+            self._state.ack_by_s = self._now_s + ACK_PATIENCE_S
         self._state.batches_to_ack.append(batch.batch_id)
         attempts = []
         for assignment in batch.assignments:
@@ -363,13 +370,7 @@ class Session:
                 continue
             if held.checkpoint is not None and held.checkpoint.sequence <= ack.sequence:
                 held.checkpoint = None
-            if ack.verdict in (pb.RESULT_VERDICT_ACCEPTED, pb.RESULT_VERDICT_DUPLICATE):
-                verdict = CheckpointVerdict.STORED
-            elif ack.verdict == pb.RESULT_VERDICT_INVALID:
-                verdict = CheckpointVerdict.REFUSED
-            else:
-                verdict = CheckpointVerdict.LOST
-            instructions.append(AnswerCheckpoint(held.attempt, ack.sequence, verdict))
+            instructions.append(AnswerCheckpoint(held.attempt, ack.sequence, checkpoint_verdict(ack.verdict)))
         return instructions
 
     def _on_drain(self, drain: pb.CoordinatorDrain) -> list[Instruction]:
@@ -429,10 +430,6 @@ class Session:
             out.fits(8)
             request.ready.limit = 0 if self._drain is not None else max(self._identity.capacity - len(self._lingering), 0)
             request.ready.SetInParent()
-        if state.batches_to_ack:
-            out.fits(10 * len(state.batches_to_ack))
-            request.acknowledged_batch_ids.extend(state.batches_to_ack)
-            state.batches_to_ack = []
         if self._drain is not None and state.drain_due:
             state.drain_due = False
             out.fits(4 * len(self._drain.reason) + 8)
@@ -446,4 +443,8 @@ class Session:
             fill_checkpoints_and_output(out, self._dirty)
         if state.unsent_results:
             fill_results(out, state, self._held, self._dirty)
+        if state.batches_to_ack and (not out.empty or now_s >= state.ack_by_s):
+            request.acknowledged_batch_ids.extend(state.batches_to_ack)
+            state.batches_to_ack = []
+            return request
         return None if out.empty else request

@@ -37,6 +37,8 @@ _FINAL = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+# A stream that was open for less doesn't count as a recovery: a coordinator that fails on every Hello is not to be hammered.
+_STABLE_S = 5.0
 _PARTING_S = 0.5  # what the coordinator gets to end the stream after our half-close
 
 
@@ -78,6 +80,7 @@ class Transport:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s: float | None = None
         self._welcomed_ever = False
+        self._open_since_s: float | None = None
         self._go_at_once = False
         self._complained = False
 
@@ -130,15 +133,16 @@ class Transport:
         self._leave_stream.clear()
         self._wake.set()
         self._arm()
-        welcomed_before = self._session.is_open
         try:
             call: Call = AgentServiceStub(channel).Connect(metadata=call_metadata(self._target))
             await self._exchange(call, stream)
             if not self._done.is_set() and not self._leave_stream.is_set():
                 _log.info("stream.ended agent=%s address=%s", self._agent_name, self._target.address)
         except grpc.aio.AioRpcError as error:
-            self._judge(error, welcomed=self._session.is_open and not welcomed_before)
+            self._forgive()
+            self._judge(error)
         finally:
+            self._forgive()
             self._proceed(self._session.stream_lost(stream))
             await channel.close()
 
@@ -187,7 +191,14 @@ class Transport:
             await asyncio.wait_for(call.done_writing(), _PARTING_S)
             await asyncio.wait({reader}, timeout=_PARTING_S)
 
-    def _judge(self, error: grpc.aio.AioRpcError, *, welcomed: bool) -> None:
+    def _forgive(self) -> None:
+        """After a stream that held: what failed before it is forgotten."""
+        if self._open_since_s is not None and self._now_s() - self._open_since_s >= _STABLE_S:
+            self._backoff.reset()
+            self._complained = False
+        self._open_since_s = None
+
+    def _judge(self, error: grpc.aio.AioRpcError) -> None:
         """Why a stream broke: raises when there is no point in another."""
         meaning = from_rpc_error(error)
         if error.code() is grpc.StatusCode.ABORTED and (
@@ -199,7 +210,7 @@ class Transport:
             ) from None
         if error.code() in _FINAL and not self._welcomed_ever:
             raise meaning from None
-        if not welcomed and self._target != self._home:
+        if not self._session.is_open and self._target != self._home:
             self._target = self._home  # where it was sent nobody answers
         self._complain(meaning)
 
@@ -249,9 +260,8 @@ class Transport:
         self._arm()
 
     def _on_welcome(self) -> None:
-        self._backoff.reset()
         self._welcomed_ever = True
-        self._complained = False
+        self._open_since_s = self._now_s()
         _log.info("stream.open agent=%s address=%s", self._agent_name, self._target.address)
 
     def _on_reconnect(self, reconnect: Reconnect) -> None:

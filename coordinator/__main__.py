@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shards", type=int, default=16, metavar="N", help="fixed for a deployment: the store remembers it (default 16)")
     parser.add_argument("--key-prefix", default="muster", metavar="TEXT", help="what all keys in the store begin with (default muster)")
-    parser.add_argument("--lease", type=float, metavar="S", help="give an attempt up when nothing is heard of it for S seconds (default 30)")
+    parser.add_argument(
+        "--lease", type=float, metavar="S", help="give an attempt up when nothing is heard of it for S seconds (default 30)"
+    )
     parser.add_argument("--session-grace", type=float, metavar="S", help="how long a broken agent stream may come back (default 15)")
     parser.add_argument("--ack-timeout", type=float, metavar="S", help="how soon agents must acknowledge assignments (default 10)")
     parser.add_argument("--max-live-tasks", type=int, metavar="N", help="refuse submits beyond this many live tasks (default 2000000)")

@@ -3,7 +3,6 @@
 A flag wins over the environment, the environment over the file, the file over the default. The key has no flag: it would show in
 the machine's list of processes.
 
-    [llm]
     base_url = "https://api.holysheep.ai/v1"
     model = "gpt-4o-mini"
     capacity = 20
@@ -22,7 +21,6 @@ from urllib.parse import urlsplit
 from agent_node.llm.secret import Secret
 
 ENVIRONMENT: Final = {"MUSTER_LLM_BASE_URL": "base_url", "MUSTER_LLM_API_KEY": "api_key", "MUSTER_LLM_MODEL": "model"}
-_TABLE: Final = "llm"
 _ENDPOINT: Final = "/chat/completions"
 
 
@@ -64,7 +62,7 @@ class LLMSettings:
     def __post_init__(self) -> None:
         for name in ("base_url", "model"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise SettingsError(f"{name} is missing: give it by flag, by {_variable_of(name)}, or in the file's [{_TABLE}] table")
+                raise SettingsError(f"{name} is missing: give it by flag, by {_variable_of(name)}, or in the file")
         object.__setattr__(self, "base_url", _checked_base_url(self.base_url))
         for name in ("connect_timeout_s", "first_token_timeout_s", "between_tokens_timeout_s", "total_timeout_s"):
             _require_positive(name, getattr(self, name), whole=False)
@@ -87,7 +85,7 @@ def load_settings(
     environment: Mapping[str, str],
     flags: Mapping[str, object] | None = None,
 ) -> LLMSettings:
-    """Settings from a TOML file's [llm] table, the environment and flags.
+    """Settings from a TOML file, the environment and flags.
 
     Args:
         file: the TOML file, if there is one.
@@ -117,12 +115,8 @@ def _read_file(file: Path) -> dict[str, object]:
         raise SettingsError(f"{file}: isn't UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file}: isn't valid TOML: {error}") from error
-    _require_known(document, {_TABLE}, where=f"{file}: table")
-    table = document.get(_TABLE, {})
-    if not isinstance(table, dict):
-        raise SettingsError(f"{file}: {_TABLE} is a table: write [{_TABLE}] above its settings")
-    _require_known(table, {each.name for each in fields(LLMSettings)}, where=f"{file}: [{_TABLE}] setting")
-    return dict(table)
+    _require_known(document, {each.name for each in fields(LLMSettings)}, where=f"{file}: setting")
+    return document
 
 
 def _require_known(found: Mapping[str, object], known: set[str], *, where: str) -> None:
@@ -141,7 +135,7 @@ def _as_secret(value: object) -> Secret:
     try:
         return Secret.from_text(value)
     except ValueError as error:
-        raise SettingsError(f"api_key: {error}") from None  # no chain: a frame of it holds the value
+        raise SettingsError(f"api_key: {error}") from error
 
 
 def _variable_of(name: str) -> str:

@@ -83,8 +83,6 @@ class EventStreamParser:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data_bytes += len(value)
-            if self._data_bytes > self._max_event_bytes:
-                raise EventTooLongError(f"an event is longer than {self._max_event_bytes} bytes")
             self._data.append(_field_text(value))
         elif name == b"event":
             self._event = _field_text(value)

@@ -63,8 +63,8 @@ def _pick(groups: list[AgentClass]) -> Agent | None:
         group = groups[0]
         if len(group.agents) > 1:
             return group.least_loaded()
-        (agent,) = group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
-        return agent if agent.free_slots() > 0 else None
+        (only,) = group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
+        return only if only.free_slots() > 0 else None
     best: Agent | None = None
     for group in groups:
         agent = group.least_loaded()

@@ -94,8 +94,11 @@ def _heard(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
 
 
 def journal_acknowledgements(scheduler: Scheduler, now: Now) -> None:
-    """Journals the acknowledgements of attempts that still run. It waits for the next tick, a second at most: most attempts are over by
-    then, and a restart in between only counts a lost attempt as undelivered instead of crashed."""
+    """Journals the acknowledgements of attempts that still run.
+
+    It waits for the next tick, a second at most: most attempts are over by then, and a restart in between only counts a lost attempt as
+    undelivered instead of crashed.
+    """
     for number in scheduler.unjournalled_acks:
         scheduler.apply(Acknowledged(number), now)
     scheduler.unjournalled_acks.clear()

@@ -1,13 +1,16 @@
-"""Look-ups of ended tasks' records: what gathers while one is under way goes out in the next, so that any number of callers costs
-one command at a time. While a look-up is open, no task that ended since is forgotten (DESIGN.md, "Terminal tasks")."""
+"""Look-ups of ended tasks' records: what gathers while one is under way goes out in the next.
+
+So any number of callers costs one command at a time. While a look-up is open, no task that ended since is forgotten: the decision that
+rests on the look-up must see it.
+"""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from coordinator.ports import ShardStore, StoreCorrupt, StoreOutage
 from coordinator.errors import Unavailable
+from coordinator.ports import ShardStore, StoreCorrupt, StoreOutage
 
 MAX_IDS = 1000  # per command: some hundred kilobytes of answers
 READ_TIMEOUT_S = 1.0  # a command takes milliseconds: a store that needs longer is out, and who asked is told

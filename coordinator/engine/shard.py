@@ -1,11 +1,25 @@
-"""The single writer of a shard. Commands are decided and applied in memory at once; every answer waits for the commit that holds
-the decision. It must not know gRPC, nor which store it writes to."""
+"""The single writer of a shard.
+
+Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
+which store it writes to.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from coordinator.core.effects import Assign, ChunkEmitted, CloseSession, DrainSession, Effect, ProgressMade, StopAttempt, TaskChanged, TaskEnded, WatchOpened
+from coordinator.core.effects import (
+    Assign,
+    ChunkEmitted,
+    CloseSession,
+    DrainSession,
+    Effect,
+    ProgressMade,
+    StopAttempt,
+    TaskChanged,
+    TaskEnded,
+    WatchOpened,
+)
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now, Settings
@@ -104,7 +118,7 @@ class Shard:
             try:
                 await self._write()
             except StoreCorrupt as error:
-                log.error("shard.rebuild shard=%d reason=%s", self.number, error)
+                log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving("the shard is being rebuilt from its journal: try again")
             except BaseException:
                 self._stop_serving("this coordinator no longer serves the shard: connect again")
@@ -115,8 +129,9 @@ class Shard:
         states: dict[str, tuple[State, int]] = {}
         sequence = date_ms = 0
         while page := await self.store.read(after=sequence, limit=READ_PAGE):
-            for sequence, blob in page:
+            for _, blob in page:
                 date_ms = self._replay(self._codec.decode(blob), states)
+            sequence = page[-1][0]
             await asyncio.sleep(0)  # other shards, and health checks
         if sequence != claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
@@ -159,8 +174,10 @@ class Shard:
         for commit in (self._writing, self._pending):
             if commit is not None:
                 commit.fail(error)
-        for sink in [*self.agent_sinks.values(), *self.client_sinks]:
-            sink.close(message)
+        for agent_sink in self.agent_sinks.values():
+            agent_sink.close(message)
+        for client_sink in self.client_sinks:
+            client_sink.close(message)
         for namespace in self.namespaces.values():
             namespace.watches.close(message)
         self.agent_sinks.clear()
@@ -250,7 +267,7 @@ class Shard:
             Unavailable: the store has been out for a second, or the shard stopped.
         """
         if self._writing is None and self._pending.is_empty():
-            return
+            return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.waiters.append(waiter)
         self._wake.set()
@@ -406,6 +423,8 @@ class Shard:
                 self._to_agent(effect.session, lambda sink: sink.drain(effect))
             case CloseSession():
                 self._to_agent(effect.session, lambda sink: sink.supersede(effect.message))
+            case Assign():
+                self._to_agent(effect.session, lambda sink: sink.assign(effect))
 
     def _to_agent(self, session: str, tell: Callable[[AgentSink], None]) -> None:
         sink = self.agent_sinks.get(session)

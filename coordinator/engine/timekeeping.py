@@ -37,8 +37,10 @@ class Timekeeper:
         return date_ms - ours_ms
 
     def observe(self) -> float:
-        """To be called at least every quarter of `stall_s`. Answers the length of the stall that has just ended, or 0; liveness
-        deadlines have been moved by it."""
+        """Answers the length of the stall that has just ended, or 0; liveness deadlines have been moved by it.
+
+        To be called at least every quarter of `stall_s`.
+        """
         real_s = self._clock.now_s()
         gap_s = real_s - self._observed_s
         self._observed_s = real_s

@@ -43,9 +43,7 @@ class Watch:
         progress: whether it wants progress.
     """
 
-    def __init__(
-        self, *, task_ids: Iterable[str] | None, matches: Callable[[Task], bool] | None, chunks: bool, progress: bool
-    ) -> None:
+    def __init__(self, *, task_ids: Iterable[str] | None, matches: Callable[[Task], bool] | None, chunks: bool, progress: bool) -> None:
         self.task_ids = None if task_ids is None else set(task_ids)
         self.waiting_for = set(self.task_ids or ())
         self._matches = matches
@@ -65,8 +63,9 @@ class Watch:
             if not self._chunks:
                 return
             self._chunk_bytes += len(event.data)
-        elif isinstance(event, ProgressMade) and not self._progress:
-            return
+        elif isinstance(event, ProgressMade):
+            if not self._progress:
+                return
         elif isinstance(event, TaskChanged) and self._matches is not None and not self._matches(event.task):
             return
         self._queue.append(event)

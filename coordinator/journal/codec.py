@@ -53,7 +53,8 @@ def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
 def _runs(events: Sequence[tuple[str, AnyEvent]]) -> Iterator[tuple[str, list[AnyEvent]]]:
     """Neighbours of one kind in one namespace. By hand: `groupby` takes three times as long, a microsecond per task."""
     run: list[AnyEvent] = []
-    last_name, last_kind = "", type(None)
+    last_name = ""
+    last_kind: type = object
     for name, event in events:
         if type(event) is not last_kind or name != last_name:
             if run:

@@ -95,9 +95,10 @@ class DataDirectory:
         part.replace(self.path / "server.json")
 
     def prepare_socket_path(self) -> Path:
-        """A path for a new server's socket, with nothing at it: in this directory, or in a private one when that would be too long.
+        """A path for a new server's socket: in this directory, or in a private one when that would be too long.
 
-        It stays the same from one server to the next while the record is there, so that clients find the next one.
+        A server removes what an earlier one left there. The path stays the same from one server to the next while the record is there,
+        so that clients find the next one.
         """
         socket = self.path / "store.sock"
         if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
@@ -107,7 +108,6 @@ class DataDirectory:
             else:
                 private = tempfile.mkdtemp(prefix=_SOCKET_DIRECTORY_PREFIX, dir=_short_temporary_directory())
                 socket = Path(private) / "store.sock"
-        socket.unlink(missing_ok=True)
         return socket
 
     def remove_socket(self) -> None:

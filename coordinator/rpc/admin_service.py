@@ -49,9 +49,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self._shards = shards
         self._facts = facts
 
-    async def CreateNamespace(
-        self, request: admin_pb2.CreateNamespaceRequest, context: Context
-    ) -> admin_pb2.CreateNamespaceResponse:
+    async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
             raise InvalidRequest(
                 f"name {request.name!r} is not a namespace's: use 1 to 63 lower-case letters, digits and dashes, beginning with a letter",
@@ -138,10 +136,9 @@ def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsR
             reason = waits_for(scheduler, head)
             if reason is not None and reason.kind is not WaitKind.QUEUED:
                 stats.waits_for = reason.message
-    running = delayed = 0
+    running = 0
     for backoff in scheduler.backoffs.values():
         row(backoff.task.spec.task_type, backoff.task.spec.priority).delayed += 1
-        delayed += 1
     for agent in scheduler.load.agents.values():
         for attempt in agent.running.values():
             row(attempt.task.spec.task_type, attempt.task.spec.priority).running += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from muster.v1 import agent_pb2, agent_pb2_grpc
+
 from coordinator import convert
 from coordinator.core import sessions
 from coordinator.core.load_map import Agent
@@ -12,7 +14,6 @@ from coordinator.errors import NotFound
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.outgoing import serve_stream
 from coordinator.rpc.pages import PageToken, page_size
-from muster.v1 import agent_pb2, agent_pb2_grpc
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -39,9 +40,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self._bounds = bounds
         self._entropy = entropy
 
-    async def Connect(
-        self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
         stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
         await serve_stream(context, stream.sender, stream.read(request_iterator))

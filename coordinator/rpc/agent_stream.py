@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from muster.v1 import agent_pb2, event_pb2
 
 from coordinator import convert
 from coordinator.convert import Bounds
@@ -15,7 +17,6 @@ from coordinator.core.model import Failure, FailureKind, Now
 from coordinator.core.reports import Failed, RenewVerdict, SignOfLife, Verdict
 from coordinator.errors import InvalidRequest, SessionSuperseded, Unavailable
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
-from muster.v1 import agent_pb2, event_pb2
 
 if TYPE_CHECKING:
     from coordinator.core.load_map import Agent
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from coordinator.engine.shard import Shard
 
 MAX_ASSIGNMENTS = 256  # per message: more only makes the agent wait for the first
+ACK_PATIENCE_S = 0.05  # an agent only keeps its results a little longer
 MAX_LABELS = 32
 MAX_CAPABILITIES = 256
 MAX_CAPACITY = 10_000
@@ -54,6 +56,7 @@ class AgentStream:
         self._assigns: deque[Assign] = deque()
         self._others = agent_pb2.ConnectResponse()  # everything that isn't an assignment
         self._others_gathered = False
+        self._patience: asyncio.TimerHandle | None = None
         self._silent_periods = 0
         self._watchdog: asyncio.TimerHandle | None = None
         self.ignored_messages = 0
@@ -95,7 +98,9 @@ class AgentStream:
         )
         reconcile = agent_pb2.Reconcile(
             attempts=[
-                agent_pb2.ReconciledAttempt(task_id=task_id, fence=fence, verdict=verdict.value)
+                agent_pb2.ReconciledAttempt(
+                    task_id=task_id, fence=fence, verdict=cast("agent_pb2.ReconcileVerdict.ValueType", verdict.value)
+                )
                 for (task_id, fence), verdict in zip(hello.in_flight, verdicts, strict=True)
             ]
         )
@@ -172,11 +177,14 @@ class AgentStream:
             if len(sent.data) > self._bounds.max_checkpoint_bytes:
                 verdict = Verdict.INVALID
             else:
-                verdict = reports.checkpoint(
-                    self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now
-                )
+                verdict = reports.checkpoint(self._namespace.scheduler, agent, sent.task_id, sent.fence, sent.sequence, sent.data, now)
             answers.append(
-                agent_pb2.CheckpointAck(task_id=sent.task_id, fence=sent.fence, sequence=sent.sequence, verdict=verdict.value)
+                agent_pb2.CheckpointAck(
+                    task_id=sent.task_id,
+                    fence=sent.fence,
+                    sequence=sent.sequence,
+                    verdict=cast("agent_pb2.ResultVerdict.ValueType", verdict.value),
+                )
             )
 
         def answer() -> None:
@@ -222,8 +230,10 @@ class AgentStream:
         self._shard.when_durable(lambda: self._result_ack(ack))
 
     def _result_ack(self, ack: agent_pb2.ResultAck) -> None:
+        """Answers results, with the next assignments if they come soon: a message costs as much as a hundred tasks in it."""
         self._others.result_acks.append(ack)
-        self._gathered()
+        if self._patience is None and not self._others_gathered:
+            self._patience = asyncio.get_running_loop().call_later(ACK_PATIENCE_S, self._gathered)
 
     def _watch_for_silence(self) -> None:
         """Ends the stream of an agent that has missed all renewals of a lease, so that it is given nothing more (G9).
@@ -242,6 +252,8 @@ class AgentStream:
             self._watchdog.cancel()
         for lookup in self._lookups:
             lookup.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         shard = self._shard
         if shard.agent_sinks.get(self._session) is self:
             del shard.agent_sinks[self._session]
@@ -279,9 +291,10 @@ class AgentStream:
         """Everything that has gathered, with as many assignments as fit."""
         if not self._assigns and not self._others_gathered:
             return None
-        message = self._others if self._others_gathered else agent_pb2.ConnectResponse()
-        if self._others_gathered:
-            self._others, self._others_gathered = agent_pb2.ConnectResponse(), False
+        message, self._others, self._others_gathered = self._others, agent_pb2.ConnectResponse(), False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         if self._assigns:
             self._batch_id += 1
             batch = message.assign
@@ -313,11 +326,12 @@ _RESULT_MESSAGES = {
 def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
     """A Hello, checked. Raises InvalidRequest."""
     name = convert.check_name(message.agent_name, "hello.agent_name")
-    if not 8 <= len(message.session_nonce) <= 64:  # noqa: PLR2004  # documented in the proto
+    if not 8 <= len(message.session_nonce) <= 64:  # documented in the proto
         raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
     if message.protocol_version != PROTOCOL_VERSION:
         raise InvalidRequest(
-            f"hello.protocol_version is {message.protocol_version}: this coordinator speaks {PROTOCOL_VERSION}", field="hello.protocol_version"
+            f"hello.protocol_version is {message.protocol_version}: this coordinator speaks {PROTOCOL_VERSION}",
+            field="hello.protocol_version",
         )
     if not 0 < len(message.capabilities) <= MAX_CAPABILITIES:
         raise InvalidRequest(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
+
+from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator import convert
 from coordinator.core.model import Spec, Task
@@ -13,7 +15,6 @@ from coordinator.engine.intake import Duplicate, Exceptions, take_in, take_in_ne
 from coordinator.errors import InvalidRequest, LimitReached, MusterError, NotFound, Unavailable
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
 from coordinator.rpc.status import refusal_of
-from muster.v1 import common_pb2, event_pb2, task_pb2
 
 if TYPE_CHECKING:
     from coordinator.convert import Bounds
@@ -137,8 +138,8 @@ class ClientSession:
         result = task_pb2.TaskResult(task_id=task_id, refusal=refusal_of(error))
         self._shard.when_durable(lambda: self._queue(result))
 
-    def _later(self, work: object) -> None:
-        lookup = asyncio.create_task(cast("asyncio._CoroutineLike[None]", work), name="session.lookup")
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        lookup = asyncio.create_task(work, name="session.lookup")
         self._lookups.add(lookup)
         lookup.add_done_callback(self._lookups.discard)
 
@@ -215,11 +216,11 @@ class ClientSession:
         return message
 
 
-def checked(messages: object, shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:
+def checked(messages: Iterable[common_pb2.TaskSpec], shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:
     """Submitted tasks as specs, or what is wrong with each."""
     specs: list[Spec | MusterError] = []
     defaults = shard.settings.retry
-    for message in cast("list[common_pb2.TaskSpec]", messages):
+    for message in messages:
         try:
             specs.append(convert.spec_in(message, defaults, bounds))
         except InvalidRequest as error:

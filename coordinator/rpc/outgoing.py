@@ -16,7 +16,7 @@ MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # below gRPC's 4 MiB with room for what is 
 class Outgoing(Protocol):
     """What has something to send."""
 
-    def next_message(self) -> Any:  # noqa: ANN401
+    def next_message(self) -> Any:
         """The next message from what has gathered; None when nothing has."""
 
 
@@ -52,9 +52,7 @@ class Sender:
                 raise self._ending
 
 
-async def serve_stream(
-    context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]
-) -> None:
+async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]) -> None:
     """Runs both directions of a stream until the caller has closed it or either has failed."""
     reader = asyncio.create_task(reading, name="stream.read")
     writer = asyncio.create_task(sender.run(context.write), name="stream.write")

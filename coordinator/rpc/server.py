@@ -55,7 +55,9 @@ class Server:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), self._server
+        )
 
     async def start(self, address: str) -> int:
         """Listens on `host:port`, and answers the port: the one that was free, for port 0.

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from muster.v1 import common_pb2
 
 from coordinator.convert import duration
 from coordinator.errors import (
@@ -22,7 +23,6 @@ from coordinator.errors import (
     SessionSuperseded,
     Unavailable,
 )
-from muster.v1 import common_pb2
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ def status_of(error: MusterError) -> status_pb2.Status:
         case LimitReached():
             quota = error_details_pb2.QuotaFailure.Violation(subject=error.limit, description=error.message)
             details.append(error_details_pb2.QuotaFailure(violations=[quota]))
+        case _:
+            pass
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=duration(retry_after_s)))
@@ -93,30 +95,30 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/muster."):
             return handler
         method = handler_call_details.method
         make, inner = _parts(handler)
 
-        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 return await inner(request, context)
             except MusterError as error:
                 await abort(context, error)
             except (grpc.RpcError, grpc.aio.AbortError, grpc.aio.UsageError):
                 raise
-            except Exception:  # noqa: BLE001 - a task's root
+            except Exception:
                 log.exception("rpc.failed method=%s", method)
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")
 
         return make(answer, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
 
 
-def _parts(handler: Any) -> tuple[Callable[..., grpc.RpcMethodHandler[Any, Any]], Handler]:  # noqa: ANN401
+def _parts(handler: Any) -> tuple[Callable[..., grpc.RpcMethodHandler[Any, Any]], Handler]:
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler, handler.unary_unary
     if handler.unary_stream:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from muster.v1 import task_pb2, task_pb2_grpc
 
-from coordinator import convert, filters
-from coordinator.core import explain, submits
+from coordinator import convert
+from coordinator.core import submits
 from coordinator.core.model import Task, TaskState
 from coordinator.core.submits import CancelVerdict
 from coordinator.engine.intake import Duplicate, take_in
@@ -21,8 +21,6 @@ from coordinator.rpc.task_views import explained, live_view
 from coordinator.rpc.watching import serve_watch
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from coordinator.convert import Bounds
     from coordinator.engine.namespace import Namespace
     from coordinator.engine.shard import Shard
@@ -46,7 +44,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         self._bounds = bounds
         self._entropy = entropy
 
-    async def Session(self, request_iterator: AsyncIterator[task_pb2.SessionRequest], context: Context) -> None:
+    async def Session(self, request_iterator: AsyncIterator[task_pb2.SessionRequest], context: Context) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
         session = ClientSession(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
         await serve_stream(context, session.sender, session.read(request_iterator))
@@ -73,7 +71,11 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         shard, namespace = self._shards.called(context)
         task_id = convert.check_name(request.task_id, "task_id")
         task = namespace.scheduler.state.find(task_id)
-        view = live_view(namespace.scheduler, task, request.view) if task is not None else await _recorded(shard, namespace, task_id, request.view)
+        view = (
+            live_view(namespace.scheduler, task, request.view)
+            if task is not None
+            else await _recorded(shard, namespace, task_id, request.view)
+        )
         await shard.durable()
         return task_pb2.GetTaskResponse(task=view)
 
@@ -81,7 +83,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         shard, namespace = self._shards.called(context)
         return await list_page(shard, namespace, request)
 
-    async def WatchTasks(self, request: task_pb2.WatchTasksRequest, context: Context) -> None:
+    async def WatchTasks(self, request: task_pb2.WatchTasksRequest, context: Context) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
         await serve_watch(shard, namespace, request, context)
 

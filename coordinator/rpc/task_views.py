@@ -34,9 +34,7 @@ def reason_view(reason: WaitReason) -> task_pb2.WaitReason:
 def explained(scheduler: Scheduler, task: Task, store_is_out: bool) -> task_pb2.ExplainTaskResponse:  # noqa: FBT001
     """Why a live task waits, or where it runs."""
     why = explain(scheduler, task)
-    response = task_pb2.ExplainTaskResponse(
-        task=live_view(scheduler, task, task_pb2.TASK_VIEW_BASIC), ahead=why.ahead, summary=why.summary
-    )
+    response = task_pb2.ExplainTaskResponse(task=live_view(scheduler, task, task_pb2.TASK_VIEW_BASIC), ahead=why.ahead, summary=why.summary)
     for agent, reasons in why.agents:
         verdict = response.agents.add(agent_name=agent.name, running=len(agent.running), max_concurrent_tasks=agent.capacity)
         for kind, message in reasons:

@@ -32,7 +32,7 @@ MAX_CHUNK_BYTES = 256 * 1024  # per event
 MAX_MISSED = 10_000  # ended tasks looked through for a watch by filter that resumes
 
 
-async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.WatchTasksRequest, context: Any) -> None:  # noqa: ANN401
+async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.WatchTasksRequest, context: Any) -> None:
     """Follows tasks until all have ended, for a watch by ids, or until the caller goes.
 
     Raises:
@@ -201,7 +201,7 @@ class _Watcher:
         return convert.task_view(task, self._request.view)
 
     @staticmethod
-    def _event(task_id: str, date_ms: int, **what: Any) -> task_pb2.TaskEvent:  # noqa: ANN401
+    def _event(task_id: str, date_ms: int, **what: Any) -> task_pb2.TaskEvent:
         return task_pb2.TaskEvent(task_id=task_id, event_time=convert.timestamp(date_ms), **what)
 
     def _chunks(self, task_id: str, date_ms: int, attempt: int, offset: int, data: bytes) -> list[task_pb2.TaskEvent]:
@@ -213,5 +213,3 @@ class _Watcher:
             )
             for start in range(0, len(data), MAX_CHUNK_BYTES)
         ]
-
-

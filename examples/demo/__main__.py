@@ -25,6 +25,7 @@ from examples.demo.processes import ProcessError, Processes
 from examples.demo.screen import choose_screen, summary
 from examples.demo.work import SUMMARISE, TERMS
 
+_LAST_NEWS_S = 5.0  # for the watch to see what the results have told already
 _REPORT = Path("build/demo/report.md")
 
 
@@ -41,8 +42,8 @@ def main() -> None:
     console = Console()
     try:
         found = find_documents(Path(folder) if folder else None)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    except (DocumentsError, OSError) as error:
+        _make_room(arguments.out)
+    except (DocumentsError, _OutputError) as error:
         sys.exit(_fail(console, error, 2))
     try:
         asyncio.run(_interruptible(_run(found, out=arguments.out, most_sections=arguments.sections, console=console)))
@@ -54,13 +55,20 @@ def main() -> None:
         sys.exit(_fail(console, error, 1))
 
 
+def _make_room(out: Path) -> None:
+    """Makes the report's folder, and removes an earlier report: where one is found afterwards, it is this run's."""
+    try:
+        (out.parent / "logs").mkdir(parents=True, exist_ok=True)
+        out.unlink(missing_ok=True)
+    except OSError as error:
+        raise _OutputError(f"{out} can't be written: {error.strerror or type(error).__name__}") from error
+
+
 async def _run(found: Found, *, out: Path, most_sections: int, console: Console) -> None:
     loop = asyncio.get_running_loop()
     board = Board(now_s=loop.time)
-    logs = out.parent / "logs"
-    logs.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="muster-demo-") as folder:
-        async with Processes(logs=logs.resolve(), cwd=PROJECT) as processes:
+        async with Processes(logs=(out.parent / "logs").resolve(), cwd=PROJECT) as processes:
             showing = asyncio.ensure_future(choose_screen(console).follow(board))
             try:
                 fleet = await start_fleet(processes, folder=Path(folder), environment=os.environ, board=board)
@@ -77,11 +85,8 @@ async def _run(found: Found, *, out: Path, most_sections: int, console: Console)
 async def _work(found: Found, *, fleet: Fleet, processes: Processes, board: Board, most_sections: int) -> str:
     async with Client(fleet.address) as client:
         job = Job(client=client, board=board, most_sections=most_sections)
-        beside = [
-            asyncio.ensure_future(_watch(client, board)),
-            asyncio.ensure_future(_crash_halfway(job, fleet=fleet, processes=processes, board=board)),
-            asyncio.ensure_future(processes.watch()),
-        ]
+        crash = asyncio.ensure_future(_crash_halfway(job, fleet=fleet, processes=processes, board=board))
+        beside = [asyncio.ensure_future(_watch(client, board)), asyncio.ensure_future(processes.watch()), crash]
         working = asyncio.ensure_future(job.run(found.documents, left_out=found.left_out))
         try:
             pending: set[asyncio.Future[Any]] = {working, *beside}
@@ -89,9 +94,10 @@ async def _work(found: Found, *, fleet: Fleet, processes: Processes, board: Boar
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for each in done:
                     each.result()  # whatever fails beside the job ends it
-            report = working.result()
-            await asyncio.wait_for(board.until(lambda: all(row.state.ended for row in board.tasks.values())), 5)
-            return report
+            async with asyncio.timeout(_LAST_NEWS_S):
+                await crash
+                await board.until(lambda: all(row.state.ended for row in board.tasks.values()))
+            return working.result()
         finally:
             for each in (working, *beside):
                 each.cancel()
@@ -133,7 +139,11 @@ async def _crash_halfway(job: Job, *, fleet: Fleet, processes: Processes, board:
     victim = fleet.agents[VICTIM]
     await processes.kill(victim)
     board.mark_killed(VICTIM)
-    board.tell(f"kill -9 {victim.pid}: {VICTIM} dies while it runs {len(held)} tasks{': ' if held else ''}{'; '.join(held)}")
+    board.tell(f"kill -9 {victim.pid}: {VICTIM} dies {'at work on ' + '; '.join(held) if held else 'idle'}")
+
+
+class _OutputError(Exception):
+    """The report can't be written where it is asked for."""
 
 
 class _Interrupted(Exception):

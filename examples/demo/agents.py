@@ -6,7 +6,7 @@ The analysts and the reviewer are no code of the demo: they are the built-in LLM
 from agent_node import Agent, Context
 from examples.demo.documents import Document, split_into_sections
 from examples.demo.report import markdown
-from examples.demo.work import COMBINE, SPLIT, SUMMARISE, Finding, overview_payload
+from examples.demo.work import COMBINE, SPLIT, SUMMARISE, Finding, overview_payload, overview_task_id
 
 splitter = Agent("splitter", capacity=2)
 combiner = Agent("combiner", capacity=1)
@@ -27,9 +27,8 @@ async def combine(context: Context) -> str:
     task = context.json()
     findings = [Finding.from_json(finding) for finding in task["findings"]]
     context.progress(1, 3, "asking for the overview")
-    # A second attempt submits the same id with the same content: that is the same task, and its result is there already.
     question = overview_payload([finding.summary for finding in findings])
-    overview = await context.client.submit(SUMMARISE, question, task_id=f"{context.task_id}-overview")
+    overview = await context.client.submit(SUMMARISE, question, task_id=overview_task_id(context.task_id))
     text: str = (await overview.result()).json()["content"]
     context.progress(2, 3, "writing")
     return markdown(title=task["title"], overview=text, findings=findings, left_out=task["left_out"])

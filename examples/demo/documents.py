@@ -85,8 +85,8 @@ def split_into_sections(document: Document) -> list[Section]:
     for title, text in _joined(_by_heading(document.text)):
         parts = _parts(text)
         for number, part in enumerate(parts, start=1):
-            name = f"{title} ({number} of {len(parts)})" if len(parts) > 1 else title
-            sections.append(Section(document.name, name, part))
+            place = f"part {number} of {len(parts)}" if len(parts) > 1 else ""
+            sections.append(Section(document.name, ", ".join(filter(None, (title, place))), part))
     return sections
 
 

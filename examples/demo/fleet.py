@@ -79,7 +79,7 @@ async def start_fleet(processes: Processes, *, folder: Path, environment: Mappin
         program = [role.program]
         if role.program == "llm":
             config = folder / f"{role.name}.toml"
-            config.write_text(f"[llm]\ntask_types = {json.dumps(role.task_types)}\ncapacity = {role.capacity}\n", encoding="utf-8")
+            config.write_text(f"task_types = {json.dumps(role.task_types)}\ncapacity = {role.capacity}\n", encoding="utf-8")
             program += ["--config", str(config)]
         agents[role.name] = await processes.start(
             role.name,

@@ -8,7 +8,18 @@ from typing import Any, Protocol, TypeVar
 from agent_node import Priority
 from examples.demo.board import Board
 from examples.demo.documents import Document, DocumentsError, Section, choose
-from examples.demo.work import COMBINE, REVIEW, SPLIT, SUMMARISE, TERMS, Finding, review_payload, summarise_payload, terms_payload
+from examples.demo.work import (
+    COMBINE,
+    REVIEW,
+    SPLIT,
+    SUMMARISE,
+    TERMS,
+    Finding,
+    overview_task_id,
+    review_payload,
+    summarise_payload,
+    terms_payload,
+)
 
 _T = TypeVar("_T")
 _RUN_TIMEOUT_S = 120.0
@@ -78,7 +89,7 @@ class Job:
         gaps = [*left_out]
         if found > len(sections):
             gaps.append(f"{found - len(sections)} of {found} sections, to keep the demo short")
-        self._board.tell(f"{len(documents)} documents split into {found} sections, {len(sections)} of them to analyse")
+        self._board.tell(f"{len(documents)} document(s) split into {found} section(s), {len(sections)} of them to analyse")
         self.analyses_planned = 2 * len(sections)
         findings = await _all([self._examine(section) for section in sections])
         title = f"What {len(documents)} documents say" if len(documents) > 1 else f"What {documents[0].name} says"
@@ -116,6 +127,8 @@ class Job:
         self._submitted[task_type] += 1
         task_id = f"{task_type.rpartition('.')[2]}-{self._submitted[task_type]}"
         self._board.name_task(task_id, label)
+        if task_type == COMBINE:
+            self._board.name_task(overview_task_id(task_id), "the overview")
         handle = await self._client.submit(task_type, payload, task_id=task_id, priority=priority, run_timeout_s=_RUN_TIMEOUT_S)
         return await handle.result()
 

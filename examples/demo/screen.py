@@ -84,10 +84,10 @@ def picture(board: Board) -> Group:
 def summary(board: Board) -> Table:
     """Where everything ran."""
     table = Table(title="Where everything ran", title_justify="left")
-    table.add_column("agent")
-    for column in ("pid", "completed", "taken over", "tokens in", "tokens out"):
-        table.add_column(column, justify="right")
-    table.add_column("at the end")
+    table.add_column("agent", no_wrap=True)
+    for column in ("pid", "done", "taken over", "tokens in", "out"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("at the end", no_wrap=True)
     for agent in board.agents.values():
         done = board.completed_by(agent.name)
         table.add_row(

@@ -54,6 +54,11 @@ def review_payload(section: Section, summary: str) -> dict[str, Any]:
     return _prompt(system, "Claims:\n{claims}\n\nSource:\n{source}", claims=summary, source=section.text)
 
 
+def overview_task_id(combine_task_id: str) -> str:
+    """The id of the overview's task. A second attempt to combine submits the same id with the same content: that is the same task."""
+    return f"{combine_task_id}-overview"
+
+
 def overview_payload(summaries: list[str]) -> dict[str, Any]:
     """Asks a model for the summary of all summaries."""
     return _prompt("Summarise the text in 5 sentences for a busy reader.", "{text}", text="\n\n".join(summaries))

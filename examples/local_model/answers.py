@@ -83,7 +83,7 @@ def summary(material: str, count: int) -> list[str]:
 
 
 def key_terms(material: str, count: int) -> list[str]:
-    """The `count` terms of one or two words that the material repeats most. A pair counts double: it says more."""
+    """The `count` terms of one or two words that the material repeats most. A pair that is repeated counts double: it says more."""
     scores: Counter[str] = Counter()
     spellings: dict[str, Counter[str]] = {}
     for sentence in sentences(material):
@@ -95,6 +95,8 @@ def key_terms(material: str, count: int) -> list[str]:
             scores[text.lower()] += len(term)
             spellings.setdefault(text.lower(), Counter())[text] += 1
     chosen: list[str] = []
+    for candidate in [term for term, spelling in spellings.items() if " " in term and spelling.total() == 1]:
+        del scores[candidate]  # two words that met once by chance
     for candidate, _ in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
         if not any(set(candidate.split()) & set(other.split()) for other in chosen):
             chosen.append(candidate)

@@ -75,16 +75,19 @@ class LocalModel:
             choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
             await response.write(_event({**frame, "object": "chat.completion.chunk", "choices": [choice]}))
 
-        await send({"role": "assistant"})
-        for piece in pieces:
-            await send({"content": piece})
-            if self._words_per_s:
-                await asyncio.sleep(1 / self._words_per_s)
-        await send({}, ending["finish_reason"])
-        if with_usage:
-            await response.write(_event({**frame, "object": "chat.completion.chunk", "choices": [], "usage": ending["usage"]}))
-        await response.write(b"data: [DONE]\n\n")
-        await response.write_eof()
+        try:
+            await send({"role": "assistant"})
+            for piece in pieces:
+                await send({"content": piece})
+                if self._words_per_s:
+                    await asyncio.sleep(1 / self._words_per_s)
+            await send({}, ending["finish_reason"])
+            if with_usage:
+                await response.write(_event({**frame, "object": "chat.completion.chunk", "choices": [], "usage": ending["usage"]}))
+            await response.write(b"data: [DONE]\n\n")
+            await response.write_eof()
+        except ConnectionResetError:
+            pass  # the client has heard enough
         return response
 
 

@@ -8,6 +8,7 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
+from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.redis_store import RedisShardStore
 from coordinator.journal.server_binary import find_server_binary
@@ -156,6 +157,49 @@ async def test_a_cancelled_append_does_not_leave_its_answer_to_the_next(server, 
             await waiting
     assert await append(owner, 9, "x") is AppendAnswer.DIVERGED
     assert (await owner.claim()).sequence in (1, 2)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, redis_errors.ConnectionError, ZeroDivisionError])
+async def test_a_connection_that_may_still_get_an_answer_is_not_used_again(error):
+    class Connection:
+        is_connected = True
+        sent = 0
+
+        async def send_packed_command(self, command, check_health):
+            self.sent += 1
+
+        async def read_response(self):
+            raise error
+
+        async def disconnect(self, nowait):
+            self.is_connected = False
+
+    class Pool:
+        connection = Connection()
+
+        def make_connection(self):
+            return self.connection
+
+    with pytest.raises(error):
+        await OrderedConnection(pool=Pool(), call_timeout_s=1.0).call("PING")
+    assert not Pool.connection.is_connected
+
+
+async def test_an_index_that_moved_on_since_it_was_read_is_left_alone(owner, monkeypatch):
+    await append(owner, 1, ended=LONG_AGO)
+    read = owner._reads.run
+
+    async def read_and_be_overtaken(*arguments, **keywords):
+        answer = await read(*arguments, **keywords)
+        monkeypatch.undo()
+        assert await owner.expire_ended("default", Retention(0, 0, 0), limit=4) == 4
+        return answer
+
+    monkeypatch.setattr(owner._reads, "run", read_and_be_overtaken)
+    assert await owner.expire_ended("default", Retention(0, 0, 0), limit=4) == 0
+    listed = [entry.task_id for entry in await owner.list_ended("default", before=None, limit=100)]
+    assert listed == [f"old-{i}" for i in reversed(range(4, 10))]
+    assert None not in await owner.get_records("default", listed)
 
 
 async def test_what_is_sent_together_is_done_in_order(owner):

@@ -12,14 +12,16 @@ from coordinator.core.events import (
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
+    Commit,
     Completed,
     Cost,
     Disposition,
+    NamespaceCreated,
     Returned,
     Submitted,
 )
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Spec, Usage
-from coordinator.journal.codec import FORMAT_VERSION, Commit, JournalTooNew, NamespaceCreated, decode, encode
+from coordinator.journal.codec import FORMAT_VERSION, JournalTooNew, decode, encode
 from tests.support.core_world import spec_of
 
 EPOCH = 1_700_000_000_000  # milliseconds since 1970, as a store would give out

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from muster.v1 import task_pb2
 
 from agent_node import Client, TaskCancelledError
 from agent_node.client import TaskHandle
-from muster.v1 import task_pb2
 from tests.e2e.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.processes import Children

@@ -124,7 +124,7 @@ async def checkpoint_at_gate(ctx: Context) -> bytes:
 async def block_loop(ctx: Context) -> bytes:
     """What no async handler should do: blocks its event loop for as many seconds as its payload says."""
     record("started", ctx)
-    time.sleep(float(ctx.payload))  # noqa: ASYNC251, TID251 - the point
+    time.sleep(float(ctx.payload))  # noqa: TID251 - the point
     return b"awake"
 
 

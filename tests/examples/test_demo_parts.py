@@ -76,7 +76,7 @@ def test_sections_are_cut_at_headings_and_short_ones_joined() -> None:
 
 def test_a_long_section_is_cut_between_paragraphs() -> None:
     sections = split_into_sections(Document("a", "# T\n\n" + "\n\n".join([LONG] * 4)))
-    assert [section.title for section in sections] == ["T (1 of 2)", "T (2 of 2)"]
+    assert [section.title for section in sections] == ["T, part 1 of 2", "T, part 2 of 2"]
     assert split_into_sections(Document("a", "# only headings\n\n## here\n")) == []
 
 

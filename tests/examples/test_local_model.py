@@ -23,7 +23,7 @@ def test_markup_is_no_prose() -> None:
     markdown = """
 # Heading
 
-Some **bold**, `code` and a [link](http://x.invalid/a_b) here. See <!-- not
+Some **bold**, _bent_, `code/*.py` and a [link](http://x.invalid/a_b) here. See <!-- not
 this --> e.g. Fig. 3 for 0.5 points. ![badge](x.svg) <b>Next</b> one!
 
 | a | b |
@@ -45,12 +45,12 @@ never = 1
 [ref]: http://x.invalid
 """
     assert paragraphs(markdown) == [
-        "Some bold, code and a link here. See e.g. Fig. 3 for 0.5 points. Next one!",
+        "Some bold, bent, code/*.py and a link here. See e.g. Fig. 3 for 0.5 points. Next one!",
         "first item goes on",
         "second item",
         "quoted snake_case words",
     ]
-    assert sentences(markdown)[:3] == ["Some bold, code and a link here.", "See e.g. Fig. 3 for 0.5 points.", "Next one!"]
+    assert sentences(markdown)[:3] == ["Some bold, bent, code/*.py and a link here.", "See e.g. Fig. 3 for 0.5 points.", "Next one!"]
 
 
 def test_words_of_scripts_without_spaces() -> None:

@@ -87,8 +87,12 @@ class TestOpening:
     async def test_an_outage_shows_on_ping(self, open_it, server):
         store = await open_it(redis_url=url(server))
         async with server.outage():
-            with pytest.raises(StoreOutage):
+            with pytest.raises(StoreOutage, match="can't be reached"):
                 await store.ping()
+
+    async def test_nothing_hides_an_outage_by_trying_again(self, open_it, server):
+        store = await open_it(redis_url=f"{url(server)}?retry_on_timeout=yes")
+        assert store._client.connection_pool.make_connection().retry.get_retries() == 0
 
     async def test_a_full_store_can_be_opened_again(self, open_it, server, raw):
         await open_it(redis_url=url(server))

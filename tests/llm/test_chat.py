@@ -111,6 +111,12 @@ async def test_a_whole_answer_is_kept_when_only_its_goodbye_is_lost(then: str) -
         assert (await ask(provider, between_tokens_timeout_s=0.1))[0] == "Hello"
 
 
+async def test_a_provider_that_never_closes_its_stream_is_not_waited_for_after_the_end_marker() -> None:
+    async with serve(streams(*WHOLE_STREAM, then="hang")) as provider:
+        async with asyncio.timeout(5):
+            assert (await ask(provider))[0] == "Hello"
+
+
 async def test_a_character_cut_in_two_by_the_provider_is_put_together() -> None:
     halves = [chunk("a").replace('"a"', r'"a\ud83d"'), chunk("b").replace('"b"', r'"\udc11b"')]
     async with serve(streams(*halves, "[DONE]")) as provider:
@@ -228,6 +234,32 @@ async def test_an_answer_without_bound_is_given_up_for_good(answer: Answer | Non
             await ask(provider, max_answer_bytes=100)
 
 
+async def test_a_plain_answer_without_end_is_given_up_for_good() -> None:
+    async with serve(says(200, '{"choices": [' + " " * 200_000)) as provider:
+        with pytest.raises(NonRetryableError, match="longer than 100 bytes"):
+            await ask(provider, max_answer_bytes=100)
+
+
+async def test_an_event_without_end_is_given_up() -> None:
+    async with serve(streams("x" * 2_000_000)) as provider:
+        with pytest.raises(RetryableError, match="longer than 1048576 bytes"):
+            await ask(provider)
+
+
+async def test_a_refusal_whose_words_do_not_arrive_is_one_all_the_same() -> None:
+    async def refuse(request):
+        from aiohttp import web
+
+        response = web.StreamResponse(status=400, headers={"Content-Length": "100"})
+        await response.prepare(request)
+        request.transport.abort()
+        return response
+
+    async with serve(refuse) as provider:
+        with pytest.raises(NonRetryableError, match="400 Bad Request"):
+            await ask(provider)
+
+
 @pytest.mark.parametrize("answer", [hangs, streams(chunk("Hel"), then="hang")], ids=["before the first token", "in mid-stream"])
 async def test_a_cancel_closes_the_request_at_once(answer: Answer) -> None:
     async with serve(answer) as provider:
@@ -273,6 +305,21 @@ async def test_a_key_that_the_provider_echoes_is_shown_nowhere(answer: Answer, c
     assert KEY not in shown
     assert KEY.replace("/", "\\/") not in shown
     assert KEY[:8] not in shown
+
+
+async def test_a_key_in_what_is_no_http_is_shown_nowhere() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"Bearer {KEY}, you said\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = ChatClient(settings=settings(f"http://127.0.0.1:{port}/v1"))
+        with pytest.raises(RetryableError, match="broke the connection") as caught:
+            await collect(client)
+        await client.close()
+    assert KEY[:8] not in str(caught.value)
 
 
 async def _start_stream(request):

@@ -168,7 +168,7 @@ def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
 
 def test_the_agent_takes_every_task_type_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "llm.toml"
-    file.write_text('[llm]\nmodel = "tiny"\ntask_types = ["a", "b"]\ncapacity = 7\n')
+    file.write_text('model = "tiny"\ntask_types = ["a", "b"]\ncapacity = 7\n')
     monkeypatch.setenv("MUSTER_LLM_BASE_URL", "http://x/v1")
     agent = build_agent(file)
     assert agent.task_types == ["a", "b"]

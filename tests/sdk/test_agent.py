@@ -39,6 +39,16 @@ async def test_unanswered_results_and_running_attempts_survive_a_broken_stream(c
         await result_of(coordinator, "slow")
 
 
+async def test_a_coordinator_that_fails_on_every_stream_is_complained_of_once(coordinator, agent, caplog):
+    agent.handler("work")(lambda ctx: None)
+    caplog.set_level(logging.WARNING)
+    async with serving(coordinator, agent):
+        for number in range(1, 5):
+            coordinator.break_stream()
+            await eventually(lambda number=number: len(coordinator.streams) > number)
+    assert caplog.text.count("stream.lost") == 1
+
+
 async def test_silence_after_renew_reconnects(coordinator, agent):
     agent.handler("work")(lambda ctx: None)
     coordinator.script.answer_renews = False

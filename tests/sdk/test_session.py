@@ -5,7 +5,7 @@ from muster.v1 import agent_pb2 as pb
 
 from agent_node.attempt import Attempt, CheckpointData, CheckpointVerdict, ModelUsage, Progress, Succeeded
 from agent_node.instructions import AnswerCheckpoint, Reconnect, ResultRefused, SetLimits
-from agent_node.session import WELCOME_TIMEOUT_S
+from agent_node.session import ACK_PATIENCE_S, WELCOME_TIMEOUT_S
 from tests.sdk.session_peer import DONE, PERIOD_S, Peer, results
 
 
@@ -67,6 +67,7 @@ def test_an_empty_frame_is_counted_and_ignored(peer):
 def test_an_assignment_is_acknowledged_started_and_its_result_sent_until_answered(peer):
     (attempt,) = peer.assign("a", checkpoint=b"so far")
     assert attempt.last_checkpoint == b"so far"
+    peer.after(ACK_PATIENCE_S)
     assert peer.next().acknowledged_batch_ids == [1]
     peer.session.ended(attempt, DONE)
     (message,) = peer.say_all()
@@ -75,6 +76,16 @@ def test_an_assignment_is_acknowledged_started_and_its_result_sent_until_answere
     assert peer.session.held_keys == [("a", 1)]
     peer.ack_results(message.results.batch_id)
     assert peer.session.held_keys == []
+
+
+def test_an_acknowledgement_waits_a_little_for_a_result_to_travel_with(peer):
+    (attempt,) = peer.assign("a")
+    assert peer.next() is None
+    assert peer.session.next_deadline_s() == peer.now + ACK_PATIENCE_S
+    peer.session.ended(attempt, DONE)
+    (message,) = peer.say_all()
+    assert message.acknowledged_batch_ids == [1]
+    assert len(message.results.results) == 1
 
 
 def test_an_empty_success_is_a_success(peer):

@@ -7,6 +7,7 @@ from muster.v1 import agent_pb2 as pb
 from agent_node.attempt import Failed, StopCause, Stopped
 from agent_node.drain import ANSWER_S, CLEAN_UP_S
 from agent_node.instructions import Finish, Reconnect, StopHandler
+from agent_node.session import ACK_PATIENCE_S
 from tests.sdk.session_peer import DONE, PERIOD_S, Peer, results
 
 
@@ -202,6 +203,8 @@ def test_the_coordinator_drains_with_its_own_deadline(peer):
 
 def test_a_second_drain_can_only_shorten(peer):
     peer.assign("a")
+    peer.after(ACK_PATIENCE_S)
+    peer.say_all()
     peer.session.drain("x", peer.now, deadline_s=4)
     peer.session.drain("x", peer.now, deadline_s=100)
     assert peer.session.next_deadline_s() == peer.now + 4

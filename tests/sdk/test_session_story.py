@@ -9,7 +9,7 @@ from muster.v1.common_pb2 import TaskSpec
 from agent_node.attempt import CheckpointData, StopCause, Stopped, Succeeded
 from agent_node.held import Identity
 from agent_node.instructions import Finish, Reconnect, Start, StopHandler
-from agent_node.session import Session
+from agent_node.session import ACK_PATIENCE_S, Session
 
 CAPACITY = 6
 TASKS = st.integers(0, 5).map(lambda number: f"t{number}")
@@ -135,6 +135,7 @@ class Story(RuleBasedStateMachine):
         assignments = [pb.Assignment(task=TaskSpec(task_id=task_id, task_type="t"), fence=fence) for task_id, fence in keys]
         self.owed |= set(keys)
         self.hear(assign=pb.AssignBatch(batch_id=self.batch, assignments=assignments))
+        self.now += ACK_PATIENCE_S
         message = self.session.next_message(self.now)
         assert message is not None
         assert self.batch in message.acknowledged_batch_ids

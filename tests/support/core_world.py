@@ -7,7 +7,7 @@ from muster.v1 import common_pb2
 
 from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import Assigned, Event, Submitted
+from coordinator.core.events import Assigned, Commit, Event, NamespaceCreated, Submitted
 from coordinator.core.evolve import evolve
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
@@ -31,7 +31,7 @@ from coordinator.core.sessions import Hello, ReconcileVerdict, hello, lost, read
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
-from coordinator.journal.codec import Commit, NamespaceCreated, decode, encode
+from coordinator.journal.codec import decode, encode
 
 FIRST_EPOCH = 1_000
 FIRST_DATE_MS = 1_700_000_000_000
@@ -121,7 +121,10 @@ class CoreWorld:
     def crash(self) -> None:
         """The coordinator dies, and the next one takes over with what the journal says. No agent has a session."""
         self.epoch += 1
-        self.scheduler = self._scheduler(replay(self.journal))
+        state = replay(self.journal)
+        for task in list(state.ended.values()):
+            state.settle(task)
+        self.scheduler = self._scheduler(state)
         self.scheduler.rebuild(self.now)
         self.commit()
 

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from agent_node import Agent, Context, NonRetryableError, RetryPolicy, TaskFailedError
+from agent_node import Agent, Client, Context, NonRetryableError, RetryPolicy, TaskFailedError
 from agent_node.testing import local_coordinator, muster_in_process
-from agent_node import Client
 
 
 def greeter() -> Agent:
@@ -17,7 +16,7 @@ def greeter() -> Agent:
         return f"hello {ctx.payload.decode()}"
 
     @agent.handler("fail")
-    def fail(ctx: Context) -> None:  # noqa: ARG001
+    def fail(ctx: Context) -> None:
         raise NonRetryableError("no use")
 
     @agent.handler("flaky")

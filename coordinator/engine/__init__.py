@@ -1,0 +1,1 @@
+"""The engine: the single writer of each shard, and who waits for what it writes."""

@@ -1,0 +1,244 @@
+"""The scheduler under any sequence of commands, watched by an oracle that knows nothing of how it works.
+
+Hypothesis chooses the commands; a failing sequence is shortened and printed as a program.
+"""
+
+from collections import Counter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from coordinator.core.effects import TaskEnded
+from coordinator.core.events import Assigned
+from coordinator.core.model import ENDED, Progress, RetryPolicy, Settings
+from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
+from coordinator.core.sessions import ReconcileVerdict, draining
+from coordinator.core.submits import CancelVerdict
+from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
+from tests.support.oracle import Oracle
+
+SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1))
+AGENTS = st.sampled_from(["ann", "bob", "cai"])
+IDS = st.integers(0, 9).map("task{}".format)
+RESULTS = st.sampled_from([SUCCESS, FAILED, FAILED_FOR_GOOD, STOPPED, GIVEN_BACK])
+PICKS = st.integers(0, 30)
+JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.world = CoreWorld(settings=SETTINGS)
+        self.oracle = Oracle(SETTINGS)
+        self.claims = []  # (agent, task id, fence) of every assignment ever made
+        self.settled = set()  # ids that only the store knows
+        self.ends = Counter()
+        self.seen_events = self.seen_effects = 0
+
+    # --- clients ---
+
+    @rule(
+        task_id=IDS,
+        task_type=st.sampled_from("abc"),
+        priority=st.integers(1, 4),
+        max_retries=st.none() | st.integers(0, 2),
+        max_crashes=st.none() | st.integers(0, 2),
+    )
+    def submit(self, task_id, **options):
+        if task_id in self.settled:
+            return  # the engine has looked it up in the store, and doesn't ask the core
+        known = self.world.scheduler.state.find(task_id)
+        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options))
+        assert known in (None, task)
+        self.judge()
+
+    @rule(task_id=IDS)
+    def cancel(self, task_id):
+        number = self.oracle.numbers.get(task_id, 0)
+        if number == 0 or task_id in self.settled:
+            expected = CancelVerdict.NOT_FOUND
+        elif self.oracle.stories[number].end:
+            expected = CancelVerdict.ALREADY_ENDED
+        else:
+            expected = CancelVerdict.REQUESTED if number in self.oracle.held else CancelVerdict.CANCELLED
+        assert self.world.cancel(task_id) is expected
+        self.judge()
+
+    # --- agents ---
+
+    @rule(name=AGENTS, offers=st.sampled_from(["a", "ab", "abc", "c"]), capacity=st.integers(1, 4), same=st.booleans(), lists=PICKS)
+    def hello(self, name, offers, capacity, same, lists):
+        """It lists some of what it holds, and something that it doesn't."""
+        mine = [claim[1:] for claim in self.claims if self.oracle.may_end(*claim) and claim[0] == name]
+        listed = dict(task for bit, task in enumerate(mine) if lists >> bit & 1)
+        stale = {task_id: fence for _, task_id, fence in self.claims[-2:] if task_id not in listed and (task_id, fence) not in mine}
+        cancelled = {task_id for task_id in listed if self.oracle.stories[self.oracle.numbers[task_id]].cancelled}
+        verdicts = self.world.connect(name, offers, capacity=capacity, nonce="same" if same else "other", in_flight=listed | stale)
+        self.oracle.hello(name, offers, capacity)
+        for task_id in listed:
+            self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
+        self.judge()
+        keeps = [ReconcileVerdict.CANCEL if task_id in cancelled else ReconcileVerdict.KEEP for task_id in listed]
+        assert verdicts == keeps + [ReconcileVerdict.DROP] * len(stale)
+        assert sorted(self.world.running(name)) == sorted(listed)
+
+    @rule(name=AGENTS, offers=st.sampled_from(["a", "ab", "abc"]), capacity=st.integers(1, 4))
+    def join(self, name, offers, capacity):
+        self.hello(name, offers, capacity, same=True, lists=255)
+        self.oracle.agents[name].limit = capacity
+        self.world.ready(name, capacity)
+        self.judge()
+
+    @precondition(lambda self: self.connected())
+    @rule(pick=PICKS, limit=st.integers(0, 5))
+    def ready(self, pick, limit):
+        name = self.one_of(self.connected(), pick)
+        self.oracle.agents[name].limit = limit
+        self.world.ready(name, limit)
+        self.judge()
+
+    @precondition(lambda self: self.connected())
+    @rule(pick=PICKS)
+    def lose(self, pick):
+        name = self.one_of(self.connected(), pick)
+        self.oracle.lost(name, self.world.now)
+        self.world.lose(name)
+        self.judge()
+
+    @precondition(lambda self: self.connected())
+    @rule(pick=PICKS)
+    def drain(self, pick):
+        name = self.one_of(self.connected(), pick)
+        self.oracle.agents[name].draining = True
+        draining(self.world.agent(name))
+        self.world.commit()
+        self.judge()
+
+    @precondition(lambda self: self.connected() and self.claims)
+    @rule(pick=PICKS, liar=st.none() | AGENTS)
+    def acknowledge(self, pick, liar):
+        name, task_id, fence, holds = self.claim(pick, liar)
+        self.world.acknowledge(name, task_id, fence)
+        if holds and self.oracle.held[self.oracle.numbers[task_id]].ack_until_s < float("inf"):
+            self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
+        self.judge(quiet=not holds)
+
+    @precondition(lambda self: self.connected() and self.claims)
+    @rule(pick=PICKS, liar=st.none() | AGENTS, current=st.none() | st.integers(0, 3))
+    def renew(self, pick, liar, current):
+        name, task_id, fence, holds = self.claim(pick, liar)
+        progress = None if current is None else Progress(current, 3)
+        verdict = self.world.renew(name, SignOfLife(task_id, fence, progress, (), cancel_delivered=False))
+        if holds:
+            number = self.oracle.numbers[task_id]
+            self.oracle.heard(number, self.world.now)
+            assert verdict is (RenewVerdict.CANCEL if self.oracle.stories[number].cancelled else RenewVerdict.EXTENDED)
+        else:
+            assert verdict is RenewVerdict.LOST
+        self.judge(quiet=not holds)
+
+    @precondition(lambda self: self.connected() and self.claims)
+    @rule(pick=PICKS, liar=st.none() | AGENTS, result=RESULTS, fence_off=st.sampled_from([0, 0, 0, -1, 1]))
+    def finish(self, pick, liar, result, fence_off):
+        name, task_id, fence, _ = self.claim(pick, liar)
+        fence += fence_off
+        holds = self.oracle.may_end(name, task_id, fence)
+        story = self.oracle.stories[self.oracle.numbers[task_id]]
+        if holds:
+            expected = Verdict.ACCEPTED
+        elif task_id in self.settled:
+            expected = Verdict.UNKNOWN
+        else:
+            expected = Verdict.DUPLICATE if fence == story.accepted_fence else Verdict.STALE
+        assert self.world.finish(name, task_id, result, fence=fence) is expected
+        if holds:
+            story.accepted_fence = fence
+        self.judge(quiet=not holds)
+
+    @precondition(lambda self: self.connected() and self.claims)
+    @rule(pick=PICKS, liar=st.none() | AGENTS, offset=st.integers(0, 4), data=st.binary(max_size=4), is_chunk=st.booleans())
+    def store_something(self, pick, liar, offset, data, is_chunk):
+        name, task_id, fence, holds = self.claim(pick, liar)
+        report = chunk if is_chunk else checkpoint
+        verdict = report(self.world.scheduler, self.world.agent(name), task_id, fence, offset, data, self.world.now)
+        self.world.commit()
+        assert (verdict is Verdict.ACCEPTED) == holds
+        if holds and self.oracle.held[self.oracle.numbers[task_id]].ack_until_s < float("inf"):
+            self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
+        self.judge(quiet=not holds)
+
+    # --- the world ---
+
+    @rule(seconds=JUMPS_S, ticks=st.integers(1, 4))
+    def time_passes(self, seconds, ticks):
+        for _ in range(ticks):
+            self.world.advance(seconds / ticks)
+            self.judge()
+            self.oracle.nothing_is_overdue(self.world.now)
+
+    @rule()
+    def coordinator_dies(self):
+        lived = durable(self.world.scheduler.state)
+        assert durable(replay(self.world.journal)) == lived, "the journal tells another story"
+        self.oracle.takeover(self.world.now)
+        self.world.crash()
+        assert durable(self.world.scheduler.state) == lived, "a takeover decides nothing"
+        self.settled.update(task_id for task_id, number in self.oracle.numbers.items() if self.oracle.stories[number].end)
+        self.judge(quiet=True)
+
+    @rule()
+    def store_comes_back(self):
+        self.oracle.outage_over(self.world.now)
+        self.world.scheduler.extend_leases(self.world.now)
+        self.judge(quiet=True)
+
+    @rule()
+    def ends_become_durable(self):
+        state = self.world.scheduler.state
+        for task in list(state.ended.values()):
+            assert task.state in ENDED
+            state.settle(task)
+            self.settled.add(task.spec.task_id)
+
+    # --- what must hold ---
+
+    def judge(self, *, quiet=False):
+        """Shows the oracle what was decided. `quiet`: nothing may have been."""
+        events, effects = self.world.events[self.seen_events :], self.world.effects[self.seen_effects :]
+        self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
+        assert not (quiet and events), f"a report that doesn't count decided {events}"
+        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs)
+        ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
+        self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
+        self.ends.update(effect.task.spec.task_id for effect in effects if isinstance(effect, TaskEnded))
+
+    @invariant()
+    def one_end_is_told_of_every_task_that_ended(self):
+        assert self.ends == Counter(task_id for task_id, number in self.oracle.numbers.items() if self.oracle.stories[number].end)
+
+    @invariant()
+    def the_load_map_is_who_holds_what(self):
+        running = {number: name for name, agent in self.world.scheduler.load.agents.items() for number in agent.running}
+        assert running == {number: held.agent for number, held in self.oracle.held.items()}
+
+    # --- choices ---
+
+    def connected(self):
+        return [name for name, agent in self.oracle.agents.items() if agent.connected]
+
+    @staticmethod
+    def one_of(names, pick):
+        return names[pick % len(names)]
+
+    def claim(self, pick, liar):
+        """A claim on some attempt, the latest first, by whoever got it or by somebody else, and whether it holds."""
+        name, task_id, fence = self.claims[-1 - pick % len(self.claims)]
+        name = name if liar is None else liar
+        if name not in self.connected():
+            name = self.one_of(self.connected(), pick)
+        return name, task_id, fence, self.oracle.may_end(name, task_id, fence)
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=150, stateful_step_count=60)

@@ -1,0 +1,111 @@
+"""Coordinator processes of a simulation: the real engine and the real sessions, over a store that the simulation holds."""
+
+import asyncio
+
+from coordinator.convert import Bounds
+from coordinator.core.invariants import check, check_placed
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard, ShardLost
+from coordinator.errors import MusterError
+from coordinator.ids import Entropy
+from coordinator.journal import codec
+from coordinator.journal.memory_store import MemoryShardStore
+from coordinator.rpc.agent_stream import AgentStream
+from coordinator.rpc.client_session import ClientSession
+from tests.sim.wire import Wire
+
+
+class RemoteStore:
+    """A store at the other end of a network: what was asked for is done although the one who asked has died meanwhile."""
+
+    def __init__(self, *, sim, store):
+        self._sim = sim
+        self._store = store
+        self._pending = set()
+
+    def __getattr__(self, name):
+        method = getattr(self._store, name)
+
+        async def call(*args, **kwargs):
+            asked = asyncio.ensure_future(method(*args, **kwargs))
+            self._pending.add(asked)
+            asked.add_done_callback(self._pending.discard)
+            asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # the one who asked may be gone
+            answer = await asyncio.shield(asked)
+            await asyncio.sleep(self._sim.rng.choice([0.0, 0.0005, 0.002]))
+            return answer
+
+        return call
+
+
+class CountedSession(ClientSession):
+    """A client's session with a hash that is the same in every run: the shard keeps sessions in a set."""
+
+    def __init__(self, *, serial, **arguments):
+        super().__init__(**arguments)
+        self._serial = serial
+
+    def __hash__(self):
+        return self._serial
+
+    def __eq__(self, other):
+        return self is other
+
+
+class Coordinator:
+    """One process, from its start to its death."""
+
+    def __init__(self, *, sim, number):
+        self.sim = sim
+        self.number = number
+        self.wires = {}
+        self.alive = True
+        self._sessions = 0
+        store = MemoryShardStore(shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
+        self.shard = Shard(
+            number=0,
+            store=RemoteStore(sim=sim, store=store),
+            codec=codec,
+            settings=sim.settings,
+            clock=sim,
+            entropy=Entropy(seed=sim.rng.getrandbits(32)),
+            default_here=True,
+        )
+        self._run = sim.loop.create_task(self.shard.run(asyncio.Event()), name=f"coordinator {number}")
+        self._run.add_done_callback(self._stopped)
+
+    def connect(self, owner):
+        """Opens a stream for an agent or a client; None where nobody answers, or nobody serves."""
+        try:
+            namespace = self.shard.namespace(DEFAULT_NAMESPACE) if self.alive else None
+        except MusterError:
+            namespace = None
+        if namespace is None:
+            return None
+        wire = Wire(sim=self.sim, owner=owner, coordinator=self)
+        self.wires[wire] = None
+        self._sessions += 1
+        arguments = {"shard": self.shard, "namespace": namespace, "session": f"{self.number}.{self._sessions}", "bounds": Bounds()}
+        wire.serve(AgentStream(**arguments) if owner.is_agent else CountedSession(serial=self._sessions, **arguments))
+        return wire
+
+    def kill(self):
+        """kill -9. What it had asked of the store may still be done."""
+        if self.alive:
+            self.alive = False
+            for wire in list(self.wires):
+                wire.sever()
+            self._run.cancel()
+
+    def check(self):
+        """Its schedulers' own invariants."""
+        for namespace in self.shard.namespaces.values() if self.alive else ():
+            check(namespace.scheduler)
+            check_placed(namespace.scheduler)
+
+    def _stopped(self, run):
+        error = None if run.cancelled() else run.exception()
+        if isinstance(error, ShardLost):
+            self.sim.count("fenced")
+            self.kill()
+        elif error is not None:
+            self.sim.fail(error)

@@ -1,0 +1,287 @@
+"""What a scheduler may do, said a second time and naively: it looks at everything, knows no queue, no heap and no timer.
+
+Fed with what agents did and with the events that were decided, it raises AssertionError where a guarantee doesn't hold (G2, G3, G4, G9).
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+
+from coordinator.core.events import (
+    Acknowledged,
+    Assigned,
+    AttemptFailed,
+    CancelRecorded,
+    Completed,
+    Cost,
+    Disposition,
+    Event,
+    Returned,
+    Submitted,
+)
+from coordinator.core.model import INFINITY, FailureKind, Now, Settings, Spec
+
+DATE_SLOT_MS = 20  # how much later than its date a backoff may end
+SLOT_S = 0.25  # how much later than its deadline an attempt may be given up
+
+
+@dataclass(slots=True)
+class KnownAgent:
+    """An agent as its own frames describe it."""
+
+    capabilities: frozenset[str] = frozenset()
+    capacity: int = 0
+    limit: int = 0
+    connected: bool = False
+    draining: bool = False
+    grace_until_s: float = INFINITY
+
+
+@dataclass(slots=True)
+class Held:
+    """An attempt that an agent holds."""
+
+    agent: str
+    fence: int
+    lease_until_s: float
+    ack_until_s: float  # infinity once it has arrived
+    journalled: bool = False  # that it has
+
+
+@dataclass(slots=True)
+class Story:
+    """What has happened to one task."""
+
+    spec: Spec
+    fence: int = 0
+    accepted_fence: int = 0
+    assigned: int = 0
+    given_back: int = 0
+    retries: int = 0
+    crashes: int = 0
+    undelivered: int = 0
+    ready_at_ms: int = 0
+    cancelled: bool = False
+    end: str = ""
+
+
+@dataclass(slots=True)
+class Oracle:
+    """Watches one namespace's scheduler.
+
+    Args:
+        settings: the scheduler's.
+    """
+
+    settings: Settings
+    agents: dict[str, KnownAgent] = field(default_factory=dict)
+    held: dict[int, Held] = field(default_factory=dict)
+    stories: dict[int, Story] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    # --- what agents do ---
+
+    def hello(self, name: str, capabilities: Sequence[str], capacity: int) -> None:
+        """An agent opened a session."""
+        self.agents[name] = KnownAgent(frozenset(capabilities), capacity, connected=True)
+
+    def lost(self, name: str, now: Now) -> None:
+        """An agent's stream broke."""
+        agent = self.agents[name]
+        agent.connected = False
+        agent.grace_until_s = now.mono_s + self.settings.session_grace_s
+
+    def heard(self, number: int, now: Now) -> None:
+        """An agent showed that it holds an attempt."""
+        held = self.held[number]
+        held.lease_until_s = now.mono_s + self.settings.lease_s
+        held.ack_until_s = INFINITY
+
+    def takeover(self, now: Now) -> None:
+        """The coordinator died, and the next one begins: no sessions, new deadlines."""
+        until_s = now.mono_s + self.settings.lease_s
+        for agent in self.agents.values():
+            agent.connected = False
+            agent.grace_until_s = until_s
+        for held in self.held.values():
+            held.lease_until_s = until_s
+            held.ack_until_s = INFINITY if held.journalled else until_s
+
+    def outage_over(self, now: Now) -> None:
+        """Every lease and every grace has one more period."""
+        until_s = now.mono_s + self.settings.lease_s
+        for agent in self.agents.values():
+            if not agent.connected:
+                agent.grace_until_s = max(agent.grace_until_s, until_s)
+        for held in self.held.values():
+            held.lease_until_s = max(held.lease_until_s, until_s)
+            held.ack_until_s = max(held.ack_until_s, until_s)
+
+    # --- what was decided ---
+
+    def observe(self, events: Sequence[Event], now: Now, delayed: Container[int]) -> None:
+        """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
+        for event in events:
+            match event:
+                case Submitted():
+                    assert event.spec.task_id not in self.numbers, f"G6: {event.spec.task_id} was taken twice"
+                    self.numbers[event.spec.task_id] = event.number
+                    self.stories[event.number] = Story(event.spec)
+                case Assigned():
+                    self._assigned(event, now, delayed)
+                case Acknowledged():
+                    held = self.held[event.number]
+                    assert held.ack_until_s == INFINITY, "nobody has acknowledged it"
+                    held.journalled = True
+                case Completed():
+                    self._released(event.number)
+                    self._ended(event.number, "COMPLETED")
+                case AttemptFailed():
+                    self._failed(event, now)
+                case Returned():
+                    self._returned(event, now)
+                case CancelRecorded():
+                    self._cancelled(event)
+                case _:
+                    assert event.number in self.held, f"{event} about an attempt that nobody holds"
+        for number in self._ready(now, delayed):
+            assert not self._takers(number), f"{self.stories[number].spec.task_id} waits although {self._takers(number)} could take it"
+
+    def nothing_is_overdue(self, now: Now) -> None:
+        """To be called after a tick: whatever should have been given up was."""
+        for number, held in self.held.items():
+            agent = self.agents[held.agent]
+            due_s = min(held.lease_until_s, held.ack_until_s, INFINITY if agent.connected else agent.grace_until_s)
+            assert now.mono_s < due_s + SLOT_S, f"G9: {self.stories[number].spec.task_id} is still held by {held.agent}"
+
+    def may_end(self, agent: str, task_id: str, fence: int) -> bool:
+        """G2: whether an agent's result for this fence must be taken."""
+        held = self.held.get(self.numbers.get(task_id, 0))
+        return held is not None and (held.agent, held.fence) == (agent, fence)
+
+    def _assigned(self, event: Assigned, now: Now, delayed: Container[int]) -> None:
+        story, agent = self.stories[event.number], self.agents[event.agent]
+        assert event.fence > story.fence, "G2: a fence must grow"
+        assert event.number not in self.held, "G3: two live leases on one task"
+        assert not story.end, "G2: it has ended"
+        assert agent.connected, f"{event.agent} has no session"
+        assert not agent.draining, f"{event.agent} is draining"
+        assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
+        assert self._load(event.agent) < min(agent.capacity, agent.limit), "G3: over the capacity"
+        assert event.attempt == story.assigned - story.given_back - story.undelivered + 1, "a returned attempt keeps its number"
+        ready = [number for number in self._ready(now, delayed) if self._takers(number)]
+        assert event.number == min(ready, key=self._order), "G4: another task goes first"
+        takers = self._takers(event.number)
+        assert self._ratio(event.agent) == min(map(self._ratio, takers)), "another agent has less to do"
+        story.fence = event.fence
+        story.assigned += 1
+        settings, mono_s = self.settings, now.mono_s
+        self.held[event.number] = Held(event.agent, event.fence, mono_s + settings.lease_s, mono_s + settings.ack_timeout_s)
+
+    def _failed(self, event: AttemptFailed, now: Now) -> None:
+        story, held = self.stories[event.number], self._released(event.number)
+        exhausted = self._charge(story, event.cost)
+        self._not_early(event.failure.kind, held, now)
+        if event.reported:
+            story.accepted_fence = held.fence
+        match event.disposition:
+            case Disposition.RETRY:
+                assert not exhausted, "it has used up its tries"
+                assert not story.cancelled, "a cancelled task is never tried again"
+                story.ready_at_ms = event.ready_at_ms
+            case Disposition.FAIL:
+                assert exhausted or event.failure.non_retryable, "it has tries left"
+                assert not story.cancelled, "a cancelled task ends cancelled"
+                self._ended(event.number, "FAILED")
+            case Disposition.CANCEL:
+                assert story.cancelled, "nobody asked for it"
+                self._ended(event.number, "CANCELLED")
+
+    def _charge(self, story: Story, cost: Cost) -> bool:
+        """Books what an attempt cost. Answers whether that was one too many."""
+        policy = story.spec.retry
+        match cost:
+            case Cost.RETRY:
+                story.retries += 1
+                return story.retries > policy.max_retries
+            case Cost.CRASH:
+                story.crashes += 1
+                return story.crashes > policy.max_crashes
+            case Cost.DELIVERY:
+                story.undelivered += 1
+                return story.undelivered >= self.settings.max_deliveries
+            case Cost.NONE:
+                return False
+
+    def _returned(self, event: Returned, now: Now) -> None:
+        story, held = self.stories[event.number], self._released(event.number)
+        assert not story.cancelled, "a cancelled task is never tried again"
+        if event.cost is Cost.NONE:
+            story.given_back += 1
+            story.accepted_fence = held.fence
+        else:
+            story.undelivered += 1
+            assert story.undelivered < self.settings.max_deliveries, "G9: delivered too often"
+            self._not_early(FailureKind.UNDELIVERED, held, now)
+        story.ready_at_ms = now.date_ms
+
+    def _cancelled(self, event: CancelRecorded) -> None:
+        assert event.ended == (event.number not in self.held)
+        self.stories[event.number].cancelled = True
+        if event.ended:
+            self._ended(event.number, "CANCELLED")
+
+    def _not_early(self, kind: FailureKind, held: Held, now: Now) -> None:
+        """What the coordinator gives up must be due, or its agent came back without it: then it is connected as of this very command."""
+        agent = self.agents[held.agent]
+        gone = not agent.connected and now.mono_s >= agent.grace_until_s
+        if kind is FailureKind.LEASE_LOST:
+            assert gone or now.mono_s >= held.lease_until_s or agent.limit == 0, "given up before its lease was over"
+            assert held.ack_until_s == INFINITY, "G9: a crash is only what had arrived"
+        elif kind is FailureKind.UNDELIVERED:
+            assert held.ack_until_s < INFINITY, "G9: it had arrived"
+            assert gone or now.mono_s >= held.ack_until_s or agent.limit == 0, "given up before it could be acknowledged"
+
+    def _released(self, number: int) -> Held:
+        assert number in self.held, f"{self.stories[number].spec.task_id} isn't held by anybody"
+        return self.held.pop(number)
+
+    def _ended(self, number: int, end: str) -> None:
+        story = self.stories[number]
+        assert not story.end, f"G2: {story.spec.task_id} ended {story.end}, and now {end}"
+        story.end = end
+
+    # --- naive answers ---
+
+    def _ready(self, now: Now, delayed: Container[int]) -> list[int]:
+        """Tasks that wait for an agent alone. In the slot after its date, a backoff may have ended or not."""
+        waiting = (number for number, story in self.stories.items() if not story.end and number not in self.held)
+        return [number for number in waiting if not self._is_delayed(number, now, delayed)]
+
+    def _is_delayed(self, number: int, now: Now, delayed: Container[int]) -> bool:
+        ready_at_ms = self.stories[number].ready_at_ms
+        if now.date_ms < ready_at_ms:
+            assert number in delayed, "its backoff ended early"
+            return True
+        if now.date_ms >= ready_at_ms + DATE_SLOT_MS:
+            assert number not in delayed, "its backoff should have ended"
+        return number in delayed
+
+    def _takers(self, number: int) -> list[str]:
+        task_type = self.stories[number].spec.task_type
+        return [
+            name
+            for name, agent in self.agents.items()
+            if agent.connected
+            and not agent.draining
+            and task_type in agent.capabilities
+            and self._load(name) < min(agent.capacity, agent.limit)
+        ]
+
+    def _order(self, number: int) -> tuple[int, int]:
+        return -self.stories[number].spec.priority, number
+
+    def _load(self, name: str) -> int:
+        return sum(held.agent == name for held in self.held.values())
+
+    def _ratio(self, name: str) -> float:
+        return self._load(name) / self.agents[name].capacity
