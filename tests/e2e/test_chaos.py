@@ -126,9 +126,9 @@ async def run_chaos(deployment: Deployment, client: Client, *, task_type: str, t
 
 
 async def test_every_acknowledged_task_has_one_outcome(children: Children, tmp_path, seed: int, chaos_tasks: int, chaos_kills: int) -> None:
-    async with deployed(children, tmp_path, "--lease", "2", "--session-grace", "2", "--log-level", "info") as deployment:
-        async with client_of(deployment) as client:
-            await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
+    timing = ("--lease", "2", "--session-grace", "2", "--log-level", "info")
+    async with deployed(children, tmp_path, *timing) as deployment, client_of(deployment) as client:
+        await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
 
 
 async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_path, seed: int, chaos_tasks: int) -> None:
