@@ -1,4 +1,4 @@
-"""Recovery: the state of a shard's namespaces, from its journal. Snapshots will let it begin in the middle; today it begins at the start."""
+"""Recovery: the state of a shard's namespaces, from its journal. It begins at the start; snapshots will let it begin in the middle."""
 
 import asyncio
 from dataclasses import dataclass, field
