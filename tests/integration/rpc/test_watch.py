@@ -8,7 +8,8 @@ from muster.v1 import agent_pb2, common_pb2, task_pb2
 from coordinator.engine import watches
 from coordinator.journal.memory_store import Fault
 from tests.support.eventually import eventually
-from tests.support.hosted import PATIENT_S, Refused, hosted, refusal, refused, spec_of
+from tests.support.hosted import PATIENT_S, hosted, spec_of
+from tests.support.refusals import Refused, refusal, refused
 
 COMPLETED, CANCELLED = common_pb2.TASK_STATE_COMPLETED, common_pb2.TASK_STATE_CANCELLED
 PENDING, RUNNING = common_pb2.TASK_STATE_PENDING, common_pb2.TASK_STATE_RUNNING
