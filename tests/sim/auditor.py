@@ -160,6 +160,7 @@ class Auditor:
         match event.disposition:
             case Disposition.RETRY:
                 assert not exhausted, "G9: it has used up its tries"
+                assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it had tries left"
