@@ -1,4 +1,4 @@
-"""Who is served when, over real processes: priority, first in first out, nobody held up by what can't run, never more than the capacity (G3, G4)."""
+"""Who is served when, over real processes: priority, first in first out, nobody held up by what can't run, never over capacity (G3, G4)."""
 
 import asyncio
 

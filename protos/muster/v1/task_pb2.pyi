@@ -801,8 +801,9 @@ class WatchTasksRequest(_message.Message):
     filter: _builtins.str
     """Instead of ids: every task that matches, as in ListTasks. The stream doesn't end by itself."""
     cursor: _builtins.str
-    """Resume behind this cursor, from a WatchTasksResponse of the same request. One that is no longer held is answered with
-    `compacted` and the present state.
+    """Resume behind this cursor, from a WatchTasksResponse of the same request: each task that changed since comes once, in its present
+    state, and stored output comes again with its offsets. So nothing is missed, and something may repeat. When changes may be missing all
+    the same, because what ended since is no longer retained, the answer says `compacted`.
     """
     include_chunks: _builtins.bool
     """Also send partial output."""
