@@ -77,8 +77,8 @@ class Bench:
     def decided(self):
         self.shard.decided(self.namespace, self.shard.now())
 
-    def submit(self, task_id):
-        assert take_in_new(self.shard, self.namespace, [spec_of(task_id)], None) == []
+    def submit(self, task_id, **options):
+        assert take_in_new(self.shard, self.namespace, [spec_of(task_id, **options)], None) == []
         return self.scheduler.state.tasks[task_id]
 
     def acknowledge(self, task):
@@ -118,6 +118,23 @@ def test_during_an_outage_no_lease_ends_and_afterwards_each_has_one_more_period(
         assert (task.state, task.crashes) == (TaskState.RUNNING, 0)
         await asyncio.sleep(3)
         assert task.crashes == 1
+
+    on_a_bench(story)
+
+
+def test_an_outage_is_no_running_time():
+    async def story(bench):
+        task = bench.submit("task", run_timeout_s=20)
+        bench.acknowledge(task)
+        await asyncio.sleep(5)
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        bench.submit("noticed by this write")
+        await asyncio.sleep(100)
+        bench.faults.clear()
+        await asyncio.sleep(14)
+        assert (task.state, task.retries) == (TaskState.RUNNING, 0)
+        await asyncio.sleep(3)
+        assert task.retries == 1
 
     on_a_bench(story)
 
