@@ -86,6 +86,13 @@ def test_links_to_headings_lead_there(document):
             assert anchor in _anchors((document.parent / target) if target else document), f"{target}#{anchor}"
 
 
+def test_the_files_that_the_architecture_names_are_there():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).exists() and not (ROOT / "coordinator" / name).exists()]
+
+
 def test_the_numbers_that_the_pages_give_are_the_defaults():
     core, bounds, retry, retention = Settings(), Bounds(), RetryPolicy(), CoordinatorSettings().retention
     assert (core.max_chunk_bytes, bounds.max_checkpoint_bytes, bounds.max_payload_bytes) == (256 * _KIB, 256 * _KIB, _KIB * _KIB)
