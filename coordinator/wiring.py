@@ -58,6 +58,8 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         data_dir=settings.data_dir, redis_url=settings.redis_url, shards=settings.shards, key_prefix=settings.key_prefix
     )
     try:
+        for warning in store.report.warnings:
+            log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
         async with serve(settings, shard_stores, describe(store)) as running:
             yield running

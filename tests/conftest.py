@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from tests.support.processes import Children
 
 # A machine shared with others is slow at times; a failing example is printed so that it can be repeated anywhere.
 settings.register_profile("muster", deadline=None, print_blob=True)
+settings.register_profile("mutations", settings.get_profile("muster"), phases=[Phase.explicit, Phase.generate], derandomize=True)
 settings.load_profile("muster")
 
 
@@ -19,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long the chaos tests go on (tests/e2e/test_chaos.py)."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos-tasks", type=int, default=20_000, help="tasks to run while killing (default %(default)s)")
-    group.addoption("--chaos-kills", type=int, default=3, help="kills each of coordinator, agent and store (default %(default)s)")
+    group.addoption("--chaos-kills", type=int, default=5, help="kills each of coordinator, agent and store (default %(default)s)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

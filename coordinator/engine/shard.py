@@ -21,7 +21,6 @@ from coordinator.core.effects import (
     WatchOpened,
 )
 from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.evolve import evolve
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
@@ -30,6 +29,7 @@ from coordinator.core.ticks import tick
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
+from coordinator.engine.recovery import recover
 from coordinator.engine.sinks import AgentSink, ClientSink
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Watch, WatchEvent
@@ -40,11 +40,11 @@ from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, Shar
 log = logging.getLogger(__name__)
 
 DEFAULT_NAMESPACE = "default"
-READ_PAGE = 100  # journal entries per command while recovering: each may hold a megabyte
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an outage
 READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
 TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
+MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
 class ShardLost(Exception):
@@ -126,39 +126,24 @@ class Shard:
 
     async def _recover(self) -> None:
         claim = await self.store.claim()
-        states: dict[str, tuple[State, int]] = {}
-        sequence = date_ms = 0
-        while page := await self.store.read(after=sequence, limit=READ_PAGE):
-            for _, blob in page:
-                date_ms = self._replay(self._codec.decode(blob), states)
-            sequence = page[-1][0]
-            await asyncio.sleep(0)  # other shards, and health checks
-        if sequence != claim.sequence:
+        recovered = await recover(self.store, self._codec)
+        sequence = recovered.sequence
+        if sequence > claim.sequence:
+            raise ShardLost(f"shard {self.number} was taken over by another coordinator while its journal was read")
+        if sequence < claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
         self._epoch, self._sequence = claim.epoch, sequence
-        self._time = Timekeeper(clock=self._clock, date_ms=max(date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
+        self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self._pending, self._writing = PendingCommit(0), None
         self._serving = True
         now = self.now()
-        for name, (state, created_ms) in states.items():
+        for name, (state, created_ms) in recovered.states.items():
             scheduler = self._add_namespace(name, created_ms, state).scheduler
             scheduler.rebuild(now)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
-        log.info("shard.recovered shard=%d epoch=%d sequence=%d namespaces=%d", self.number, self._epoch, sequence, len(states))
+        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, sequence)
         self._arm_timer()
-
-    @staticmethod
-    def _replay(commit: Commit, states: dict[str, tuple[State, int]]) -> int:
-        for name, event in commit.events:
-            if isinstance(event, NamespaceCreated):
-                states[name] = (State(), commit.date_ms)
-                continue
-            state = states[name][0]
-            task = evolve(state, event, commit.date_ms)
-            if task.ended_ms:
-                state.settle(task)
-        return commit.date_ms
 
     def _add_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
         scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
@@ -299,13 +284,13 @@ class Shard:
         real_s = self._clock.now_s()
         now = self._time.now()
         wait_s = self._max_tick_s
-        for namespace in self.namespaces.values():
+        for namespace in self.namespaces.values() if self.outage_since_s is None else ():  # during an outage nothing is due
             mono_s, date_ms = namespace.scheduler.next_due()
             if mono_s is not None:
                 wait_s = min(wait_s, mono_s - now.mono_s)
             if date_ms is not None:
                 wait_s = min(wait_s, (date_ms - now.date_ms) / 1000)
-        at_s = real_s + max(wait_s, 0.0)
+        at_s = real_s + max(wait_s, MIN_TICK_S)
         if self._timer is not None:
             if at_s >= self._timer_at_s:
                 return

@@ -33,7 +33,7 @@ class Launch:
     binary: Path
     memory_limit_bytes: int = 0
     start_timeout_s: float = 10.0
-    stop_timeout_s: float = 10.0
+    stop_timeout_s: float = 3.0
 
 
 def server_arguments(*, directory: Path, socket: Path, memory_limit_bytes: int) -> list[str]:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from muster.v1 import task_pb2
@@ -101,12 +100,10 @@ class SlowProvider:
         writer.close()
 
 
-async def test_an_http_request_is_closed(deployment: Deployment, client: Client, children: Children, tmp_path: Path) -> None:
+async def test_an_http_request_is_closed(deployment: Deployment, client: Client, children: Children) -> None:
     async with SlowProvider().serving() as provider:
-        config = tmp_path / "llm.toml"
-        config.write_text(f'[llm]\nbase_url = "http://127.0.0.1:{provider.port}/v1"\nmodel = "slow"\n')
-        command = [sys.executable, "-m", "agent_node", "llm", "--config", str(config), "--address", deployment.address]
-        children.start(command, name="llm", env={"MUSTER_LLM_BASE_URL": "", "MUSTER_LLM_API_KEY": ""})
+        env = {"MUSTER_LLM_BASE_URL": f"http://127.0.0.1:{provider.port}/v1", "MUSTER_LLM_MODEL": "slow", "MUSTER_LLM_API_KEY": ""}
+        children.start([sys.executable, "-m", "agent_node", "llm", "--address", deployment.address], name="llm", env=env)
         handle = await client.submit("llm.chat", {"messages": [{"role": "user", "content": "Tell me a story."}]})
         async with asyncio.timeout(15):
             await provider.asked.wait()

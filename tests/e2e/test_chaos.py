@@ -121,14 +121,14 @@ async def run_chaos(deployment: Deployment, client: Client, *, task_type: str, t
     found = await audit(deployment.store_socket)
     print("journal:", dict(found.events), "epochs:", len(found.epochs))
     found.check(ended=load.acknowledged)
-    assert len(found.epochs) == kills + 1
+    assert 2 <= len(found.epochs) <= kills + 1, "one for each coordinator that lived long enough to write"
     return load.acknowledged
 
 
 async def test_every_acknowledged_task_has_one_outcome(children: Children, tmp_path, seed: int, chaos_tasks: int, chaos_kills: int) -> None:
-    async with deployed(children, tmp_path, "--lease", "2", "--session-grace", "2", "--log-level", "info") as deployment:
-        async with client_of(deployment) as client:
-            await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
+    timing = ("--lease", "2", "--session-grace", "2", "--log-level", "info")
+    async with deployed(children, tmp_path, *timing) as deployment, client_of(deployment) as client:
+        await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
 
 
 async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_path, seed: int, chaos_tasks: int) -> None:
@@ -148,4 +148,5 @@ async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_pat
         assert life.record is not None
         assert len(set(fences)) == len(fences), f"task {task_id} ran twice under one fence: {fences}"
         assert set(fences) <= set(life.fences), f"task {task_id} ran under a fence that the journal doesn't know: {fences} of {life.fences}"
+        assert len(life.fences) > 1 or len(fences) == 1
         assert life.record.result_fence in fences, f"task {task_id} was completed by an execution that never was"

@@ -4,9 +4,9 @@ import asyncio
 import signal
 
 import pytest
+from muster.v1 import agent_pb2
 
 from agent_node import Client
-from muster.v1 import agent_pb2
 from tests.e2e.deployment import Deployment
 from tests.support.eventually import eventually
 from tests.support.processes import Child

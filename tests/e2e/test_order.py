@@ -1,11 +1,11 @@
-"""Who is served when, over real processes: priority, first in first out, nobody held up by what can't run, never more than the capacity (G3, G4)."""
+"""Who is served when, over real processes: priority, first in first out, nobody held up by what can't run, never over capacity (G3, G4)."""
 
 import asyncio
 
 import pytest
+from muster.v1 import task_pb2
 
 from agent_node import Client, Priority
-from muster.v1 import task_pb2
 from tests.e2e.deployment import Deployment
 
 pytestmark = pytest.mark.e2e

@@ -45,6 +45,25 @@ async def test_a_result_that_nobody_heard_is_delivered_to_the_next_coordinator(d
     assert len(deployment.recorded("started")) == 1
 
 
+async def test_a_coordinator_that_slept_for_longer_than_a_lease_gives_nothing_up(deployment: Deployment, client: Client) -> None:
+    """SIGSTOP, as a suspended virtual machine sees it: what arrived meanwhile comes before any deadline."""
+    deployment.start_agent("agent")
+    handles = [await client.submit(task_type, "awake") for task_type in ("at-gate", "thread-at-gate")]
+    await deployment.until_recorded("started", count=2)
+    loop = asyncio.get_running_loop()
+    deployment.coordinator.send(signal.SIGSTOP)
+    stopped_s = loop.time()
+    await eventually(lambda: loop.time() - stopped_s > 5, within_s=10, message="two leases to pass")
+    deployment.coordinator.send(signal.SIGCONT)
+    await deployment.agent_connected(client, "agent")
+    deployment.open_gate("awake")
+    for handle in handles:
+        await handle.result(timeout_s=20)
+        status = await handle.status()
+        assert (status.attempt, status.crash_count, status.undelivered_count) == (1, 0, 0)
+    assert len(deployment.recorded("started")) == len(handles)
+
+
 async def test_an_agent_that_died_with_the_coordinator_loses_its_tasks_to_another(deployment: Deployment, client: Client) -> None:
     dead = deployment.start_agent("dead")
     handle = await client.submit("at-gate", "second try")
@@ -58,6 +77,23 @@ async def test_an_agent_that_died_with_the_coordinator_loses_its_tasks_to_anothe
     assert (await handle.result(timeout_s=20)).agent_name == "heir"
     found = await audit(deployment.store_socket)
     found.check(ended={handle.task_id})
+
+
+async def test_a_machine_that_goes_down_loses_nothing(deployment: Deployment, client: Client) -> None:
+    """Coordinator, store and agent at once; then all start again, the agent under its old name."""
+    agent = deployment.start_agent("agent", capacity=3)
+    handles = [await client.submit("at-gate", "up again") for _ in range(10)]
+    waiting = [asyncio.create_task(handle.result(timeout_s=40)) for handle in handles]
+    await deployment.until_recorded("started", count=3)
+    deployment.coordinator.kill()
+    assert deployment.signal_store(signal.SIGKILL)
+    agent.kill()
+    deployment.open_gate("up again")
+    await deployment.start_coordinator()
+    deployment.start_agent("agent", capacity=3)
+    assert [output.agent_name for output in await asyncio.gather(*waiting)] == ["agent"] * len(handles)
+    found = await audit(deployment.store_socket)
+    found.check(ended={handle.task_id for handle in handles})
 
 
 async def test_a_clean_restart_loses_nothing_and_ends_the_store(deployment: Deployment, client: Client) -> None:
@@ -82,7 +118,7 @@ async def test_output_is_followed_without_gap_or_repeat(deployment: Deployment, 
 
     async def follow() -> None:
         async for chunk in handle.chunks():
-            chunks.append(chunk)
+            chunks.append(chunk)  # noqa: PERF401 - looked at while it grows
 
     following = asyncio.create_task(follow())
     await deployment.until_recorded("half")

@@ -42,9 +42,15 @@ def answer_to(payload: bytes) -> bytes:
     return hashlib.sha256(payload).hexdigest().encode()
 
 
+def work_s(payload: bytes) -> float:
+    """How long the work on a payload takes: up to 20 ms, so that a kill finds attempts at work."""
+    return payload[-1] % 3 * 0.01 if payload else 0.0
+
+
 @agent.handler("digest")
 async def digest(ctx: Context) -> bytes:
     """Computes, without a trace."""
+    await asyncio.sleep(work_s(ctx.payload))
     return answer_to(ctx.payload)
 
 
@@ -52,6 +58,7 @@ async def digest(ctx: Context) -> bytes:
 async def recorded_digest(ctx: Context) -> bytes:
     """Computes, and has a side effect: the line that it writes."""
     record("executed", ctx)
+    await asyncio.sleep(work_s(ctx.payload))
     return answer_to(ctx.payload)
 
 

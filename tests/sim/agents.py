@@ -30,11 +30,13 @@ class SimAgent:
         self.process = 0
         self.wire = None
         self.frozen_until_s = 0.0
+        self.ghosts = []  # what earlier processes ran when they died
         self._start()
 
     # --- a process's life ---
 
     def _start(self):
+        self.is_away = False
         self.process += 1
         self.work = {}
         self.unanswered = {}  # (task id, fence) -> outcome
@@ -45,7 +47,11 @@ class SimAgent:
 
     def die(self, *, away_s):
         """kill -9; another process with the same name starts later."""
+        if self.is_away:
+            return
         self.sim.count("agent died")
+        self.ghosts += [(task_id, work.fence) for task_id, work in self.work.items()]
+        self.is_away = True
         self.process += 1
         if self.wire is not None:
             self.wire.cut()
@@ -135,9 +141,6 @@ class SimAgent:
         for ack in message.result_acks:
             for result in wire.batches[ack.batch_id]:
                 self.unanswered.pop((result.task_id, result.fence), None)
-        for ack in message.checkpoint_acks:
-            if ack.verdict == agent_pb2.RESULT_VERDICT_ACCEPTED:
-                self.sim.auditor.checkpoint_acknowledged(ack.task_id, ack.fence, ack.sequence)
 
     def _reconcile(self, reconcile):
         for one in reconcile.attempts:
@@ -165,6 +168,9 @@ class SimAgent:
                 agent_pb2.AttemptResult(task_id=task_id, fence=fence, outcome=outcome)
                 for (task_id, fence), outcome in self.unanswered.items()
             ]
+            if self.ghosts and self.sim.rng.random() < 0.1:  # a process that was thought dead reports after all
+                task_id, fence = self.sim.rng.choice(self.ghosts)
+                results.append(agent_pb2.AttemptResult(task_id=task_id, fence=fence, outcome=self._outcome(task_id, fence, stopping=False)))
             self.wire.batches[self.batch_id] = results
             self.wire.send(agent_pb2.ConnectRequest(results=agent_pb2.ResultBatch(batch_id=self.batch_id, results=results)))
 
@@ -199,8 +205,10 @@ class SimAgent:
         work = self.work.get(task_id)
         if work is None or work.fence != fence:
             return
-        if lost:
+        if lost and self.sim.rng.random() < 0.5:
             del self.work[task_id]
+        elif lost:
+            pass  # a thread that doesn't stop: it will say what it came to
         elif not work.stopping:
             work.stopping = True
             self._later(self.sim.rng.choice([0.0, 0.2, 5.0]), self._finish, task_id, fence)

@@ -68,7 +68,7 @@ class SimClient:
     def _submit(self):
         if not self.unsent:
             return
-        self.sim.loop.call_later(self.sim.rng.choice([0.0, 0.1, 3.0]), self._submit)
+        self.sim.loop.call_later(self.sim.rng.choice([0.0, 0.1, 3.0, 15.0]), self._submit)
         if self.wire is None:
             return
         ids = list(self.unsent)[: self.sim.rng.randint(1, 6)]
@@ -91,7 +91,11 @@ class SimClient:
                 elif one in self.sent:
                     self.acknowledged[one] = self.sent.pop(one)
         for result in message.results:
-            assert not result.HasField("refusal"), f"G1: {result.task_id} was acknowledged, and is gone"
+            if result.HasField("refusal"):
+                assert not wire.coordinator.owns_the_shard(), f"G1: {result.task_id} was acknowledged, and is gone"
+                self.sim.count("asked one who lost its shard")
+                self.sim.loop.call_soon(self.break_stream)
+                continue
             content = (result.state, result.outcome.SerializeToString(deterministic=True))
             assert self.results.setdefault(result.task_id, content) == content, "G2: another outcome of the same run"
             self.sent.pop(result.task_id, None)

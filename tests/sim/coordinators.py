@@ -37,6 +37,19 @@ class RemoteStore:
         return call
 
 
+class AuditedStore(MemoryShardStore):
+    """Tells the auditor when a shard changes hands."""
+
+    def __init__(self, *, auditor, **arguments):
+        super().__init__(**arguments)
+        self._auditor = auditor
+
+    async def claim(self):
+        claim = await super().claim()
+        self._auditor.claimed(claim.epoch)
+        return claim
+
+
 class CountedSession(ClientSession):
     """A client's session with a hash that is the same in every run: the shard keeps sessions in a set."""
 
@@ -60,7 +73,7 @@ class Coordinator:
         self.wires = {}
         self.alive = True
         self._sessions = 0
-        store = MemoryShardStore(shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
+        store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
         self.shard = Shard(
             number=0,
             store=RemoteStore(sim=sim, store=store),
@@ -88,6 +101,10 @@ class Coordinator:
         wire.serve(AgentStream(**arguments) if owner.is_agent else CountedSession(serial=self._sessions, **arguments))
         return wire
 
+    def owns_the_shard(self):
+        """Whether nobody has taken the shard from it."""
+        return self.sim.coordinators[-1] is self
+
     def kill(self):
         """kill -9. What it had asked of the store may still be done."""
         if self.alive:
@@ -95,12 +112,17 @@ class Coordinator:
             for wire in list(self.wires):
                 wire.sever()
             self._run.cancel()
+            self.sim.coordinator_died()
 
     def check(self):
         """Its schedulers' own invariants."""
         for namespace in self.shard.namespaces.values() if self.alive else ():
             check(namespace.scheduler)
             check_placed(namespace.scheduler)
+        shard = self.shard
+        if self.alive and self.owns_the_shard() and shard.namespaces and shard._writing is None and not shard._pending.events:
+            self.sim.count("compared")
+            self.sim.auditor.agrees_with(shard)
 
     def _stopped(self, run):
         error = None if run.cancelled() else run.exception()

@@ -41,9 +41,11 @@ class Wire:
     # --- the coordinator's side ---
 
     def serve(self, stream):
-        reading = stream.read(self._messages())
-        self._server = self._loop.create_task(serve_stream(self, stream.sender, reading), name="stream")
+        self._server = self._loop.create_task(self._serve(stream), name="stream")
         self._server.add_done_callback(self._served)
+
+    async def _serve(self, stream):
+        await serve_stream(self, stream.sender, stream.read(self._messages()))
 
     async def write(self, message):
         """What the stream's sender calls."""

@@ -11,16 +11,28 @@ class NothingWillHappen(AssertionError):
     """Everybody waits for somebody else: no callback is ready, and no timer is set."""
 
 
+class LoopSpins(AssertionError):
+    """Callbacks run and run, and time stands still: on a real machine a core would be busy with nothing."""
+
+
+_MOST_ROUNDS_AT_ONCE = 10_000
+
+
 class _Selector:
     """Instead of waiting for sockets, turns the clock on."""
 
     def __init__(self, loop: "VirtualLoop") -> None:
         self._loop = loop
+        self._rounds = 0
 
     def select(self, timeout: float | None) -> list[object]:
         if timeout is None:
             raise NothingWillHappen("all tasks wait, and no timer is set")
+        before_s = self._loop.now_s
         self._loop.now_s += max(timeout, 0.0)
+        self._rounds = self._rounds + 1 if self._loop.now_s == before_s else 0
+        if self._rounds > _MOST_ROUNDS_AT_ONCE:
+            raise LoopSpins(f"time stands still at {before_s} s")
         return []
 
 

@@ -168,7 +168,9 @@ class ConnectRequest(_message.Message):
 
     @_builtins.property
     def renew(self) -> Global___Renew:
-        """Every Welcome.renew_period, also when nothing runs: all attempts that the agent holds."""
+        """Every Welcome.renew_period, also when nothing runs: all attempts that the agent runs. Each is answered by a RenewAck; when two
+        periods pass without one, nobody is there: break the stream off and open another.
+        """
 
     @_builtins.property
     def checkpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
@@ -184,7 +186,7 @@ class ConnectRequest(_message.Message):
 
     @_builtins.property
     def drain(self) -> Global___AgentDrain:
-        """The agent is going: no new work, please."""
+        """The agent is going: no new work, please. Say it again after a reconnect: it belongs to the stream."""
 
     def __init__(
         self,
@@ -349,7 +351,7 @@ class Ready(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """At most this many assignments outstanding, counting all it was ever sent and has not reported a result for. The coordinator also
-    holds to max_concurrent_tasks.
+    holds to max_concurrent_tasks. A new stream begins at 0: nothing is assigned on it before its first Ready.
     """
     def __init__(
         self,
@@ -374,11 +376,13 @@ class Renew(_message.Message):
     LOOP_LAG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Renewal]:
-        """Every attempt that the agent holds."""
+        """Every attempt that still runs, with what it has got to. One whose result was sent needs no renewal, and would be answered LOST once
+        that result has been taken.
+        """
 
     @_builtins.property
     def loop_lag(self) -> _duration_pb2.Duration:
-        """How late the agent's handler event loop answers, measured by the agent."""
+        """How late the agent's handler event loop answers, measured by the agent. Optional."""
 
     def __init__(
         self,
@@ -513,7 +517,7 @@ class ResultBatch(_message.Message):
     BATCH_ID_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
-    """The agent's number for this batch, growing within a stream."""
+    """The agent's number for this batch, growing within a stream; a result that is sent again goes into a new batch."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptResult]:
         """The results."""
@@ -607,7 +611,7 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def reconcile(self) -> Global___Reconcile:
-        """With Welcome: what to do with each attempt that Hello listed."""
+        """In Welcome's message: what to do with each attempt that Hello listed. Results of those that it keeps are sent after it."""
 
     @_builtins.property
     def assign(self) -> Global___AssignBatch:

@@ -66,9 +66,14 @@ class AgentServiceServicer(object):
 
         The agent speaks first, with `hello` alone; the coordinator answers with `welcome` and `reconcile`. After that either side
         sends a message whenever it has something to say, and puts into it all that has gathered. Fields of one message are
-        handled in the order of their numbers. A message with no field that the receiver knows is counted and ignored.
+        handled in the order of their numbers, but acknowledged_batch_ids comes last. A message with no field that the receiver knows is counted and ignored.
 
-        Keep each message below 3.5 MiB. Ends with ABORTED, reason SESSION_SUPERSEDED, when a newer session has taken the agent's name.
+        Keep each message below 3.5 MiB. An agent that wants no more closes its side, which ends the stream at once with OK: it waits for
+        its last ResultAck first. ABORTED, reason SESSION_SUPERSEDED, says that a newer session has taken the agent's name: give up, for
+        coming back would take it away again. INVALID_ARGUMENT and NOT_FOUND (no such namespace) don't go away by themselves either. After
+        any other end, connect again, with a random pause that grows up to a few seconds, and keep what runs.
+
+        Fences are 64-bit numbers and larger than 2^53: a double can't hold them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

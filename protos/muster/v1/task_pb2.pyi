@@ -32,7 +32,7 @@ class _SubmitVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubmitV
     SUBMIT_VERDICT_ACCEPTED: _SubmitVerdict.ValueType  # 1
     """Taken, and durable."""
     SUBMIT_VERDICT_DUPLICATE: _SubmitVerdict.ValueType  # 2
-    """The same task was submitted before: nothing changed."""
+    """The same task was submitted before: nothing changed. Its result is sent on this session all the same."""
     SUBMIT_VERDICT_REFUSED: _SubmitVerdict.ValueType  # 3
     """Refused; the status says why and what to do."""
 
@@ -44,7 +44,7 @@ SUBMIT_VERDICT_UNSPECIFIED: SubmitVerdict.ValueType  # 0
 SUBMIT_VERDICT_ACCEPTED: SubmitVerdict.ValueType  # 1
 """Taken, and durable."""
 SUBMIT_VERDICT_DUPLICATE: SubmitVerdict.ValueType  # 2
-"""The same task was submitted before: nothing changed."""
+"""The same task was submitted before: nothing changed. Its result is sent on this session all the same."""
 SUBMIT_VERDICT_REFUSED: SubmitVerdict.ValueType  # 3
 """Refused; the status says why and what to do."""
 Global___SubmitVerdict: _TypeAlias = SubmitVerdict  # noqa: Y015
@@ -358,7 +358,7 @@ class SubmitException(_message.Message):
     """What became of it."""
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal:
-        """When refused: why and what to do."""
+        """When refused: why and what to do. With retry_after: the task may be submitted again after that time; without it, the answer stays."""
 
     def __init__(
         self,
@@ -731,8 +731,10 @@ class ListTasksRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """Which ones, in the AIP-160 manner: comparisons (= != < <= > >=) of state, task_type, priority, agent, task_id and parent_task_id,
-    joined by AND, OR, NOT and parentheses. `task_type = "summarise" AND (state = RUNNING OR state = RETRYING)`. A trailing * in a string
-    matches any end. Empty is all.
+    joined by AND, OR, NOT and parentheses. `task_type = "summarise" AND (state = RUNNING OR state = RETRYING)`. As in AIP-160, OR binds
+    tighter than AND. States (with = and != only) and priorities (LOW to CRITICAL, or 1 to 4) may have their enum's prefix, and any
+    case. Values with blanks or punctuation are quoted, with \\ before a quote. A trailing * in a string matches any end; \\* is a star.
+    An agent or a parent_task_id of "" is none. Empty is all. At most 4 KiB, and 32 parentheses deep.
     """
     page_size: _builtins.int
     """At most this many; 0 is 100, and at most 1,000."""
@@ -799,8 +801,9 @@ class WatchTasksRequest(_message.Message):
     filter: _builtins.str
     """Instead of ids: every task that matches, as in ListTasks. The stream doesn't end by itself."""
     cursor: _builtins.str
-    """Resume behind this cursor, from a WatchTasksResponse of the same request. One that is no longer held is answered with
-    `compacted` and the present state.
+    """Resume behind this cursor, from a WatchTasksResponse of the same request: each task that changed since comes once, in its present
+    state, and stored output comes again with its offsets. So nothing is missed, and something may repeat. When changes may be missing all
+    the same, because what ended since is no longer retained, the answer says `compacted`.
     """
     include_chunks: _builtins.bool
     """Also send partial output."""

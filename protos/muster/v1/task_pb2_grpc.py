@@ -85,7 +85,11 @@ class TaskServiceServicer(object):
     def Session(self, request_iterator, context):
         """One stream for everything a busy client does: submits, their acknowledgements, results. The client speaks first; every
         message may carry several kinds of things. After a broken stream open a new one, send what was not acknowledged again (same
-        ids), and attach to the ids still waited for.
+        ids), and attach to the ids still waited for: a new session knows nothing of the one before.
+
+        The welcome comes at once, without waiting for the client, which needn't wait for it either. A client that closes its side ends the
+        session with OK and hears of no more results, so it closes when it has what it wants. INVALID_ARGUMENT and NOT_FOUND (no such
+        namespace) don't go away by themselves; after any other end, connect again, with a random pause that grows up to a few seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,11 @@ class TaskServiceStub:
     Session: _grpc.StreamStreamMultiCallable[_task_pb2.SessionRequest, _task_pb2.SessionResponse]
     """One stream for everything a busy client does: submits, their acknowledgements, results. The client speaks first; every
     message may carry several kinds of things. After a broken stream open a new one, send what was not acknowledged again (same
-    ids), and attach to the ids still waited for.
+    ids), and attach to the ids still waited for: a new session knows nothing of the one before.
+
+    The welcome comes at once, without waiting for the client, which needn't wait for it either. A client that closes its side ends the
+    session with OK and hears of no more results, so it closes when it has what it wants. INVALID_ARGUMENT and NOT_FOUND (no such
+    namespace) don't go away by themselves; after any other end, connect again, with a random pause that grows up to a few seconds.
     """
     SubmitTasks: _grpc.UnaryUnaryMultiCallable[_task_pb2.SubmitTasksRequest, _task_pb2.SubmitTasksResponse]
     """Submits tasks, at most 1,000 a call. Each task gets its own verdict: one bad task doesn't stop the others. Answered when durable."""
@@ -67,7 +71,11 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Session: _aio.StreamStreamMultiCallable[_task_pb2.SessionRequest, _task_pb2.SessionResponse]  # type: ignore[assignment]
     """One stream for everything a busy client does: submits, their acknowledgements, results. The client speaks first; every
     message may carry several kinds of things. After a broken stream open a new one, send what was not acknowledged again (same
-    ids), and attach to the ids still waited for.
+    ids), and attach to the ids still waited for: a new session knows nothing of the one before.
+
+    The welcome comes at once, without waiting for the client, which needn't wait for it either. A client that closes its side ends the
+    session with OK and hears of no more results, so it closes when it has what it wants. INVALID_ARGUMENT and NOT_FOUND (no such
+    namespace) don't go away by themselves; after any other end, connect again, with a random pause that grows up to a few seconds.
     """
     SubmitTasks: _aio.UnaryUnaryMultiCallable[_task_pb2.SubmitTasksRequest, _task_pb2.SubmitTasksResponse]  # type: ignore[assignment]
     """Submits tasks, at most 1,000 a call. Each task gets its own verdict: one bad task doesn't stop the others. Answered when durable."""
@@ -97,7 +105,11 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_task_pb2.SessionResponse], _abc.AsyncIterator[_task_pb2.SessionResponse]]:
         """One stream for everything a busy client does: submits, their acknowledgements, results. The client speaks first; every
         message may carry several kinds of things. After a broken stream open a new one, send what was not acknowledged again (same
-        ids), and attach to the ids still waited for.
+        ids), and attach to the ids still waited for: a new session knows nothing of the one before.
+
+        The welcome comes at once, without waiting for the client, which needn't wait for it either. A client that closes its side ends the
+        session with OK and hears of no more results, so it closes when it has what it wants. INVALID_ARGUMENT and NOT_FOUND (no such
+        namespace) don't go away by themselves; after any other end, connect again, with a random pause that grows up to a few seconds.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,206 @@
+"""The guards of core and engine, each with what stands in its place once it is removed."""
+
+from typing import NamedTuple
+
+CORE = "coordinator/core/"
+ENGINE = "coordinator/engine/"
+
+
+class Mutation(NamedTuple):
+    """One guard: `guard` occurs once in `path`."""
+
+    name: str
+    path: str
+    guard: str
+    instead: str
+
+
+_APPEND = "            if commit.events:\n                await self._append(commit)\n            self._writing = None\n"
+_RELEASE = "            self._release(commit)\n"
+
+MUTATIONS = [
+    # Who may report: G2.
+    Mutation("judge: the fence", CORE + "reports.py", "task.fence == fence and task.state", "task.state"),
+    Mutation("judge: the agent", CORE + "reports.py", " and task.agent == agent.name", ""),
+    Mutation("judge: fence 0 is nobody's", CORE + "reports.py", "if fence and fence ==", "if fence =="),
+    Mutation("a result given back is remembered", CORE + "evolve.py", "if event.cost is Cost.NONE:", "if False:"),
+    Mutation("a reported failure is remembered", CORE + "evolve.py", "    if event.reported:\n", "    if False:\n"),
+    Mutation(
+        "fences grow within an epoch", CORE + "model.py", "max(last + 1, epoch << FENCES_PER_EPOCH_BITS)", "epoch << FENCES_PER_EPOCH_BITS"
+    ),
+    Mutation("fences grow with the epoch", CORE + "model.py", "max(last + 1, epoch << FENCES_PER_EPOCH_BITS)", "last + 1"),
+    Mutation("evolve: a fence must grow", CORE + "evolve.py", " or event.fence <= task.fence", ""),
+    Mutation("evolve: an id lives once", CORE + "evolve.py", " or spec.task_id in state.tasks", ""),
+    # Capacity and capability: G3.
+    Mutation("capacity", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.ready_limit -"),
+    Mutation("the ready level", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.capacity -"),
+    Mutation(
+        "a draining agent gets nothing",
+        CORE + "load_map.py",
+        "if self.status is not AgentStatus.CONNECTED:",
+        "if self.status is AgentStatus.DISCONNECTED:",
+    ),
+    Mutation("capability", CORE + "load_map.py", "return self._capable.get(task_type, [])", "return list(self._classes.values())"),
+    Mutation("a lost agent leaves its class", CORE + "sessions.py", "    scheduler.load.leave(agent)\n    if not", "    if not"),
+    # Order: G4.
+    Mutation("a rival lane goes first", CORE + "placement.py", "if head is None or head[0] > rival:", "if head is None:"),
+    Mutation(
+        "the least loaded", CORE + "load_map.py", "ratio = agent.ratio = len(agent.running) / agent.capacity", "ratio = agent.ratio = 0.0"
+    ),
+    Mutation(
+        "the longest idle over all classes",
+        CORE + "placement.py",
+        "(agent.ratio, agent.idle_rank) < (best.ratio, best.idle_rank)",
+        "agent.ratio < best.ratio",
+    ),
+    Mutation("a returned task takes its place again", CORE + "ready_queue.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
+    Mutation(
+        "a new head is not concealed",
+        CORE + "ready_queue.py",
+        "return self.live == 1 or (bool(returned) and task.place < returned[0][0])",
+        "return self.live == 1",
+    ),
+    Mutation("a better head is offered to heaps", CORE + "ready_queue.py", "if bound is None or key < bound:", "if bound is None:"),
+    Mutation(
+        "every capable class hears of a new head",
+        CORE + "scheduler.py",
+        "in self.load.capable(lane.task_type):",
+        "in self.load.capable(lane.task_type)[:1]:",
+    ),
+    Mutation("a freed slot wakes its class", CORE + "scheduler.py", "            self.awake[agent.group] = None\n", "            pass\n"),
+    Mutation(
+        "a new class hears of waiting tasks", CORE + "sessions.py", "            group.lanes.offer(lane, head[0])\n", "            pass\n"
+    ),
+    Mutation("a cancelled task leaves the queue", CORE + "submits.py", "            scheduler.ready.forget(task)\n", "            pass\n"),
+    Mutation(
+        "a cancelled task leaves its backoff",
+        CORE + "submits.py",
+        "scheduler.backoffs.pop(task.number, None)",
+        "scheduler.backoffs.get(task.number)",
+    ),
+    Mutation("cancelled tasks are skipped", CORE + "ready_queue.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    # Submits: G6 and G7.
+    Mutation("a known id is the same task", CORE + "submits.py", "    if known is not None:\n", "    if False:\n"),
+    Mutation(
+        "a task that has just ended is known",
+        CORE + "state.py",
+        "return self.tasks.get(task_id) or self.ended.get(task_id)",
+        "return self.tasks.get(task_id)",
+    ),
+    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= scheduler.settings.max_live_tasks:", "if False:"),
+    # What ends a task
+    Mutation("max_retries", CORE + "retries.py", "return task.retries >= task.spec.retry.max_retries", "return False"),
+    Mutation("max_crashes", CORE + "retries.py", "return task.crashes >= task.spec.retry.max_crashes", "return False"),
+    Mutation("max_deliveries", CORE + "retries.py", "return task.undelivered + 1 >= settings.max_deliveries", "return False"),
+    Mutation("a cancelled task is not tried again", CORE + "retries.py", "if task.cancel_reason is not None:", "if False:"),
+    Mutation("a failure for good", CORE + "retries.py", "if failure.non_retryable:", "if False:"),
+    Mutation("retry_after", CORE + "retries.py", "failure.retry_after_s or 0.0", "0.0"),
+    Mutation("backoff", CORE + "scheduler.py", "if task.ready_at_ms > now.date_ms:", "if False:"),
+    Mutation("a returned attempt keeps its number", CORE + "evolve.py", "task.attempt -= 1", "task.attempt -= 0"),
+    Mutation(
+        "an undelivered attempt is given back, not failed",
+        CORE + "reports.py",
+        "undelivered = cost is Cost.DELIVERY and",
+        "undelivered = False and",
+    ),
+    # Deadlines: G9.
+    Mutation("lease", CORE + "model.py", "return min(self.lease_until_s, ", "return min(1e9, "),
+    Mutation(
+        "acknowledgement timeout",
+        CORE + "model.py",
+        "self.ack_until_s, self.run_until_s, self.progress_until_s)",
+        "self.run_until_s, self.progress_until_s)",
+    ),
+    Mutation("run timeout", CORE + "model.py", "self.run_until_s, self.progress_until_s)", "self.progress_until_s)"),
+    Mutation("progress timeout", CORE + "model.py", ", self.progress_until_s)", ")"),
+    Mutation("progress must move", CORE + "reports.py", "sign.progress != attempt.progress", "True"),
+    Mutation("grace", CORE + "sessions.py", "    scheduler.liveness.arm(agent, agent.grace_until_s)\n", ""),
+    Mutation("grace: only what arrived is a crash", CORE + "ticks.py", "if attempt.has_arrived():", "if True:"),
+    Mutation("hello: only what arrived is a crash", CORE + "sessions.py", "if attempt.has_arrived():", "if True:"),
+    Mutation("hello: what it omits goes back", CORE + "sessions.py", "if number not in kept:", "if False:"),
+    Mutation(
+        "hello: what it lists has arrived",
+        CORE + "sessions.py",
+        "        acknowledge(scheduler, agent, task_id, fence, now)",
+        "        pass",
+    ),
+    Mutation("any report shows that it arrived", CORE + "reports.py", "    _heard(scheduler, attempt, now)\n", ""),
+    Mutation(
+        "an attempt is given up once",
+        CORE + "ticks.py",
+        "if agent is None or agent.running.get(task.number) is not attempt:",
+        "if agent is None:",
+    ),
+    Mutation(
+        "a takeover waits for one lease",
+        CORE + "scheduler.py",
+        'one lease has passed.\n        """\n        until_s = now.mono_s + self.settings.lease_s',
+        'one lease has passed.\n        """\n        until_s = now.mono_s',
+    ),
+    Mutation("an outage extends leases", CORE + "scheduler.py", "attempt.lease_until_s = max(attempt.lease_until_s, until_s)", "pass"),
+    Mutation("timers are not early", CORE + "timers.py", "int(due / self._width) + 1", "int(due / self._width)"),
+    # What is stored
+    Mutation("a checkpoint is kept", CORE + "evolve.py", "task.checkpoint = event.data", "task.checkpoint = b''"),
+    Mutation("output that is known is skipped", CORE + "reports.py", "fresh = data[max(0, task.chunk_end - offset) :]", "fresh = data"),
+    Mutation("output is bounded", CORE + "reports.py", "fresh = fresh[: max(0, room)]", "pass"),
+    Mutation(
+        "codec: offsets count from the epoch",
+        "coordinator/journal/codec.py",
+        "yield Assigned(number, columns.agent_names[index], attempt, fence_base + offset)",
+        "yield Assigned(number, columns.agent_names[index], attempt, offset)",
+    ),
+    # The engine: G1 and G8.
+    Mutation(
+        "effects wait for the append",
+        ENGINE + "shard.py",
+        _APPEND + _RELEASE,
+        _RELEASE + _APPEND,
+    ),
+    Mutation("answers wait for the append", ENGINE + "shard.py", "        self._pending.answers.append(answer)\n", "        answer()\n"),
+    Mutation(
+        "a refused append ends the shard",
+        ENGINE + "shard.py",
+        '                    raise ShardLost(f"shard {self.number} was taken over by another coordinator")\n',
+        "                    return\n",
+    ),
+    Mutation(
+        "an outage repeats the same commit",
+        ENGINE + "shard.py",
+        "                retry_s = min(2 * retry_s, LAST_RETRY_S)\n                continue\n",
+        "                return\n",
+    ),
+    Mutation(
+        "no deadline fires in an outage", ENGINE + "shard.py", "if self.outage_since_s is None and not stalled_s:", "if not stalled_s:"
+    ),
+    Mutation(
+        "no spinning on deadlines in an outage",
+        ENGINE + "shard.py",
+        "in self.namespaces.values() if self.outage_since_s is None else ():",
+        "in self.namespaces.values():",
+    ),
+    Mutation("no spinning on dates", ENGINE + "shard.py", "max(wait_s, MIN_TICK_S)", "max(wait_s, 0.0)"),
+    Mutation(
+        "decisions on a lost shard are refused",
+        ENGINE + "shard.py",
+        "if self.namespaces.get(namespace.name) is not namespace:",
+        "if False:",
+    ),
+    Mutation(
+        "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and state.find(spec.task_id) is None]", "if False]"
+    ),
+    Mutation("after a look-up memory is asked again", ENGINE + "intake.py", " or state.find(spec.task_id) is not None:", ":"),
+    Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
+    # The store in memory, which the simulation relies on
+    Mutation(
+        "the store refuses another owner",
+        "coordinator/journal/memory_store.py",
+        "if shard.owner is not token:\n            return AppendAnswer.FENCED",
+        "if False:\n            return AppendAnswer.FENCED",
+    ),
+    Mutation(
+        "the store knows its last commit",
+        "coordinator/journal/memory_store.py",
+        "if shard.sequence == sequence and shard.commit_nonce == commit_nonce:",
+        "if False:",
+    ),
+]

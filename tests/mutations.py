@@ -1,0 +1,88 @@
+"""Takes the guards out one by one, and shows which tests notice: `python -m tests.mutations [NAME...]`.
+
+Works on a copy of the tree. A guard whose removal no test notices is listed as SURVIVED, and the exit code is 1. It takes a quarter of
+an hour for all of them, so it isn't part of the tests.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutation_table import MUTATIONS, Mutation
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("coordinator", "agent_node", "protos", "tests", "pyproject.toml")
+SUITES = {
+    "unit": ["tests/core", "--deselect", "tests/core/test_machine.py"],
+    "machine": ["tests/core/test_machine.py"],
+    "simulation": ["tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens"],
+}
+LIMIT_S = 100
+
+
+@dataclass
+class Verdict:
+    """What a suite said of a mutation: the test that failed and why, or nothing."""
+
+    noticed: str
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="only mutations whose name contains one of these")
+    parser.add_argument("--suite", choices=SUITES, action="append", help="only these suites")
+    arguments = parser.parse_args()
+    chosen = [each for each in MUTATIONS if not arguments.names or any(name in each.name for name in arguments.names)]
+    suites = {name: tests for name, tests in SUITES.items() if not arguments.suite or name in arguments.suite}
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, tree / name)
+        print("| guard removed | " + " | ".join(suites) + " |\n" + "| --- " * (len(suites) + 1) + "|", flush=True)
+        for mutation in chosen:
+            verdicts = _try(mutation, tree, suites)
+            survived += not any(verdict.noticed for verdict in verdicts)
+            cells = [verdict.noticed or "survived" for verdict in verdicts]
+            print(f"| {mutation.name} | " + " | ".join(cells) + " |", flush=True)
+    print(f"\n{len(chosen) - survived} of {len(chosen)} were noticed", flush=True)
+    return 1 if survived else 0
+
+
+def _try(mutation: Mutation, tree: Path, suites: dict[str, list[str]]) -> list[Verdict]:
+    path = tree / mutation.path
+    sound = path.read_text(encoding="utf-8")
+    if sound.count(mutation.guard) != 1:
+        raise SystemExit(
+            f"{mutation.name}: {mutation.path} holds its guard {sound.count(mutation.guard)} times; bring the table up to date"
+        )
+    path.write_text(sound.replace(mutation.guard, mutation.instead), encoding="utf-8")
+    try:
+        return [_run(tree, tests) for tests in suites.values()]
+    finally:
+        path.write_text(sound, encoding="utf-8")
+
+
+def _run(tree: Path, tests: list[str]) -> Verdict:
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", str(LIMIT_S)]
+    command += ["--hypothesis-profile=mutations", *tests]
+    try:
+        run = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=LIMIT_S + 20, check=False)
+    except subprocess.TimeoutExpired:
+        return Verdict("ran for ever")
+    if run.returncode == 0:
+        return Verdict("")
+    test = re.search(r"^(?:FAILED|ERROR) \S*?(\w+\.py(?:::\w+)?)", run.stdout, re.MULTILINE)
+    reasons = re.findall(r"^E   +(?:\w+\.)*(\w*(?:Error|Exception|Broken|Event|Happen|Spins|Corrupt)\b.*)$", run.stdout, re.MULTILINE)
+    reason = reasons[0].replace("|", "/")[:90] if reasons else "failed"
+    return Verdict(f"{test.group(1) if test else '?'}: {reason}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

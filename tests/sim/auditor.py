@@ -1,0 +1,249 @@
+"""Reads the journal as it grows, and holds every answer that leaves a coordinator against it.
+
+It knows only what is durable: an answer that shows more breaks G1, an entry of an old epoch breaks G8, and so on.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from muster.v1 import agent_pb2, event_pb2, task_pb2
+
+from coordinator.core.events import (
+    Acknowledged,
+    Assigned,
+    AttemptFailed,
+    CancelRecorded,
+    CheckpointStored,
+    ChunkStored,
+    Completed,
+    Cost,
+    Disposition,
+    NamespaceCreated,
+    Returned,
+    Submitted,
+)
+from coordinator.core.evolve import evolve
+from coordinator.core.state import State
+from coordinator.journal.codec import decode
+from tests.support.core_world import durable
+
+REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
+DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
+
+
+@dataclass
+class Story:
+    """What the journal says of one task."""
+
+    spec: object
+    holder: str = ""
+    fence: int = 0
+    fences: dict = field(default_factory=dict)  # to the checkpoint that each began with
+    accepted: set = field(default_factory=set)  # fences whose results were taken
+    attempt: int = 0
+    retries: int = 0
+    crashes: int = 0
+    undelivered: int = 0
+    checkpoint: bytes = b""
+    stored_checkpoints: set = field(default_factory=set)
+    cancelled: bool = False
+    is_pending: bool = True  # neither held, nor in backoff, nor ended
+    end: str = ""
+
+
+class Auditor:
+    def __init__(self, *, sim):
+        self.sim = sim
+        self.state = State()  # as a restart would find it
+        self.stories = {}  # by number
+        self.by_id = {}
+        self.sequence = 0
+        self.epoch = 0
+        self.history = hashlib.sha256()
+
+    # --- the journal ---
+
+    def catch_up(self):
+        data = self.sim.shard_data
+        while self.sequence < data.sequence:
+            self.sequence += 1
+            blob = data.journal[self.sequence]
+            self.history.update(blob)
+            commit = decode(blob)
+            assert commit.sequence == self.sequence, "the journal has a gap"
+            assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
+            self.epoch = commit.epoch
+            for _, event in commit.events:
+                if not isinstance(event, NamespaceCreated):
+                    self._read(event)
+                    evolve(self.state, event, commit.date_ms)
+
+    def claimed(self, epoch):
+        """Another coordinator owns the shard now."""
+        self.catch_up()
+        self.epoch = max(self.epoch, epoch)  # whatever is written from here on must be of this epoch or a later one
+
+    def _read(self, event):
+        if isinstance(event, Submitted):
+            assert event.spec.task_id not in self.by_id, f"G6: {event.spec.task_id} was taken twice"
+            self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec)
+            return
+        story = self.stories[event.number]
+        assert not story.end, f"G2: {event} after its end"
+        match event:
+            case Assigned():
+                self._assigned(story, event)
+            case CancelRecorded():
+                story.cancelled = True
+                assert event.ended == (not story.holder)
+                if event.ended:
+                    story.is_pending, story.end = False, "CANCELLED"
+            case _:
+                assert story.holder, f"{event} about an attempt that nobody holds"
+                self._about_attempt(story, event)
+
+    def _assigned(self, story, event):
+        agent = self.sim.agents[event.agent]
+        assert event.fence > story.fence, "G2: a fence must grow"
+        assert event.fence >> 20 >= self.epoch, "a fence of an old epoch"
+        assert not story.holder, "G3: two live leases on one task"
+        assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
+        held = sum(other.holder == event.agent for other in self.stories.values())
+        assert held < agent.capacity, f"G3: {event.agent} is over its capacity"
+        better = [
+            other.spec.task_id
+            for number, other in self.stories.items()
+            if other.is_pending
+            and other.spec.task_type == story.spec.task_type
+            and (-other.spec.priority, number) < (-story.spec.priority, event.number)
+        ]
+        assert not better, f"G4: {better} go before {story.spec.task_id}"
+        assert event.attempt == story.attempt + 1, "attempts are numbered without gaps"
+        story.holder, story.fence, story.attempt, story.is_pending = event.agent, event.fence, event.attempt, False
+        story.fences[event.fence] = story.checkpoint
+
+    def _about_attempt(self, story, event):
+        match event:
+            case Acknowledged():
+                pass
+            case CheckpointStored():
+                story.checkpoint = event.data
+                story.stored_checkpoints.add((story.fence, event.sequence))
+            case ChunkStored():
+                assert event.data
+            case Completed():
+                self._released(story, accepted=True)
+                story.end = "COMPLETED"
+            case Returned():
+                assert not story.cancelled, "a cancelled task is never tried again"
+                self._released(story, accepted=event.cost is Cost.NONE)
+                story.attempt -= 1
+                story.undelivered += event.cost is Cost.DELIVERY
+                assert story.undelivered < self.sim.settings.max_deliveries, "G9: delivered too often"
+                story.is_pending = True
+            case AttemptFailed():
+                self._released(story, accepted=event.reported)
+                self._failed(story, event)
+
+    def _failed(self, story, event):
+        policy = story.spec.retry
+        story.retries += event.cost is Cost.RETRY
+        story.crashes += event.cost is Cost.CRASH
+        story.undelivered += event.cost is Cost.DELIVERY
+        exhausted = (
+            story.retries > policy.max_retries
+            or story.crashes > policy.max_crashes
+            or story.undelivered >= self.sim.settings.max_deliveries
+        )
+        match event.disposition:
+            case Disposition.RETRY:
+                assert not exhausted, "G9: it has used up its tries"
+                assert not story.cancelled, "a cancelled task is never tried again"
+            case Disposition.FAIL:
+                assert exhausted or event.failure.non_retryable, "it had tries left"
+                story.end = "FAILED"
+            case Disposition.CANCEL:
+                assert story.cancelled
+                story.end = "CANCELLED"
+
+    @staticmethod
+    def _released(story, *, accepted):
+        story.holder = ""
+        if accepted:
+            story.accepted.add(story.fence)
+
+    def agrees_with(self, shard):
+        """A coordinator that has nothing left to write must remember what a restart would find."""
+        self.catch_up()
+        for namespace in shard.namespaces.values():
+            assert durable(namespace.scheduler.state) == durable(self.state), "memory and journal tell different stories"
+
+    # --- what coordinators say ---
+
+    def released(self, wire, message):
+        """A coordinator hands out a message: all that it shows must be durable by now."""
+        self.catch_up()
+        self.history.update(f"{self.sim.loop.time():.6f} {wire.owner.name}".encode())
+        if isinstance(message, agent_pb2.ConnectResponse):
+            self._to_agent(wire, message)
+        else:
+            self._to_client(wire, message)
+
+    def _to_agent(self, wire, message):
+        for one in message.assign.assignments:
+            story = self.by_id.get(one.task.task_id)
+            assert story is not None, "G1: an assignment of a task that isn't durable"
+            assert one.fence in story.fences, "G1, G8: an assignment that isn't durable"
+            assert one.checkpoint == story.fences[one.fence], "G1: another checkpoint than the last one stored"
+        for ack in message.result_acks:
+            exceptions = {exception.index: exception.verdict for exception in ack.exceptions}
+            for index, result in enumerate(wire.batches[ack.batch_id]):
+                verdict, story = exceptions.get(index), self.by_id[result.task_id]
+                if verdict in (None, DUPLICATE):
+                    assert result.fence in story.accepted, "G1, G2: a result was called taken, and isn't durable"
+                elif verdict == STALE:
+                    assert result.fence < story.fence or not story.holder, "G2: a result that counts was refused"
+                    assert result.fence != max(story.accepted, default=0), "G2: it is the very result that was taken"
+                    self.sim.count("stale result")
+                else:
+                    raise AssertionError(f"{result.task_id} is known, and the answer was {ack}")
+        for ack in message.checkpoint_acks:
+            if ack.verdict == agent_pb2.RESULT_VERDICT_ACCEPTED:
+                assert (ack.fence, ack.sequence) in self.by_id[ack.task_id].stored_checkpoints, "G1: a checkpoint that isn't durable"
+
+    def _to_client(self, wire, message):
+        for ack in message.submit_acks:
+            refused = {exception.index for exception in ack.exceptions if exception.verdict == REFUSED}
+            for index, task_id in enumerate(wire.batches[ack.batch_id]):
+                assert index in refused or task_id in self.by_id, f"G1: {task_id} was acknowledged, and isn't durable"
+        for result in message.results:
+            if result.HasField("refusal"):
+                continue  # the client judges it
+            story = self.by_id[result.task_id]
+            assert story.end, f"G1: an outcome of {result.task_id} was shown, and isn't durable"
+            record = self.record(result.task_id)
+            assert task_state(result.state) == story.end == task_state(record.state)
+            assert result.outcome.SerializeToString(deterministic=True) == _again(result.outcome, record.outcome)
+
+    # --- at the end ---
+
+    def record(self, task_id):
+        _, blob = self.sim.shard_data.namespaces["default"].records[task_id]
+        return event_pb2.TaskRecord.FromString(blob)
+
+    def everything_has_ended(self, task_ids):
+        self.catch_up()
+        assert sorted(self.by_id) == sorted(task_ids)
+        for task_id, story in self.by_id.items():
+            record = self.record(task_id)
+            assert story.end == task_state(record.state)
+            assert record.fence == story.fence
+            assert (record.result_fence in story.accepted) or record.result_fence == 0
+
+
+def task_state(value):
+    return {4: "COMPLETED", 5: "FAILED", 6: "CANCELLED"}.get(value, "")
+
+
+def _again(like, blob):
+    return type(like).FromString(blob).SerializeToString(deterministic=True)

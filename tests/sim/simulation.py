@@ -1,0 +1,202 @@
+"""One simulated fleet: coordinators that die, a store that fails, agents and clients, and the chaos among them. All from one seed."""
+
+import asyncio
+import random
+from collections import Counter
+
+from coordinator.core.explain import explain
+from coordinator.core.model import Settings
+from coordinator.engine.shard import DEFAULT_NAMESPACE
+from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
+from tests.sim.agents import SimAgent
+from tests.sim.auditor import Auditor
+from tests.sim.clients import SimClient, task_of
+from tests.sim.coordinators import Coordinator
+from tests.support.virtual_loop import VirtualLoop, run_virtually
+
+FIRST_DATE_MS = 1_700_000_000_000
+CHAOS_S = 60.0
+QUIET_WITHIN_S = 900.0  # after the chaos everything must come to its end within this time
+OFFERS = [("a",), ("a", "b"), ("b", "c"), ("a", "b", "c")]
+
+
+class Simulation:
+    """Call `run` once. `counts` says afterwards what happened how often."""
+
+    def __init__(self, *, seed):
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.settings = Settings()
+        self.shard_data = MemoryShard()
+        self.auditor = Auditor(sim=self)
+        self.counts = Counter()
+        self.agents = {}
+        self.clients = []
+        self.coordinators = []
+        self.store_is_out = False
+        self.answers_are_lost = 0.0  # how often
+        self._date_ahead_ms = 0
+        self.loop = None
+
+    def run(self):
+        """Runs it to its end, and answers a hash of all that happened."""
+        try:
+            return run_virtually(self._main)
+        except BaseException as error:
+            error.add_note(f"seed {self.seed}; it had come to {dict(self.counts)}")
+            raise
+
+    async def _main(self, loop: VirtualLoop):
+        self.loop = loop
+        self._start_coordinator()
+        offers = [*self.rng.choices(OFFERS, k=self.rng.randint(1, 4)), ("a", "b", "c")]  # somebody can run everything
+        for number, capabilities in enumerate(offers):
+            name = f"agent{number}"
+            self.agents[name] = SimAgent(sim=self, name=name, capabilities=capabilities, capacity=self.rng.choice([1, 2, 5]))
+        for number in range(self.rng.randint(1, 3)):
+            ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
+            tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}
+            self.clients.append(SimClient(sim=self, name=f"client{number}", tasks=tasks))
+        await self._chaos()
+        await self._calm()
+        self.auditor.everything_has_ended([task_id for client in self.clients for task_id in client.tasks])
+        self.counts["commits"] = self.shard_data.sequence
+        self.counts["tasks"] = len(self.auditor.by_id)
+        for coordinator in self.coordinators:
+            coordinator.kill()
+        await asyncio.sleep(1)
+        return self.auditor.history.hexdigest()
+
+    # --- time, faults ---
+
+    def now_s(self):
+        """The machine's clock, for coordinators."""
+        return 500.0 + self.loop.time()
+
+    def date_ms(self):
+        """The store's clock."""
+        return FIRST_DATE_MS + self._date_ahead_ms + int(self.loop.time() * 1000)
+
+    def latency_s(self):
+        return self.rng.choice([0.0002, 0.0005, 0.002, 0.002, 0.1 if self._is_chaos() else 0.002])
+
+    def fail(self, error):
+        """Something broke where nobody catches it."""
+        self.loop.failure = self.loop.failure or error
+
+    def count(self, what):
+        self.counts[what] += 1
+
+    async def fault(self, call):
+        """What the store does with a call."""
+        await asyncio.sleep(self.rng.choice([0.0001, 0.0005, 0.001, 0.02 if self._is_chaos() else 0.001]))
+        if self.store_is_out:
+            return Fault.BEFORE
+        if call is StoreCall.APPEND and self.rng.random() < self.answers_are_lost:
+            self.count("answer lost")
+            return Fault.AFTER
+        return Fault.NONE
+
+    def coordinator_for(self, owner):
+        """Whom an agent or a client reaches: the newest one, or during a split an older one, as long as it lives."""
+        living = [coordinator for coordinator in self.coordinators if coordinator.alive]
+        if len(living) > 1 and self.rng.random() < 0.3:
+            return living[0]
+        return living[-1] if living else None
+
+    def _start_coordinator(self):
+        self.coordinators.append(Coordinator(sim=self, number=len(self.coordinators)))
+
+    def _is_chaos(self):
+        return self.loop.time() < CHAOS_S
+
+    # --- what goes wrong ---
+
+    async def _chaos(self):
+        deeds = [
+            (4, self._kill_coordinator),
+            (2, self._split),
+            (2, self._store_outage),
+            (2, self._lose_answers),
+            (1, self._step_date),
+            (4, lambda: self._any_agent().die(away_s=self.rng.choice([0.1, 2, 20]))),
+            (5, lambda: self._any_agent().break_stream()),
+            (2, lambda: self._any_agent().freeze(self.rng.choice([3, 12, 40]))),
+            (3, lambda: self.rng.choice(self.clients).break_stream()),
+        ]
+        pace_s = self.rng.choice([1.5, 4.0, 10.0])
+        while self._is_chaos():
+            await asyncio.sleep(self.rng.expovariate(1 / pace_s))
+            (deed,) = self.rng.choices([deed for _, deed in deeds], [weight for weight, _ in deeds])
+            deed()
+            self._check()
+
+    async def _calm(self):
+        self.store_is_out, self.answers_are_lost = False, 0.0
+        deadline_s = self.loop.time() + QUIET_WITHIN_S
+        while not all(client.is_done for client in self.clients):
+            assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
+            await asyncio.sleep(5)
+            self._check()
+
+    def _check(self):
+        if self.loop.failure is not None:
+            raise self.loop.failure
+        self.auditor.catch_up()
+        for coordinator in self.coordinators:
+            coordinator.check()
+
+    def _any_agent(self):
+        return self.rng.choice(list(self.agents.values()))
+
+    def _kill_coordinator(self):
+        self.count("coordinator killed")
+        for coordinator in self.coordinators:
+            coordinator.kill()
+
+    def coordinator_died(self):
+        """Somebody starts the next one, unless there is one."""
+        self.loop.call_later(self.rng.choice([0.0, 0.2, 3.0]), self._start_coordinator_if_none)
+
+    def _start_coordinator_if_none(self):
+        if not any(coordinator.alive for coordinator in self.coordinators):
+            self._start_coordinator()
+
+    def _split(self):
+        """Another coordinator takes the shard, and the old one doesn't know. Its clients neither; it dies some time later."""
+        self.count("split")
+        old = [coordinator for coordinator in self.coordinators if coordinator.alive]
+        self._start_coordinator()
+        for coordinator in old:
+            self.loop.call_later(self.rng.choice([1.0, 10.0, 40.0]), coordinator.kill)
+
+    def _store_outage(self):
+        self.count("outage")
+        self.store_is_out = True
+        self.loop.call_later(self.rng.choice([0.2, 2.0, 20.0]), self._store_is_back)
+
+    def _store_is_back(self):
+        self.store_is_out = False
+
+    def _lose_answers(self):
+        self.answers_are_lost = 0.5
+        self.loop.call_later(5.0, self._answers_arrive)
+
+    def _answers_arrive(self):
+        self.answers_are_lost = 0.0
+
+    def _step_date(self):
+        """The store's clock is set: forward, or back."""
+        self.count("date step")
+        self._date_ahead_ms += self.rng.choice([-60_000, 60_000])
+
+    def _stuck(self):
+        missing = [one for client in self.clients for one in client.tasks if one not in client.results]
+        lines = []
+        for coordinator in self.coordinators:
+            if coordinator.alive and coordinator.shard.namespaces:
+                scheduler = coordinator.shard.namespaces[DEFAULT_NAMESPACE].scheduler
+                for one in missing:
+                    task = scheduler.state.find(one)
+                    lines.append(f"{task}: {explain(scheduler, task).summary}" if task is not None else f"{one} is not in memory")
+        return lines

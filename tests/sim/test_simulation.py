@@ -1,0 +1,68 @@
+"""Whatever happens, in whatever order: what was acknowledged is durable, and every task has exactly one outcome.
+
+A failing seed is named in the failure; `Simulation(seed=...).run()` repeats it exactly.
+"""
+
+import logging
+from collections import Counter
+
+import pytest
+
+from tests.sim.simulation import Simulation
+
+SEEDS = range(270)
+FRESH_SEEDS = 30
+HAPPENINGS = [
+    "agent died",
+    "agent frozen",
+    "answer lost",
+    "cancel",
+    "compared",
+    "coordinator killed",
+    "date step",
+    "fenced",
+    "outage",
+    "session broken",
+    "split",
+    "stale result",
+    "stream broken",
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Thousands of outages and takeovers would be logged."""
+    caplog.set_level(logging.CRITICAL, logger="coordinator")
+
+
+def test_the_guarantees_hold_whatever_happens():
+    counts = Counter()
+    for seed in SEEDS:
+        simulation = Simulation(seed=seed)
+        simulation.run()
+        counts += simulation.counts
+    print(dict(counts))
+    assert set(HAPPENINGS) <= set(counts), "some of it never happened: the simulation tests less than it says"
+
+
+def test_they_hold_for_seeds_that_nobody_tried_before(rng):
+    for _ in range(FRESH_SEEDS):
+        Simulation(seed=rng.getrandbits(32)).run()
+
+
+def test_the_same_seed_is_the_same_history(seed):
+    histories = {Simulation(seed=seed).run() for _ in range(3)}
+    assert len(histories) == 1
+    assert Simulation(seed=seed + 1).run() not in histories
+
+
+def test_a_failure_names_its_seed(monkeypatch):
+    simulation = Simulation(seed=5)
+
+    def broken(*_):
+        raise AssertionError("broken on purpose")
+
+    monkeypatch.setattr(simulation.auditor, "released", broken)
+    with pytest.raises(AssertionError, match="broken on purpose") as caught:
+        simulation.run()
+    assert "seed 5" in caught.value.__notes__[0]
