@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
@@ -28,6 +30,10 @@ MAX_ID_CHARS = 128
 MAX_FAILURE_MESSAGE = 4096
 MAX_STACK_TRACE = 16384
 MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
+MAX_OPTIONS_BYTES = 8 * 1024  # of a task beside its payload: with a checkpoint, too, it must fit into one message to an agent
+MAX_OUTCOME_EXTRA_BYTES = 64 * 1024  # of an outcome beside its payload: usage of some hundred models
+MAX_USAGE_ENTRIES = 64  # per report; the SDK sends no more
+MAX_PROGRESS_MESSAGE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,22 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
         )
     check_name(message.task_id, "task_id")
     check_name(message.task_type, "task_type")
-    return spec_stored(message, message.SerializeToString(), defaults)
+    if message.parent_task_id:
+        check_name(message.parent_task_id, "parent_task_id")
+    request = message.SerializeToString()
+    if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
+        raise _options_too_large(message, len(request) - payload_bytes)
+    return spec_stored(message, request, defaults)
+
+
+def _options_too_large(message: common_pb2.TaskSpec, size: int) -> InvalidRequest:
+    longest = max(("content_type", "traceparent", "tracestate"), key=lambda field: len(getattr(message, field)))
+    return InvalidRequest(
+        f"the task has {size} bytes beside its payload: at most {MAX_OPTIONS_BYTES} are allowed; shorten {longest}",
+        field=longest,
+        reason="TASK_TOO_LARGE",
+        metadata={"limit": str(MAX_OPTIONS_BYTES), "size": str(size)},
+    )
 
 
 def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPolicy) -> Spec:
@@ -216,8 +237,10 @@ def failure_out(failure: Failure) -> common_pb2.Failure:
 
 
 def usage_in(messages: Iterable[common_pb2.Usage]) -> tuple[Usage, ...]:
-    """Usage, one entry per model."""
-    return tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in messages)
+    """Usage, one entry per model; what is more than anybody can mean is left out."""
+    return tuple(
+        Usage(one.model[:MAX_ID_CHARS], one.input_tokens, one.output_tokens, one.requests) for one in islice(messages, MAX_USAGE_ENTRIES)
+    )
 
 
 def usage_out(usage: Sequence[Usage]) -> list[common_pb2.Usage]:
@@ -229,8 +252,12 @@ def usage_out(usage: Sequence[Usage]) -> list[common_pb2.Usage]:
 
 
 def progress_in(message: common_pb2.Progress) -> Progress:
-    """How far an attempt is."""
-    return Progress(message.current, message.total, message.message)
+    """How far an attempt is; what isn't a number is 0."""
+    return Progress(_finite(message.current), _finite(message.total), message.message[:MAX_PROGRESS_MESSAGE])
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def progress_out(progress: Progress) -> common_pb2.Progress:
@@ -253,14 +280,21 @@ def result_in(outcome: common_pb2.Outcome, bounds: Bounds) -> Result:
                 field="outcome.success.payload",
                 reason="PAYLOAD_TOO_LARGE",
             )
-        return Success(outcome.SerializeToString(), usage)
+        blob = outcome.SerializeToString()
+        if len(blob) - size > MAX_OUTCOME_EXTRA_BYTES:
+            raise InvalidRequest(
+                f"the outcome has {len(blob) - size} bytes beside its payload: at most {MAX_OUTCOME_EXTRA_BYTES} are allowed",
+                field="outcome",
+                reason="OUTCOME_TOO_LARGE",
+            )
+        return Success(blob, usage)
     match outcome.WhichOneof("result"):
         case "failure":
             return Failed(failure_in(outcome.failure), usage)
         case "cancelled":
-            return Stopped(outcome.cancelled.reason, usage)
+            return Stopped(outcome.cancelled.reason[:MAX_FAILURE_MESSAGE], usage)
         case "returned":
-            return GivenBack(outcome.returned.reason)
+            return GivenBack(outcome.returned.reason[:MAX_FAILURE_MESSAGE])
         case _:
             raise InvalidRequest("the result has no outcome: set success, failure, cancelled or returned", field="outcome")
 

@@ -38,12 +38,14 @@ class Coordinator:
         port: where it serves.
         facts: what it is.
         failed: done when a shard was lost: then it must end.
+        shards: what it runs, by number.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None]) -> None:
+    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard]) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
+        self.shards = shards
 
 
 @asynccontextmanager
@@ -120,7 +122,7 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
             recovered.cancel()
             failed.result()
         port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed)
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards)
     finally:
         await server.stop(settings.stop_grace_s)
         for task in work:

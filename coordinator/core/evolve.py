@@ -23,6 +23,8 @@ from coordinator.core.events import (
 from coordinator.core.model import WAITING, Task, TaskState, Usage
 from coordinator.core.state import State
 
+MOST_TOKENS, MOST_REQUESTS = 2**64 - 1, 2**32 - 1  # uint64 and uint32: a sum beyond them could not be journalled
+
 
 class IllegalEvent(Exception):
     """An event that the state doesn't allow: a bug, or a journal that isn't ours."""
@@ -153,7 +155,7 @@ def _require(task: Task, event: Event, holds: bool) -> None:  # noqa: FBT001
 
 
 def merge_usage(known: Sequence[Usage], more: Sequence[Usage]) -> tuple[Usage, ...]:
-    """Adds up two lists of usage, one entry per model, in order of first appearance."""
+    """Adds up two lists of usage, one entry per model, in order of first appearance; up to what a record can hold."""
     by_model = {usage.model: usage for usage in known}
     for usage in more:
         old = by_model.get(usage.model)
@@ -162,9 +164,9 @@ def merge_usage(known: Sequence[Usage], more: Sequence[Usage]) -> tuple[Usage, .
             if old is None
             else Usage(
                 usage.model,
-                old.input_tokens + usage.input_tokens,
-                old.output_tokens + usage.output_tokens,
-                old.requests + usage.requests,
+                min(old.input_tokens + usage.input_tokens, MOST_TOKENS),
+                min(old.output_tokens + usage.output_tokens, MOST_TOKENS),
+                min(old.requests + usage.requests, MOST_REQUESTS),
             )
         )
     return tuple(by_model.values())

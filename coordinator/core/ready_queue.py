@@ -33,9 +33,9 @@ class Level:
         fresh, returned = self._fresh, self._returned
         if not fresh or fresh[-1].place < task.place:
             fresh.append(task)
-            return self.live == 1 or (bool(returned) and task.place < returned[0][0])  # what else is fresh has a lower place
+            return self.live == 1 or (bool(returned) and self.head() is task)  # what else is fresh has a lower place, or has ended
         heapq.heappush(returned, (task.place, task))
-        return self.live == 1 or returned[0][1] is task
+        return self.head() is task  # not the heap's top: that may have ended
 
     def head(self) -> Task | None:
         """The task with the lowest place, which stays."""

@@ -21,6 +21,8 @@ from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now,
 from coordinator.core.retries import backoff_ms, disposition_after
 from coordinator.core.scheduler import Scheduler
 
+MAX_OFFSET = 2**62  # of partial output: what follows it must still be a 64-bit number
+
 
 class Verdict(Enum):
     """What became of a report; the numbers are those of muster.v1.ResultVerdict."""
@@ -212,6 +214,8 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
         return task
     _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
+    if offset > MAX_OFFSET:
+        return Verdict.INVALID
     fresh = data[max(0, task.chunk_end - offset) :]
     start = max(offset, task.chunk_end)
     room = scheduler.settings.max_chunk_bytes - len(task.chunks or b"")

@@ -40,6 +40,8 @@ class Namespace:
             del self._waiting[task_id]
         elif isinstance(others, list) and sink in others:
             others.remove(sink)
+            if not others:
+                del self._waiting[task_id]
 
     def deliver(self, task: Task) -> None:
         """A task's end is durable: whoever waits for it is told."""

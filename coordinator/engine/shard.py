@@ -186,12 +186,20 @@ class Shard:
             NotFound: it doesn't exist.
             Unavailable: the shard isn't served.
         """
-        if not self._serving:
-            raise Unavailable("the shard is being recovered: try again", reason="SHARD_UNAVAILABLE")
+        self.require_served()
         namespace = self.namespaces.get(name)
         if namespace is None:
             raise NotFound(f"namespace {name!r} doesn't exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
         return namespace
+
+    def require_served(self) -> None:
+        """For what doesn't look up a namespace.
+
+        Raises:
+            Unavailable: the shard is being recovered.
+        """
+        if not self._serving:
+            raise Unavailable("the shard is being recovered: try again", reason="SHARD_UNAVAILABLE")
 
     def require_current(self, namespace: Namespace) -> None:
         """After a wait: the shard may have been rebuilt, and decisions on the old namespace would be lost.
@@ -212,7 +220,12 @@ class Shard:
             raise Unavailable("the store can't be reached: nothing new is taken until it is back")
 
     def create_namespace(self, name: str) -> Namespace:
-        """Makes a namespace, or answers the one that is there."""
+        """Makes a namespace, or answers the one that is there.
+
+        Raises:
+            Unavailable: the shard isn't served: what is made now would not be in its journal.
+        """
+        self.require_served()
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self._add_namespace(name, self.now().date_ms, State())
@@ -251,6 +264,7 @@ class Shard:
         Raises:
             Unavailable: the store has been out for a second, or the shard stopped.
         """
+        self.require_served()
         if self._writing is None and self._pending.is_empty():
             return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -265,7 +279,12 @@ class Shard:
                 return waiter.result()
 
     async def durable_write(self) -> None:
-        """As `durable`, for the caller of a write: it waits for as long as the outage lasts, since it may have been written."""
+        """As `durable`, for the caller of a write: it waits for as long as the outage lasts, since it may have been written.
+
+        Raises:
+            Unavailable: the shard stopped: it may have been written all the same.
+        """
+        self.require_served()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.waiters.append(waiter)
         self._wake.set()
@@ -324,6 +343,7 @@ class Shard:
                 await self._append(commit)
             self._writing = None
             self._release(commit)
+            del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
     async def _append(self, commit: PendingCommit) -> None:
         self._sequence += 1

@@ -10,7 +10,7 @@ from coordinator.core.model import ENDED, Task
 from coordinator.core.scheduler import Scheduler
 
 MAX_QUEUED_EVENTS = 10_000
-MAX_QUEUED_CHUNK_BYTES = 4 * 1024 * 1024
+MAX_QUEUED_BYTES = 64 * 1024 * 1024  # of chunks, results and requests
 
 
 @dataclass(slots=True)
@@ -49,11 +49,24 @@ class Watch:
         self._matches = matches
         self._chunks = chunks
         self._progress = progress
+        self._present: deque[WatchEvent] = deque()  # the state that it began with: as long as it is
         self._queue: deque[WatchEvent] = deque()
-        self._chunk_bytes = 0
+        self._queued_bytes = 0
         self._ready = asyncio.Event()
         self.overflowed = False
         self.closed: str | None = None
+        self.left = False
+
+    def follows(self, task: Task) -> bool:
+        """Whether a watch by content follows this task, as it is now."""
+        return self._matches is None or self._matches(task)
+
+    def begin(self, present: Iterable[WatchEvent]) -> None:
+        """Gives it the state as it is now, which counts against no bound: there is as much to tell as there is."""
+        for event in present:
+            self._present.append(event)
+            self._note_end(event)
+        self._ready.set()
 
     def push(self, event: WatchEvent) -> None:
         """Queues an event that this watcher asked for; over the bound the watch is broken off."""
@@ -62,20 +75,22 @@ class Watch:
         if isinstance(event, ChunkEmitted):
             if not self._chunks:
                 return
-            self._chunk_bytes += len(event.data)
-        elif isinstance(event, ProgressMade):
-            if not self._progress:
-                return
-        elif isinstance(event, TaskChanged) and self._matches is not None and not self._matches(event.task):
+        elif isinstance(event, ProgressMade) and not self._progress:
             return
         self._queue.append(event)
+        self._queued_bytes += _size_of(event)
+        self._note_end(event)
+        if len(self._queue) > MAX_QUEUED_EVENTS or self._queued_bytes > MAX_QUEUED_BYTES:
+            self.overflowed = True
+            self._present.clear()
+            self._queue.clear()
+        self._ready.set()
+
+    def _note_end(self, event: WatchEvent) -> None:
         if isinstance(event, Missing | Recorded):
             self.waiting_for.discard(event.task_id)
         elif isinstance(event, TaskChanged) and event.task.state in ENDED:
             self.waiting_for.discard(event.task.spec.task_id)
-        if len(self._queue) > MAX_QUEUED_EVENTS or self._chunk_bytes > MAX_QUEUED_CHUNK_BYTES:
-            self.overflowed = True
-        self._ready.set()
 
     def close(self, message: str) -> None:
         """The shard stops serving: the watch ends with `message`."""
@@ -84,16 +99,28 @@ class Watch:
 
     def is_over(self) -> bool:
         """Everything it followed by id has ended, and was handed out."""
-        return self.task_ids is not None and not self.waiting_for and not self._queue
+        nothing_queued = not self._present and not self._queue
+        return self.task_ids is not None and not self.waiting_for and nothing_queued and not self.overflowed
 
     async def take(self, limit: int) -> list[WatchEvent]:
-        """The next events, at least one unless the watch is closed or over."""
-        while not self._queue and self.closed is None and not self.is_over():
+        """The next events, at least one unless the watch has overflowed, or is closed or over."""
+        while not (self._present or self._queue or self.overflowed or self.closed is not None or self.is_over()):
             self._ready.clear()
             await self._ready.wait()
+        if self._present:
+            return [self._present.popleft() for _ in range(min(limit, len(self._present)))]
         events = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        self._chunk_bytes -= sum(len(event.data) for event in events if isinstance(event, ChunkEmitted))
+        self._queued_bytes -= sum(map(_size_of, events))
         return events
+
+
+def _size_of(event: WatchEvent) -> int:
+    """About how much memory an event holds on to that nothing else may hold."""
+    if isinstance(event, ChunkEmitted):
+        return len(event.data)
+    if isinstance(event, TaskChanged):
+        return len(event.task.outcome) + (len(event.task.spec.request) if event.task.ended_ms else 0)
+    return 0
 
 
 class WatchRegistry:
@@ -117,9 +144,10 @@ class WatchRegistry:
         self._scheduler.watched_ids.update(watch.task_ids)
 
     def activate(self, watch: Watch, snapshot: Iterable[WatchEvent]) -> None:
-        """Hands a watch its first events; all later ones are published to it."""
-        for event in snapshot:
-            watch.push(event)
+        """Hands a watch its first events; all later ones are published to it. One whose watcher has left meanwhile is not begun."""
+        if watch.left:
+            return
+        watch.begin(snapshot)
         if watch.task_ids is None:
             self._by_content.add(watch)
         for task_id in watch.task_ids or ():
@@ -127,6 +155,7 @@ class WatchRegistry:
 
     def remove(self, watch: Watch) -> None:
         """The watcher is gone."""
+        watch.left = True
         if watch.task_ids is None:
             self._by_content.discard(watch)
             self._announced_by_content -= 1
@@ -147,8 +176,12 @@ class WatchRegistry:
         task_id = event.task.spec.task_id if isinstance(event, TaskChanged) else event.task_id
         for watch in self._by_id.get(task_id, ()):
             watch.push(event)
+        if not self._by_content:
+            return
+        task = event.task if isinstance(event, TaskChanged) else self._scheduler.state.find(task_id)
         for watch in self._by_content:
-            watch.push(event)
+            if task is not None and watch.follows(task):
+                watch.push(event)
 
     def close(self, message: str) -> None:
         """The shard stops serving."""

@@ -14,8 +14,9 @@ from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import TaskState
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
-from coordinator.rpc.agent_service import agent_view
+from coordinator.rpc.agent_service import load_map_rows
 from coordinator.rpc.pages import PageToken, page_size
+from coordinator.rpc.shards import MAX_SHOWN_CHARS
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
@@ -52,7 +53,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
             raise InvalidRequest(
-                f"name {request.name!r} is not a namespace's: use 1 to 63 lower-case letters, digits and dashes, beginning with a letter",
+                f"name {request.name[:MAX_SHOWN_CHARS]!r} is not a namespace's: "
+                "use 1 to 63 lower-case letters, digits and dashes, beginning with a letter",
                 field="name",
             )
         shard = self._shards.of(request.name)
@@ -64,6 +66,8 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def ListNamespaces(self, request: admin_pb2.ListNamespacesRequest, context: Context) -> admin_pb2.ListNamespacesResponse:
         size = page_size(request.page_size)
         token = PageToken.parse(request.page_token, query="namespaces")
+        for shard in self._shards.all:
+            shard.require_served()
         found = sorted(
             ((name, shard) for shard in self._shards.all for name in shard.namespaces if name > token.after), key=lambda entry: entry[0]
         )
@@ -90,7 +94,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         shard, namespace = self._shards.called(context)
         agents = sorted(namespace.scheduler.load.agents.values(), key=lambda agent: agent.name)
         response = admin_pb2.GetLoadMapResponse(
-            agents=[agent_view(agent) for agent in agents],
+            agents=load_map_rows(agents),
             capacity=sum(agent.capacity for agent in agents if agent.status is AgentStatus.CONNECTED),
             running=sum(len(agent.running) for agent in agents),
         )

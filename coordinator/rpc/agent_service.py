@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from muster.v1 import agent_pb2, agent_pb2_grpc
@@ -12,7 +12,7 @@ from coordinator.core import sessions
 from coordinator.core.load_map import Agent
 from coordinator.errors import NotFound
 from coordinator.rpc.agent_stream import AgentStream
-from coordinator.rpc.outgoing import serve_stream
+from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, serve_stream
 from coordinator.rpc.pages import PageToken, page_size
 
 if TYPE_CHECKING:
@@ -52,9 +52,16 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         size = page_size(request.page_size)
         token = PageToken.parse(request.page_token, query="agents")
         names = sorted(name for name in namespace.scheduler.load.agents if name > token.after)
-        response = agent_pb2.ListAgentsResponse(agents=[agent_view(namespace.scheduler.load.agents[name]) for name in names[:size]])
-        if len(names) > size:
-            response.next_page_token = PageToken("agents", names[size - 1]).text()
+        response = agent_pb2.ListAgentsResponse()
+        room = MAX_MESSAGE_BYTES
+        for name in names[:size]:
+            view = agent_view(namespace.scheduler.load.agents[name])
+            room -= view.ByteSize()
+            if room < 0 and response.agents:
+                break
+            response.agents.append(view)
+        if len(response.agents) < len(names):
+            response.next_page_token = PageToken("agents", response.agents[-1].agent_name).text()
         await shard.durable()
         return response
 
@@ -68,7 +75,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         if agent is None or not agent.session:
             raise NotFound(f"no agent {name!r} is connected: `muster agents` lists those that are", reason="AGENT_NOT_FOUND")
         now = shard.now()
-        sessions.drain(namespace.scheduler, agent, deadline_s, request.reason or "drained by an operator")
+        sessions.drain(namespace.scheduler, agent, deadline_s, request.reason[: convert.MAX_FAILURE_MESSAGE] or "drained by an operator")
         shard.decided(namespace, now)
         view = agent_view(agent)
         await shard.durable()
@@ -91,6 +98,21 @@ def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
         sdk=agent.sdk,
         loop_lag=convert.duration(agent.loop_lag_s),
     )
+
+
+def load_map_rows(agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
+    """Agents in one message, which has no pages: beyond its room, lists are left out that ListAgents has."""
+    rows = []
+    room = MAX_MESSAGE_BYTES // 2
+    for agent in agents:
+        row = agent_view(agent)
+        room -= row.ByteSize()
+        if room < 0:
+            row.ClearField("task_ids")
+            row.ClearField("labels")
+            row.ClearField("capabilities")
+        rows.append(row)
+    return rows
 
 
 _STATES = {1: agent_pb2.AGENT_STATE_CONNECTED, 2: agent_pb2.AGENT_STATE_DISCONNECTED, 3: agent_pb2.AGENT_STATE_DRAINING}

@@ -30,6 +30,8 @@ MAX_CAPABILITIES = 256
 MAX_CAPACITY = 10_000
 DEFAULT_CAPACITY = 10
 PROTOCOL_VERSION = 1
+MAX_UNANSWERED = 1024  # messages whose answers have not gone out: then no more is read, and an agent that doesn't read loses its leases
+MAX_BESIDE_ASSIGNMENTS = 512 * 1024  # bytes of answers that go out with assignments: with more the message would be too large
 
 Ended = tuple[str, int]  # a task's id and an attempt's fence
 
@@ -56,6 +58,9 @@ class AgentStream:
         self._assigns: deque[Assign] = deque()
         self._others = agent_pb2.ConnectResponse()  # everything that isn't an assignment
         self._others_gathered = False
+        self._unanswered = 0
+        self._answered = 0  # of these: in `_others`
+        self._room = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
         self._silent_periods = 0
         self._watchdog: asyncio.TimerHandle | None = None
@@ -74,11 +79,14 @@ class AgentStream:
             async for message in messages:
                 self._silent_periods = 0
                 self._handle(message)
+                while self._unanswered >= MAX_UNANSWERED:
+                    self._room.clear()
+                    await self._room.wait()
         finally:
             self._close()
 
     def _open(self, first: agent_pb2.ConnectRequest) -> None:
-        if not first.HasField("hello"):
+        if not first.HasField("hello") or len(first.ListFields()) > 1:
             raise InvalidRequest("the first message of the stream must hold hello, and nothing else", field="hello")
         hello = _checked_hello(first.hello)
         shard, now = self._shard, self._shard.now()
@@ -125,15 +133,18 @@ class AgentStream:
             sessions.ready(self._namespace.scheduler, agent, message.ready.limit)
         if message.HasField("renew"):
             known = True
+            self._unanswered += 1
             self._renew(agent, message.renew, now)
         if message.checkpoints:
             known = True
+            self._unanswered += 1
             self._checkpoints(agent, message, now)
         for chunk in message.chunks:
             known = True
             reports.chunk(self._namespace.scheduler, agent, chunk.task_id, chunk.fence, chunk.offset, chunk.data, now)
         if message.HasField("results"):
             known = True
+            self._unanswered += 1
             self._results(agent, message.results, now)
         if message.HasField("drain"):
             known = True
@@ -147,10 +158,11 @@ class AgentStream:
         shard.decided(self._namespace, now)
 
     def _renew(self, agent: Agent, renew: agent_pb2.Renew, now: Now) -> None:
-        agent.loop_lag_s = renew.loop_lag.seconds + renew.loop_lag.nanos / 1e9
+        lag_s = renew.loop_lag.seconds + renew.loop_lag.nanos / 1e9
+        agent.loop_lag_s = min(max(lag_s, 0.0), convert.MAX_DURATION_S)  # shown only: a wrong one is no reason to end the stream
         if self._shard.outage_since_s is not None:  # the one answer that doesn't wait
             self._others.renew_ack.suspended = True
-            self._gathered()
+            self._answer_gathered()
             return
         exceptions = []
         for renewal in renew.attempts:
@@ -167,7 +179,7 @@ class AgentStream:
 
         def answer() -> None:
             self._others.renew_ack.CopyFrom(agent_pb2.RenewAck(exceptions=exceptions))
-            self._gathered()
+            self._answer_gathered()
 
         self._shard.when_durable(answer)
 
@@ -189,7 +201,7 @@ class AgentStream:
 
         def answer() -> None:
             self._others.checkpoint_acks.extend(answers)
-            self._gathered()
+            self._answer_gathered()
 
         self._shard.when_durable(answer)
 
@@ -220,6 +232,8 @@ class AgentStream:
         try:
             records = await self._shard.records.get(self._namespace.name, [task_id for _, (task_id, _) in unknown])
         except Unavailable:
+            self._unanswered -= 1
+            self._room.set()
             return  # unanswered: the agent sends them again with its next stream
         for (index, (_, fence)), blob in zip(unknown, records, strict=True):
             if blob is None:
@@ -232,6 +246,7 @@ class AgentStream:
     def _result_ack(self, ack: agent_pb2.ResultAck) -> None:
         """Answers results, with the next assignments if they come soon: a message costs as much as a hundred tasks in it."""
         self._others.result_acks.append(ack)
+        self._answered += 1
         if self._patience is None and not self._others_gathered:
             self._patience = asyncio.get_running_loop().call_later(ACK_PATIENCE_S, self._gathered)
 
@@ -283,6 +298,10 @@ class AgentStream:
     def close(self, message: str) -> None:
         self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
 
+    def _answer_gathered(self) -> None:
+        self._answered += 1
+        self._gathered()
+
     def _gathered(self) -> None:
         self._others_gathered = True
         self.sender.wake()
@@ -295,7 +314,10 @@ class AgentStream:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        if self._assigns:
+        self._unanswered -= self._answered
+        self._answered = 0
+        self._room.set()
+        if self._assigns and message.ByteSize() <= MAX_BESIDE_ASSIGNMENTS:
             self._batch_id += 1
             batch = message.assign
             batch.batch_id = self._batch_id
@@ -313,6 +335,8 @@ class AgentStream:
                     assignment.checkpoint = effect.checkpoint
                 sent.append((effect.task_id, effect.fence))
             self._unacknowledged[self._batch_id] = sent
+            if len(self._unacknowledged) > MAX_CAPACITY:  # of an agent that reports results and acknowledges nothing
+                del self._unacknowledged[next(iter(self._unacknowledged))]
         return message
 
 
@@ -345,7 +369,8 @@ def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
         raise InvalidRequest(f"hello.labels has {len(message.labels)} entries: at most {MAX_LABELS}", field="hello.labels")
     for key, value in message.labels.items():
         convert.check_name(key, "hello.labels")
-        convert.check_name(value, f"hello.labels[{key}]")
+        if value:
+            convert.check_name(value, f"hello.labels[{key}]")
     return sessions.Hello(
         name=name,
         nonce=message.session_nonce,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_BATCH_TASKS = 1000
 MAX_RESULTS = 256  # per message
 MAX_QUEUED_RESULTS = 100_000  # of a client that doesn't read
+MAX_QUEUED_RESULT_BYTES = 64 * 1024 * 1024  # likewise
+MAX_UNANSWERED = 64  # batches whose answers have not gone out: then no more is read
 
 
 class ClientSession:
@@ -42,10 +44,15 @@ class ClientSession:
         self._namespace = namespace
         self._session = session
         self._bounds = bounds
-        self._waits_for: set[str] = set()
+        self._waits_for: set[str] = set()  # tasks whose results are due here
         self._lookups: set[asyncio.Task[None]] = set()
-        self._acks: list[task_pb2.SubmitAck] = []
+        self._unanswered = 0
+        self._room = asyncio.Event()
+        self._no_more_comes = False
+        self._all_is_said = asyncio.Event()
+        self._acks: deque[task_pb2.SubmitAck] = deque()
         self._results: deque[Task | task_pb2.TaskResult] = deque()
+        self._result_bytes = 0
         self._welcome: task_pb2.SessionWelcome | None = task_pb2.SessionWelcome(
             session_id=session, max_payload_bytes=bounds.max_payload_bytes, max_batch_tasks=MAX_BATCH_TASKS
         )
@@ -62,6 +69,13 @@ class ClientSession:
                     self._submit(message.submit)
                 if message.attach_task_ids:
                     self._attach(list(message.attach_task_ids))
+                while self._unanswered >= MAX_UNANSWERED or len(self._lookups) >= MAX_UNANSWERED:
+                    self._room.clear()
+                    await self._room.wait()
+            # A client that has said all it has to say still wants its answers.
+            self._no_more_comes = True
+            self.sender.wake()
+            await self._all_is_said.wait()
         finally:
             for lookup in self._lookups:
                 lookup.cancel()
@@ -74,6 +88,7 @@ class ClientSession:
             raise InvalidRequest(
                 f"submit.tasks has {len(batch.tasks)} entries: at most {MAX_BATCH_TASKS}; send several batches", field="submit.tasks"
             )
+        self._unanswered += 1
         sink = None if batch.no_results else self
         try:
             self._shard.require_store()
@@ -81,10 +96,9 @@ class ClientSession:
             self._acknowledge(batch.batch_id, [(index, error) for index in range(len(batch.tasks))])
             return
         specs = checked(batch.tasks, self._shard, self._bounds)
-        if sink is not None:
-            self._waits_for.update([spec.task_id for spec in specs if isinstance(spec, Spec)])
         if batch.first_send:
             exceptions = take_in_new(self._shard, self._namespace, specs, sink)
+            self._expect(specs, exceptions, sink)
             self._shard.when_durable(lambda: self._acknowledge(batch.batch_id, exceptions))
         else:
             self._later(self._submit_after_lookup(batch.batch_id, specs, sink))
@@ -95,10 +109,19 @@ class ClientSession:
         except Unavailable as error:
             self._acknowledge(batch_id, [(index, error) for index in range(len(specs))])
             return
+        self._expect(specs, exceptions, sink)
         self._shard.when_durable(lambda: self._acknowledge(batch_id, exceptions))
+
+    def _expect(self, specs: list[Spec | MusterError], exceptions: Exceptions, sink: ClientSession | None) -> None:
+        """Notes whose results are due: those of all tasks that were not refused."""
+        if sink is None:
+            return
+        refused = {index for index, verdict in exceptions if not isinstance(verdict, Duplicate)}
+        self._waits_for.update([spec.task_id for index, spec in enumerate(specs) if isinstance(spec, Spec) and index not in refused])
 
     def _attach(self, task_ids: list[str]) -> None:
         state = self._namespace.scheduler.state
+        self._waits_for.update(task_ids)
         unknown = []
         for task_id in task_ids:
             if state.find(task_id) is None:
@@ -130,27 +153,30 @@ class ClientSession:
         if task.ended_ms:
             self._shard.when_durable(lambda: self.result(task))
         else:
-            self._waits_for.add(task_id)
             self._namespace.wait_for(task_id, self)
 
     def _missing(self, task_id: str) -> None:
         error = NotFound(f"task {task_id} is not known, or its record has expired", reason="TASK_NOT_FOUND")
         result = task_pb2.TaskResult(task_id=task_id, refusal=refusal_of(error))
-        self._shard.when_durable(lambda: self._queue(result))
+        self._shard.when_durable(lambda: self._answer(result))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         lookup = asyncio.create_task(work, name="session.lookup")
         self._lookups.add(lookup)
-        lookup.add_done_callback(self._lookups.discard)
+        lookup.add_done_callback(self._looked_up)
+
+    def _looked_up(self, lookup: asyncio.Task[None]) -> None:
+        self._lookups.discard(lookup)
+        self._room.set()
+        self.sender.wake()
 
     # --- out ------------------------------------------------------------------------------------------------------------------
 
     def result(self, task: Task) -> None:
         self._waits_for.discard(task.spec.task_id)
-        self._queue(task)
+        self._queue(task, _size_of(task))
 
     def recorded(self, task_id: str, record: bytes) -> None:
-        self._waits_for.discard(task_id)
         known = event_pb2.TaskRecord.FromString(record)
         if known.outcome_dropped:
             error = NotFound(f"task {task_id} ended, and its result is no longer held", reason="RESULT_EXPIRED")
@@ -158,20 +184,28 @@ class ClientSession:
         else:
             result = task_pb2.TaskResult(task_id=task_id, state=known.state, attempts=known.attempt, agent_name=known.agent_name)
             result.outcome.MergeFromString(known.outcome)
-        self._shard.when_durable(lambda: self._queue(result))
+        self._shard.when_durable(lambda: self._answer(result))
+
+    def _answer(self, result: task_pb2.TaskResult) -> None:
+        self._waits_for.discard(result.task_id)
+        self._queue(result, result.ByteSize())
 
     def close(self, message: str) -> None:
         self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
 
-    def _queue(self, result: Task | task_pb2.TaskResult) -> None:
+    def _queue(self, result: Task | task_pb2.TaskResult, size: int) -> None:
+        if self.sender.ending.done():
+            return
         self._results.append(result)
-        if len(self._results) > MAX_QUEUED_RESULTS:
+        self._result_bytes += size
+        if len(self._results) > MAX_QUEUED_RESULTS or self._result_bytes > MAX_QUEUED_RESULT_BYTES:
+            queued = len(self._results)
             self._results.clear()
             self.sender.end(
                 LimitReached(
                     "this session doesn't read its results: open a new one, and attach to the tasks whose results are missing",
                     limit="queued_results",
-                    used=MAX_QUEUED_RESULTS,
+                    used=queued,
                     allowed=MAX_QUEUED_RESULTS,
                     retry_after_s=1.0,
                 )
@@ -191,10 +225,20 @@ class ClientSession:
     def next_message(self) -> task_pb2.SessionResponse | None:
         """Everything that has gathered, with as many results as fit."""
         if not self._acks and not self._results and self._welcome is None:
+            if self._no_more_comes and not (self._waits_for or self._unanswered or self._lookups):
+                self._all_is_said.set()
             return None
-        message = task_pb2.SessionResponse(submit_acks=self._acks, welcome=self._welcome)
-        self._acks, self._welcome = [], None
+        message = task_pb2.SessionResponse(welcome=self._welcome)
+        self._welcome = None
         room = MAX_MESSAGE_BYTES
+        while self._acks:
+            size = self._acks[0].ByteSize()
+            if size > room and message.submit_acks:
+                return message
+            room -= size
+            message.submit_acks.append(self._acks.popleft())
+            self._unanswered -= 1
+            self._room.set()
         results = message.results
         while self._results and room > 0 and len(results) < MAX_RESULTS:
             ended = self._results[0]
@@ -213,7 +257,13 @@ class ClientSession:
                     break
                 results.append(ended)
             self._results.popleft()
+            self._result_bytes -= _size_of(ended) if isinstance(ended, Task) else ended.ByteSize()
         return message
+
+
+def _size_of(task: Task) -> int:
+    """About how much memory a task that has ended holds on to."""
+    return len(task.outcome) + len(task.spec.request)
 
 
 def checked(messages: Iterable[common_pb2.TaskSpec], shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:

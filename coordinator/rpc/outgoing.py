@@ -10,6 +10,7 @@ import grpc.aio
 
 from coordinator.errors import MusterError
 
+LINGER_S = 1.0  # for a peer to read what has gathered before its stream is ended
 MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # below gRPC's 4 MiB with room for what is counted roughly
 
 
@@ -30,7 +31,7 @@ class Sender:
     def __init__(self, *, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
         self._ready = asyncio.Event()
-        self._ending: MusterError | None = None
+        self.ending: asyncio.Future[MusterError] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
         """Something has gathered."""
@@ -38,7 +39,8 @@ class Sender:
 
     def end(self, error: MusterError) -> None:
         """Ends the stream with `error`, after what has gathered."""
-        self._ending = self._ending or error
+        if not self.ending.done():
+            self.ending.set_result(error)
         self._ready.set()
 
     async def run(self, write: Callable[[Any], Awaitable[None]]) -> None:
@@ -48,8 +50,8 @@ class Sender:
             self._ready.clear()
             while (message := self._outgoing.next_message()) is not None:
                 await write(message)
-            if self._ending is not None:
-                raise self._ending
+            if self.ending.done():
+                raise self.ending.result()
 
 
 async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]) -> None:
@@ -57,11 +59,15 @@ async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Send
     reader = asyncio.create_task(reading, name="stream.read")
     writer = asyncio.create_task(sender.run(context.write), name="stream.write")
     try:
-        await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((reader, writer, sender.ending), return_when=asyncio.FIRST_COMPLETED)
+        if sender.ending.done():  # a peer that doesn't read holds the writer up for ever
+            await asyncio.wait((writer,), timeout=LINGER_S)
     finally:
         for task in (reader, writer):
             task.cancel()
         outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
+    if sender.ending.done():
+        raise sender.ending.result()
     for outcome in outcomes:
         if isinstance(outcome, MusterError):
             raise outcome

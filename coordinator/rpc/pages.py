@@ -11,6 +11,8 @@ from coordinator.errors import CursorInvalid, InvalidRequest
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+MAX_TOKEN_CHARS = 1024  # ours are shorter: JSON from elsewhere may be nested deeper than it can be parsed
+MAX_POSITION_DIGITS = 18
 
 
 def page_size(asked: int) -> int:
@@ -40,6 +42,8 @@ class PageToken:
         """
         if not text:
             return cls(query)
+        if len(text) > MAX_TOKEN_CHARS:
+            raise CursorInvalid(f"{field} can't be read: take it from an answer, unchanged", field=field)
         try:
             digest, after = json.loads(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
             known = digest == zlib.crc32(query.encode()) and isinstance(after, str)
@@ -48,3 +52,14 @@ class PageToken:
         if not known:
             raise CursorInvalid(f"{field} comes from another request: begin again without it", field=field)
         return cls(query, after)
+
+
+def position(digits: str, *, field: str) -> int:
+    """A number out of a token.
+
+    Raises:
+        CursorInvalid: it isn't one.
+    """
+    if not (digits.isdecimal() and len(digits) <= MAX_POSITION_DIGITS):
+        raise CursorInvalid(f"{field} can't be read: take it from an answer, unchanged", field=field)
+    return int(digits)

@@ -9,8 +9,10 @@ import grpc.aio
 
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.errors import NotFound
 
 NAMESPACE_KEY = "muster-namespace"
+MAX_SHOWN_CHARS = 128
 
 
 class Shards:
@@ -40,5 +42,7 @@ class Shards:
         for key, value in context.invocation_metadata() or ():
             if key == NAMESPACE_KEY:
                 name = value if isinstance(value, str) else value.decode(errors="replace")
+        if len(name) > MAX_SHOWN_CHARS:  # a status must fit into the few kilobytes of a call's trailing metadata
+            raise NotFound(f"namespace {name[:MAX_SHOWN_CHARS]!r}… doesn't exist: names are at most 63 long", reason="NAMESPACE_NOT_FOUND")
         shard = self.of(name)
         return shard, shard.namespace(name)

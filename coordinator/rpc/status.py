@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from muster.v1 import common_pb2
 
@@ -84,7 +85,12 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: MusterError)
     """Ends a call with an error. Raises what grpc ends a handler with."""
     status = status_of(error)
     context.set_trailing_metadata(((STATUS_DETAILS_KEY, status.SerializeToString()),))
-    await context.abort(_GRPC_CODES[status.code], status.message)
+    try:
+        await context.abort(_GRPC_CODES[status.code], status.message)
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as gone:  # the caller left before it was told
+        log.debug("rpc.left reason=%s", gone)
 
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -106,6 +112,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
+                if isinstance(request, MusterError):
+                    raise request
                 return await inner(request, context)
             except MusterError as error:
                 await abort(context, error)
@@ -115,7 +123,27 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 log.exception("rpc.failed method=%s", method)
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")
 
-        return make(answer, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer)
+        parse = _careful(handler.request_deserializer, streamed=bool(handler.stream_stream))
+        return make(answer, request_deserializer=parse, response_serializer=handler.response_serializer)
+
+
+def _careful(parse: Callable[[bytes], Any] | None, *, streamed: bool) -> Callable[[bytes], Any]:
+    """As `parse`, with a status of our own for bytes that aren't the message.
+
+    It is raised where a stream is read, and handed to a unary call's handler, since grpc logs a traceback of what a deserializer raises.
+    """
+
+    def parsed(blob: bytes) -> Any:
+        try:
+            return parse(blob) if parse is not None else blob
+        except DecodeError:
+            message = "the request's bytes aren't a message of this method: generate your stubs from this release's protos"
+            error = InvalidRequest(message, field="", reason="MALFORMED_MESSAGE")
+            if streamed:
+                raise error from None
+            return error
+
+    return parsed
 
 
 def _parts(handler: Any) -> tuple[Callable[..., grpc.RpcMethodHandler[Any, Any]], Handler]:

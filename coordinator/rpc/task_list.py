@@ -14,7 +14,7 @@ from coordinator.errors import CursorInvalid, Unavailable
 from coordinator.filters import Filter, TaskFacts
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
-from coordinator.rpc.pages import PageToken, page_size
+from coordinator.rpc.pages import PageToken, page_size, position
 from coordinator.rpc.task_views import live_view
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ async def list_page(shard: Shard, namespace: Namespace, request: task_pb2.ListTa
     size = page_size(request.page_size)
     wanted = filters.parse(request.filter)
     query = f"tasks {request.filter}"
-    phase, position = _position(PageToken.parse(request.page_token, query=query))
+    phase, start = _position(PageToken.parse(request.page_token, query=query))
     response = task_pb2.ListTasksResponse()
     if phase == "live":
-        following = _list_live(namespace, wanted, position, size, request.view, response)
+        following = _list_live(namespace, wanted, start, size, request.view, response)
         await shard.durable()
         if following:
             response.next_page_token = PageToken(query, f"live {following}").text()
             return response
-        position = 0
-    following = await _list_ended(shard, namespace, wanted, position, size, request.view, response)
+        start = 0
+    following = await _list_ended(shard, namespace, wanted, start, size, request.view, response)
     if following:
         response.next_page_token = PageToken(query, f"ended {following}").text()
     return response
@@ -75,9 +75,9 @@ def _position(token: PageToken) -> tuple[str, int]:
     if not token.after:
         return "live", 1
     phase, _, number = token.after.partition(" ")
-    if phase not in ("live", "ended") or not number.isdecimal():
+    if phase not in ("live", "ended"):
         raise CursorInvalid("page_token can't be read: take it from an answer, unchanged", field="page_token")
-    return phase, int(number)
+    return phase, position(number, field="page_token")
 
 
 def _list_live(
@@ -91,13 +91,15 @@ def _list_live(
     number = max(number, next(iter(state.by_number)))  # numbers are in order: the first is the oldest live task
     end = min(number + MAX_NUMBERS, state.next_number)
     room = MAX_MESSAGE_BYTES
-    while number < end and len(response.tasks) < size and room > 0:
+    while number < end and len(response.tasks) < size:
         task = state.by_number.get(number)
-        number += 1
         if task is not None and wanted.matches(facts_of(task)):
             message = live_view(scheduler, task, view)
             room -= message.ByteSize()
+            if room < 0 and response.tasks:
+                break
             response.tasks.append(message)
+        number += 1
     return number if number < state.next_number else 0
 
 
@@ -120,7 +122,7 @@ async def _list_ended(
     blobs = await shard.records.get(namespace.name, [entry.task_id for entry in entries])
     room = MAX_MESSAGE_BYTES - response.ByteSize()
     for entry, blob in zip(entries, blobs, strict=True):
-        if len(response.tasks) >= size or room <= 0:
+        if len(response.tasks) >= size:
             return entry.position + 1
         if blob is None:
             continue
@@ -129,5 +131,7 @@ async def _list_ended(
         if record.end_ms == entry.end_ms and wanted.matches(facts_of_record(record)):
             message = convert.record_view(record, view)
             room -= message.ByteSize()
+            if room < 0 and response.tasks:
+                return entry.position + 1
             response.tasks.append(message)
-    return entries[-1].position if entries and entries[-1].position > 1 else 0
+    return entries[-1].position if entries and entries[-1].position > 0 else 0

@@ -96,6 +96,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         now = shard.now()
         verdicts = [submits.cancel(namespace.scheduler, task_id, reason, now) for task_id in request.task_ids]
         shard.decided(namespace, now)
+        await shard.durable_write()  # before the look-up: the shard may be rebuilt meanwhile, and then this wouldn't be of its journal
         unknown = [task_id for task_id, verdict in zip(request.task_ids, verdicts, strict=True) if verdict is CancelVerdict.NOT_FOUND]
         if unknown:
             records = dict(zip(unknown, await shard.records.get(namespace.name, unknown), strict=True))
@@ -103,7 +104,6 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
                 CancelVerdict.ALREADY_ENDED if verdict is CancelVerdict.NOT_FOUND and records[task_id] is not None else verdict
                 for task_id, verdict in zip(request.task_ids, verdicts, strict=True)
             ]
-        await shard.durable_write()
         response = task_pb2.CancelTasksResponse()
         for task_id, verdict in zip(request.task_ids, verdicts, strict=True):
             response.tasks.add(task_id=task_id, verdict=verdict.value)

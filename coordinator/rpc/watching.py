@@ -14,10 +14,10 @@ from coordinator import convert, filters
 from coordinator.core.effects import ChunkEmitted, ProgressMade, TaskChanged
 from coordinator.core.model import Task
 from coordinator.engine.watches import Missing, Recorded, Watch, WatchEvent
-from coordinator.errors import CursorInvalid, InvalidRequest, LimitReached, NotFound, Unavailable
+from coordinator.errors import InvalidRequest, LimitReached, NotFound, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
-from coordinator.rpc.pages import PageToken
+from coordinator.rpc.pages import PageToken, position
 from coordinator.rpc.status import refusal_of
 from coordinator.rpc.task_list import facts_of, facts_of_record
 from coordinator.rpc.task_views import live_view
@@ -92,9 +92,7 @@ class _Watcher:
 
     def _cursor_in(self, cursor: str) -> int:
         after = PageToken.parse(cursor, query=self._query, field="cursor").after
-        if after and not after.isdecimal():
-            raise CursorInvalid("cursor can't be read: take it from an answer, unchanged", field="cursor")
-        return int(after or 0)
+        return position(after, field="cursor") if after else 0
 
     def cursor(self) -> str:
         """Where to resume."""
@@ -120,6 +118,7 @@ class _Watcher:
             for task in live:
                 if task.changed_ms >= self._since_ms:
                     snapshot.extend(self._present(task))
+            snapshot.sort(key=lambda event: event.date_ms)  # the cursor is a date: what comes later must not be older
             shard.open_watch(namespace, self.watch, snapshot)
 
     def _present(self, task: Task) -> list[WatchEvent]:
@@ -136,7 +135,7 @@ class _Watcher:
         blobs = await self._shard.records.get(self._namespace.name, task_ids)
         now_ms = self._shard.now().date_ms
         return [
-            Missing(task_id, now_ms) if blob is None else Recorded(task_id, blob, now_ms)
+            Missing(task_id, now_ms) if blob is None else Recorded(task_id, blob, convert.record_in(blob).end_ms)
             for task_id, blob in zip(task_ids, blobs, strict=True)
         ]
 
@@ -148,7 +147,7 @@ class _Watcher:
             raise Unavailable(f"the store can't be read now ({error}): try again") from error
         missed = [entry for entry in entries if entry.end_ms >= self._since_ms]
         # All that is retained ended since the cursor: more may have, and be gone.
-        self._compacted = len(missed) == len(entries) and bool(entries) and (len(entries) == MAX_MISSED or entries[-1].position > 1)
+        self._compacted = len(missed) == len(entries) and bool(entries) and (len(entries) == MAX_MISSED or entries[-1].position > 0)
         events = await self._recorded([entry.task_id for entry in reversed(missed)])
         return [
             event

@@ -173,3 +173,17 @@ def test_lanes_that_are_empty_are_swept():
         lane = queue.add(one)
         lane.pop(lane.head()[1])
     assert len(queue.lanes) <= 64
+
+
+def test_a_returned_task_leads_although_an_ended_one_was_before_it():
+    level = Level()
+    first, second, third = task(1), task(2), task(3)
+    for one in (first, second, third):
+        level.add(one)
+    for one in (first, second):
+        assert level.head() is one
+        level.pop(one)
+    level.add(first)
+    first.state = TaskState.CANCELLED
+    level.forget()
+    assert level.add(second)
