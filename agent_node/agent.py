@@ -63,10 +63,10 @@ class Agent:
         name: unique among the namespace's live agents, and the same after a restart if you want to recognise it. By default made of
             the host's name, the process id and a random tail.
         address: the coordinator's `host:port`.
-        namespace: an existing namespace.
-        capacity: how many tasks it runs at a time, 1 to 10,000.
-        labels: free-form facts, at most 32.
-        drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back.
+        namespace: an existing namespace; `serve` raises NotFoundError for another.
+        capacity: how many tasks it runs at a time, 1 to 10,000; default 10.
+        labels: free-form facts, at most 32, keys and values of 1 to 128 characters; shown by `muster agents`.
+        drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back; default 30.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -114,6 +114,10 @@ class Agent:
         `ctx.cancelled` says that it should stop. With `isolation="process"` either runs in a child process that a cancel kills; the
         function must be one that the child can import: defined at the top of a module.
 
+        Args:
+            task_type: what clients submit, 1 to 128 characters.
+            isolation: None for the event loop or a thread, by the function's kind; "thread" or "process" to say so.
+
         Raises:
             ValueError: the type has a handler, or isn't 1 to 128 characters, or the isolation doesn't suit the function.
         """
@@ -130,7 +134,7 @@ class Agent:
     def override(
         self, *, name: str | None = None, address: str | None = None, namespace: str | None = None, capacity: int | None = None
     ) -> None:
-        """Changes, before it serves, what is not None: for command lines.
+        """Changes, before it serves, what is not None: for command lines. The arguments are the constructor's.
 
         Raises:
             ValueError: a value is out of its range.

@@ -132,6 +132,9 @@ class Context:
     def checkpoint_sync(self, data: bytes) -> None:
         """The same for plain handlers: waits until it is durable.
 
+        Args:
+            data: anything, at most 256 KiB by default.
+
         Raises:
             NonRetryableError, AttemptLostError, RefusedError: as `checkpoint`.
             RuntimeError: called in an async handler, whose event loop it would block.
@@ -143,7 +146,10 @@ class Context:
     def emit(self, chunk: bytes | str) -> None:
         """Appends to the task's partial output, which watchers see while it runs. Text goes as UTF-8.
 
-        The output of one attempt is bounded (1 MiB by default): what exceeds it is dropped, and counted in `dropped_bytes`.
+        The output of one attempt is bounded (256 KiB by default): what exceeds it is dropped, and counted in `dropped_bytes`.
+
+        Args:
+            chunk: the next piece, of any size.
         """
         self._reports().emit(chunk.encode() if isinstance(chunk, str) else bytes(chunk))
 
@@ -155,6 +161,12 @@ class Context:
 
     def report_usage(self, *, model: str, input_tokens: int, output_tokens: int, requests: int = 1) -> None:
         """Adds to what the task has consumed at `model`. It also counts as a sign of life for the task's progress timeout.
+
+        Args:
+            model: as the provider names it; 128 characters are kept, and 64 models an attempt: what is beyond is summed up as "other".
+            input_tokens: of the prompt, not yet reported.
+            output_tokens: of the answer, not yet reported.
+            requests: how many requests that took.
 
         Raises:
             ValueError: a number is negative.

@@ -28,8 +28,8 @@ class RetryableError(MusterError):
 
     Args:
         message: one sentence for a person.
-        retry_after_s: seconds before which another attempt is pointless; None leaves it to the task's backoff.
-        kind: a name of muster.v1.FailureKind without its prefix, such as "RATE_LIMITED".
+        retry_after_s: seconds before which another attempt is pointless; None leaves it to the task's backoff, and so does less than that.
+        kind: a name of muster.v1.FailureKind without its prefix, such as "RATE_LIMITED"; an unknown one counts as "APPLICATION".
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, kind: str = "APPLICATION") -> None:
@@ -43,7 +43,7 @@ class NonRetryableError(MusterError):
 
     Args:
         message: one sentence for a person.
-        kind: a name of muster.v1.FailureKind without its prefix, such as "PROVIDER_REJECTED".
+        kind: a name of muster.v1.FailureKind without its prefix, such as "PROVIDER_REJECTED"; an unknown one counts as "APPLICATION".
     """
 
     def __init__(self, message: str, *, kind: str = "APPLICATION") -> None:
@@ -83,7 +83,7 @@ class RefusedError(MusterError):
         message: a sentence that says what to do.
         reason: the constant, such as "PAYLOAD_TOO_LARGE".
         field: the request's field at fault, or "".
-        retry_after_s: when trying again makes sense; None when it doesn't.
+        retry_after_s: in how many seconds trying again makes sense; None when it doesn't.
         metadata: facts for programs, such as the limit and how full it is.
     """
 
@@ -120,7 +120,7 @@ class ResultExpiredError(RefusedError):
 
 
 class UnavailableError(MusterError):
-    """The coordinator can't be reached, or can't reach its store; `retry_after_s` is its advice, if it gave any."""
+    """The coordinator can't be reached, or can't reach its store; `retry_after_s` is its advice in seconds, if it gave any."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)

@@ -32,8 +32,9 @@ async def local_coordinator(*, lease_s: float = 30.0, session_grace_s: float = 1
     """A coordinator in this process and event loop, forgotten at the end of the block.
 
     Args:
-        lease_s: how long it believes in an attempt without hearing of it. Shorten it to test what happens when an agent dies.
-        session_grace_s: how long a broken agent stream may come back.
+        lease_s: how many seconds it believes in an attempt without hearing of it; agents renew three times in it. Shorten it to test what
+            happens when an agent hangs.
+        session_grace_s: how many seconds a broken agent stream may take to come back. Shorten it to test what happens when one dies.
 
     Yields:
         Its address, `127.0.0.1:port`.
@@ -50,7 +51,7 @@ async def muster_in_process(*agents: Agent, lease_s: float = 30.0, session_grace
     """A coordinator in this process, these agents serving it, and a client.
 
     Args:
-        agents: yours; whatever address they were made with, they serve here.
+        agents: yours; whatever address they were made with, they serve here. Their namespace must be "default".
         lease_s: see `local_coordinator`.
         session_grace_s: see `local_coordinator`.
 

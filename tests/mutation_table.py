@@ -129,7 +129,7 @@ MUTATIONS = [
         "an attempt is given up once",
         CORE + "ticks.py",
         "if agent is None or agent.running.get(task.number) is not attempt:",
-        "if agent is None:",
+        "if False:",
     ),
     Mutation(
         "a takeover waits for one lease",
@@ -188,7 +188,7 @@ MUTATIONS = [
     Mutation(
         "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and state.find(spec.task_id) is None]", "if False]"
     ),
-    Mutation("after a look-up memory is asked again", ENGINE + "intake.py", " or state.find(spec.task_id) is not None:", ":"),
+    Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
     Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
     # The store in memory, which the simulation relies on
     Mutation(

@@ -18,9 +18,9 @@ from tests.mutation_table import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("coordinator", "agent_node", "protos", "tests", "pyproject.toml")
 SUITES = {
-    "unit": ["tests/core", "--deselect", "tests/core/test_machine.py"],
+    "unit": ["tests/core", "tests/engine", "--deselect", "tests/core/test_machine.py"],
     "machine": ["tests/core/test_machine.py"],
-    "simulation": ["tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens"],
+    "simulation": [f"tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens[{batch}]" for batch in range(3)],
 }
 LIMIT_S = 100
 

@@ -72,7 +72,7 @@ class BlockingTaskHandle:
         """Waits for the task's end; see `TaskHandle.result` for what it returns and raises.
 
         Args:
-            timeout_s: how long to wait at most; None waits as long as it takes.
+            timeout_s: how many seconds to wait at most; None waits as long as it takes.
         """
         return self._loop_thread.run(self.handle.result(timeout_s))
 
@@ -103,13 +103,16 @@ class BlockingClient:
     It may be shared by threads. Methods take and raise what those of `Client` do.
 
     Args:
-        address: `host:port` of any coordinator.
+        address: `host:port` of any coordinator; default 127.0.0.1:7450.
         namespace: the namespace to work in; it must exist.
-        max_in_flight: submits without an acknowledgement, before `submit` waits for its turn.
-        give_up_s: how long a submit is sent again, and a watch resumed, over broken connections.
-        connect_timeout_s: the same before the first answer, so that a wrong address shows soon.
-        call_timeout_s: the deadline of every other call.
+        max_in_flight: submits without an acknowledgement, before `submit` waits for its turn; default 10,000.
+        give_up_s: how many seconds a submit is sent again, and a watch resumed, over broken connections; default 300.
+        connect_timeout_s: the same before the first answer, so that a wrong address shows soon; default 10.
+        call_timeout_s: the deadline of every other call in seconds; default 30.
         channel: for tests: a channel for single calls, instead of one of its own. It is not closed here.
+
+    Raises:
+        ValueError: `max_in_flight` is below 1.
     """
 
     def __init__(

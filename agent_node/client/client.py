@@ -69,13 +69,16 @@ class Client:
     Every method raises RefusedError (or a subclass) for what the coordinator refuses, and UnavailableError when it can't be reached.
 
     Args:
-        address: `host:port` of any coordinator.
+        address: `host:port` of any coordinator; default 127.0.0.1:7450.
         namespace: the namespace to work in; it must exist.
-        max_in_flight: submits without an acknowledgement, before `submit` waits for its turn.
-        give_up_s: how long a submit is sent again, and a watch resumed, over broken connections.
-        connect_timeout_s: the same before the first answer, so that a wrong address shows soon.
-        call_timeout_s: the deadline of every other call.
+        max_in_flight: submits without an acknowledgement, before `submit` waits for its turn; default 10,000.
+        give_up_s: how many seconds a submit is sent again, and a watch resumed, over broken connections; default 300.
+        connect_timeout_s: the same before the first answer, so that a wrong address shows soon; default 10.
+        call_timeout_s: the deadline of every other call in seconds; default 30.
         parent_task_id: the parent of what is submitted without one of its own.
+
+    Raises:
+        ValueError: `max_in_flight` is below 1.
     """
 
     def __init__(
@@ -145,10 +148,11 @@ class Client:
             task_id: 1 to 128 characters of your own; by default a fresh UUIDv7.
             content_type: the payload's media type; by default the one that fits its Python type.
             priority: how urgent it is.
-            max_retries: attempts after the first one; short for `retry=RetryPolicy(max_retries=...)`.
+            max_retries: attempts after the first one; short for `retry=RetryPolicy(max_retries=...)`. Default 3.
             retry: how failed attempts are repeated.
-            run_timeout_s: an attempt that runs longer has failed.
-            progress_timeout_s: an attempt whose progress or usage stands still for so long has failed.
+            run_timeout_s: an attempt that runs longer, in seconds, has failed; None is no limit.
+            progress_timeout_s: an attempt that shows no progress, usage, checkpoint or output for so many seconds has failed; None is no
+                limit.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
@@ -158,6 +162,7 @@ class Client:
             LimitError: a limit is reached; `retry_after_s` says when to come back.
             RefusedError: something is wrong with the task; `field` says what.
             UnavailableError: it could not be acknowledged within `give_up_s`.
+            ValueError, TypeError: `max_retries` and `retry` are both given, or JSON can't hold the payload. Nothing was sent.
         """
         fresh = task_id is None
         if task_id is None:
@@ -186,6 +191,9 @@ class Client:
         """Submits tasks, any number of them, and returns when there is a verdict on each.
 
         One bad task doesn't stop the others: its place in the answer holds its error, where the others have their handles.
+
+        Raises:
+            ValueError, TypeError: a request is wrong in itself, as for `submit`. Nothing was sent.
         """
         tasks: builtins.list[TrackedTask] = []
         for request in requests:
@@ -198,7 +206,11 @@ class Client:
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
 
     def attach(self, task_id: str) -> TaskHandle:
-        """A handle on a task that was submitted elsewhere or earlier. It is looked for when the handle is used."""
+        """A handle on a task that was submitted elsewhere or earlier. It is looked for when the handle is used.
+
+        Args:
+            task_id: its id.
+        """
         return TaskHandle(self, TrackedTask(task_id))
 
     def when_ended(self, task: TrackedTask) -> "asyncio.Future[None]":
@@ -223,11 +235,17 @@ class Client:
 
         Args:
             task_ids: the tasks to follow, at most 10,000; the watch ends when all have ended.
-            filter: instead of ids, which tasks, as in `list_tasks`; this watch doesn't end.
+            filter: instead of ids, which tasks, as in `list`; this watch doesn't end.
             cursor: resume behind the event that carried this cursor.
             chunks: also partial output.
             progress: also progress.
             full: tasks with their payloads.
+
+        Raises:
+            ValueError: not exactly one of ids and a filter is given.
+            RefusedError: the filter or the cursor is wrong (`field` says which).
+            LimitError: events were read too slowly; resume from the last cursor.
+            UnavailableError: it could not be resumed within `give_up_s`, or the client was closed.
         """
         if bool(task_ids) == bool(filter):
             raise ValueError("give task_ids or a filter, and not both")
@@ -255,8 +273,8 @@ class Client:
         """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.
 
         Args:
-            filter: such as `task_type = "summarise" AND state = RUNNING`; empty is all.
-            page_size: tasks per call; 0 leaves it to the coordinator.
+            filter: such as `task_type = "summarise" AND state = RUNNING`; empty is all. OR binds tighter than AND.
+            page_size: tasks per call, at most 1,000; 0 is the coordinator's 100.
             full: with payload, outcome and checkpoint.
         """
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
@@ -283,7 +301,7 @@ class Client:
         return (await self.cancel([task_id], reason))[0]
 
     async def explain(self, task_id: str) -> ExplainTaskResponse:
-        """Why a task waits, or where it runs, from what the scheduler decides from."""
+        """Why a task waits, or where it runs, from what the scheduler decides from. Raises NotFoundError for one that is not known."""
         return await self._call(self._live.tasks.ExplainTask, ExplainTaskRequest(task_id=task_id))
 
     async def agents(self) -> Sequence[AgentInfo]:
@@ -302,8 +320,11 @@ class Client:
 
         Args:
             name: the agent.
-            deadline_s: seconds until what still runs is given back; None is the coordinator's default.
+            deadline_s: seconds until what still runs is given back; None is the coordinator's 30.
             reason: shown to the agent.
+
+        Raises:
+            NotFoundError: no agent of that name is connected.
         """
         request = DrainAgentRequest(agent_name=name, reason=reason)
         if deadline_s is not None:
@@ -319,7 +340,11 @@ class Client:
         return await self._call(self._live.admin.GetLoadMap, GetLoadMapRequest())
 
     async def create_namespace(self, name: str) -> Namespace:
-        """Creates a namespace, or returns the one there is."""
+        """Creates a namespace, or returns the one there is.
+
+        Args:
+            name: 1 to 63 lower-case letters, digits and dashes, beginning with a letter.
+        """
         response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
         return response.namespace
 

@@ -53,7 +53,7 @@ class TaskHandle:
         """Waits for the task's end, over broken connections too, and may be called again.
 
         Args:
-            timeout_s: how long to wait at most; None waits as long as it takes.
+            timeout_s: how many seconds to wait at most; None waits as long as it takes.
 
         Raises:
             TaskFailedError: it ended FAILED.
@@ -92,6 +92,10 @@ class TaskHandle:
 
         It goes on over broken connections without gaps or repeats. A chunk with a higher `attempt` than the one before means that the
         task was tried again, and its output starts over.
+
+        Raises:
+            NotFoundError: no such task, or its record has expired.
+            UnavailableError: as for `Client.watch`.
         """
         return self._calls.chunks(self._task.task_id)
 

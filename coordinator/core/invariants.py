@@ -32,6 +32,8 @@ def check(scheduler: Scheduler) -> None:
         _hold(task.retries <= task.spec.retry.max_retries, f"{task} has used too many retries")
         _hold(task.crashes <= task.spec.retry.max_crashes, f"{task} has crashed too often")
     _hold(running.keys() <= state.by_number.keys(), "the load map has a task that isn't live")
+    _hold(scheduler.backoffs.keys() <= state.by_number.keys(), "a task that isn't live waits for a date")
+    _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():

@@ -7,7 +7,7 @@ from collections import Counter
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
@@ -35,6 +35,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.settled = set()  # ids that only the store knows
         self.ends = Counter()
         self.seen_events = self.seen_effects = 0
+
+    @initialize(
+        fleet=st.dictionaries(AGENTS, st.tuples(st.sampled_from(["ab", "abc", "a", "c"]), st.integers(1, 3)), max_size=3),
+        tasks=st.dictionaries(IDS, st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=2, max_size=8),
+    )
+    def begin(self, fleet, tasks):
+        """Most runs begin with agents at work: else they would have to be found by chance."""
+        for name, (offers, capacity) in fleet.items():
+            self.join(name, offers, capacity)
+        for task_id, (task_type, priority) in tasks.items():
+            self.submit(task_id, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
     # --- clients ---
 
@@ -168,6 +179,32 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
         self.judge(quiet=not holds)
 
+    @precondition(lambda self: self.held())
+    @rule(pick=PICKS, result=RESULTS)
+    def attempt_ends(self, pick, result):
+        task_id, held = self.one_of(self.held(), pick)
+        assert self.world.finish(held.agent, task_id, result, fence=held.fence) is Verdict.ACCEPTED
+        self.oracle.stories[self.oracle.numbers[task_id]].accepted_fence = held.fence
+        self.judge()
+
+    @precondition(lambda self: self.held())
+    @rule(pick=PICKS, result=RESULTS)
+    def result_comes_twice(self, pick, result):
+        task_id, held = self.one_of(self.held(), pick)
+        self.attempt_ends(pick, result)
+        assert self.world.finish(held.agent, task_id, SUCCESS, fence=held.fence) is Verdict.DUPLICATE
+        self.judge(quiet=True)
+
+    @precondition(lambda self: self.held())
+    @rule()
+    def all_acknowledge_and_renew(self):
+        for task_id, held in self.held():
+            self.world.acknowledge(held.agent, task_id, held.fence)
+            self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
+            sign = SignOfLife(task_id, held.fence, None, (), cancel_delivered=False)
+            assert self.world.renew(held.agent, sign) is not RenewVerdict.LOST
+        self.judge()
+
     # --- the world ---
 
     @rule(seconds=JUMPS_S, ticks=st.integers(1, 4))
@@ -227,6 +264,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def connected(self):
         return [name for name, agent in self.oracle.agents.items() if agent.connected]
 
+    def held(self):
+        """(task id, attempt) of all that connected agents hold."""
+        connected, stories = self.connected(), self.oracle.stories
+        return [(stories[number].spec.task_id, held) for number, held in self.oracle.held.items() if held.agent in connected]
+
     @staticmethod
     def one_of(names, pick):
         return names[pick % len(names)]
@@ -241,4 +283,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=150, stateful_step_count=60)
+TestScheduler.settings = settings(max_examples=200, stateful_step_count=60)

@@ -48,6 +48,13 @@ def test_types_take_turns_by_age_and_none_is_preferred(world):
     assert work_through(world, "agent") == [f"task{number}" for number in range(6)]
 
 
+def test_the_order_holds_also_when_many_slots_open_at_once(world):
+    for number in range(12):
+        world.submit(f"task{number}", task_type="abc"[number % 3], priority=2 + (number == 7))
+    world.join("agent", ["a", "b", "c"], capacity=10)
+    assert world.running("agent") == [f"task{number}" for number in (7, 0, 1, 2, 3, 4, 5, 6, 8, 9)]
+
+
 def test_a_task_that_nobody_can_take_delays_no_other(world):
     for number in range(50):
         world.submit(f"stuck{number}", task_type="nobody", priority=4)

@@ -128,7 +128,7 @@ class SimAgent:
         if message.HasField("welcome"):
             self._reconcile(message.reconcile)
             self.welcomed = True
-            wire.send(agent_pb2.ConnectRequest(ready=agent_pb2.Ready(limit=self.capacity)))
+            wire.send(agent_pb2.ConnectRequest(ready=agent_pb2.Ready(limit=self.capacity + self.sim.rng.choice([0, 0, 5]))))
             self._send_results()
         if message.HasField("assign"):
             for assignment in message.assign.assignments:

@@ -59,6 +59,7 @@ class Auditor:
         self.by_id = {}
         self.sequence = 0
         self.epoch = 0
+        self.owner = None
         self.history = hashlib.sha256()
 
     # --- the journal ---
@@ -78,9 +79,10 @@ class Auditor:
                     self._read(event)
                     evolve(self.state, event, commit.date_ms)
 
-    def claimed(self, epoch):
-        """Another coordinator owns the shard now."""
+    def claimed(self, epoch, store):
+        """Another coordinator owns the shard now, by its way to the store."""
         self.catch_up()
+        self.owner = store
         self.epoch = max(self.epoch, epoch)  # whatever is written from here on must be of this epoch or a later one
 
     def _read(self, event):
@@ -158,6 +160,7 @@ class Auditor:
         match event.disposition:
             case Disposition.RETRY:
                 assert not exhausted, "G9: it has used up its tries"
+                assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it had tries left"

@@ -46,7 +46,7 @@ class AuditedStore(MemoryShardStore):
 
     async def claim(self):
         claim = await super().claim()
-        self._auditor.claimed(claim.epoch)
+        self._auditor.claimed(claim.epoch, self)
         return claim
 
 
@@ -73,10 +73,10 @@ class Coordinator:
         self.wires = {}
         self.alive = True
         self._sessions = 0
-        store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
+        self.store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
         self.shard = Shard(
             number=0,
-            store=RemoteStore(sim=sim, store=store),
+            store=RemoteStore(sim=sim, store=self.store),
             codec=codec,
             settings=sim.settings,
             clock=sim,
@@ -103,7 +103,7 @@ class Coordinator:
 
     def owns_the_shard(self):
         """Whether nobody has taken the shard from it."""
-        return self.sim.coordinators[-1] is self
+        return self.sim.auditor.owner is self.store
 
     def kill(self):
         """kill -9. What it had asked of the store may still be done."""

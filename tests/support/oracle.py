@@ -186,6 +186,7 @@ class Oracle:
         match event.disposition:
             case Disposition.RETRY:
                 assert not exhausted, "it has used up its tries"
+                assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
                 story.ready_at_ms = event.ready_at_ms
             case Disposition.FAIL:

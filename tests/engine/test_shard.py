@@ -1,0 +1,222 @@
+"""The shard's rules, one by one, on a loop whose time jumps. The simulation has them all at once."""
+
+import asyncio
+import logging
+
+import pytest
+
+from coordinator.core.model import Settings, TaskState
+from coordinator.core.reports import acknowledge, finish
+from coordinator.core.sessions import Hello, hello, ready
+from coordinator.engine.intake import take_in, take_in_new
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.errors import Unavailable
+from coordinator.ids import Entropy
+from coordinator.journal import codec
+from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
+from tests.support.core_world import FAILED, SUCCESS, spec_of
+from tests.support.virtual_loop import run_virtually
+
+SETTINGS = Settings()
+
+
+class SlowRecords(MemoryShardStore):
+    """Looks records up at once, and answers when told to."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.answer = asyncio.Event()
+        self.answer.set()
+
+    async def get_records(self, namespace, task_ids):
+        records = await super().get_records(namespace, task_ids)
+        await self.answer.wait()
+        return records
+
+
+class Bench:
+    """One shard over a store in memory, and one agent."""
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.faults = {}  # by kind of call
+        self.data = MemoryShard()
+        self.store = SlowRecords(shard=self.data, now_ms=lambda: 1_700_000_000_000 + int(loop.time() * 1000), fault=self.fault)
+        self.shard = Shard(
+            number=0, store=self.store, codec=codec, settings=SETTINGS, clock=self, entropy=Entropy(seed=1), default_here=True
+        )
+        self.running = None
+
+    def now_s(self):
+        return self.loop.time()
+
+    async def fault(self, call):
+        await asyncio.sleep(0.001)
+        return self.faults.get(call, Fault.NONE)
+
+    async def __aenter__(self):
+        started = asyncio.Event()
+        self.running = asyncio.create_task(self.shard.run(started))
+        await started.wait()
+        self.namespace = self.shard.namespace(DEFAULT_NAMESPACE)
+        self.scheduler = self.namespace.scheduler
+        hello(self.scheduler, "session", Hello("agent", "nonce", ["work"], 10, [], {}), self.shard.now())
+        ready(self.scheduler, self.agent, 10)
+        self.decided()
+        await self.shard.durable()
+        return self
+
+    async def __aexit__(self, *error):
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+    @property
+    def agent(self):
+        return self.scheduler.load.agents["agent"]
+
+    def decided(self):
+        self.shard.decided(self.namespace, self.shard.now())
+
+    def submit(self, task_id, **options):
+        assert take_in_new(self.shard, self.namespace, [spec_of(task_id, **options)], None) == []
+        return self.scheduler.state.tasks[task_id]
+
+    def acknowledge(self, task):
+        acknowledge(self.scheduler, self.agent, task.spec.task_id, task.fence, self.shard.now())
+        self.decided()
+
+    def finish(self, task, result=SUCCESS):
+        finish(self.scheduler, self.agent, task.spec.task_id, task.fence, result, self.shard.now())
+        self.decided()
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    caplog.set_level(logging.CRITICAL, logger="coordinator")
+
+
+def on_a_bench(story):
+    async def main(loop):
+        async with Bench(loop) as bench:
+            await story(bench)
+
+    run_virtually(main)
+
+
+def test_during_an_outage_no_lease_ends_and_afterwards_each_has_one_more_period():
+    async def story(bench):
+        task = bench.submit("task")
+        bench.acknowledge(task)
+        await asyncio.sleep(25)  # of a lease of 30
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        bench.submit("noticed by this write")
+        await asyncio.sleep(100)
+        assert bench.shard.outage_since_s is not None
+        assert (task.state, task.crashes) == (TaskState.RUNNING, 0)
+        bench.faults.clear()
+        await asyncio.sleep(29)
+        assert (task.state, task.crashes) == (TaskState.RUNNING, 0)
+        await asyncio.sleep(3)
+        assert task.crashes == 1
+
+    on_a_bench(story)
+
+
+def test_an_outage_is_no_running_time():
+    async def story(bench):
+        task = bench.submit("task", run_timeout_s=20)
+        bench.acknowledge(task)
+        await asyncio.sleep(5)
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        bench.submit("noticed by this write")
+        await asyncio.sleep(100)
+        bench.faults.clear()
+        await asyncio.sleep(14)
+        assert (task.state, task.retries) == (TaskState.RUNNING, 0)
+        await asyncio.sleep(3)
+        assert task.retries == 1
+
+    on_a_bench(story)
+
+
+def test_during_an_outage_nothing_new_is_begun_and_nothing_spins():
+    async def story(bench):
+        task = bench.submit("task")
+        await bench.shard.durable()
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        bench.finish(task, FAILED)  # its backoff ends within the outage
+        await asyncio.sleep(1)
+        ticks, observe = [], bench.shard._time.observe
+        bench.shard._time.observe = lambda: ticks.append(1) or observe()
+        await asyncio.sleep(60)
+        assert task.state is TaskState.RETRYING
+        assert len(ticks) <= 70
+        bench.faults.clear()
+        await asyncio.sleep(3)
+        assert task.state is TaskState.RUNNING
+
+    on_a_bench(story)
+
+
+def test_a_commit_whose_answer_was_lost_is_repeated_and_not_written_twice():
+    async def story(bench):
+        epoch = bench.data.epoch
+        bench.faults[StoreCall.APPEND] = Fault.AFTER
+        task = bench.submit("task")
+        await asyncio.sleep(0.03)
+        bench.faults.clear()
+        await bench.shard.durable()
+        assert bench.scheduler.state.tasks["task"] is task, "the shard wasn't rebuilt"
+        assert bench.data.epoch == epoch
+        assert list(bench.data.journal) == list(range(1, bench.data.sequence + 1))
+
+    on_a_bench(story)
+
+
+def test_a_task_that_ends_while_it_is_looked_up_is_not_taken_in_again():
+    async def story(bench):
+        bench.store.answer.clear()
+        again = asyncio.create_task(take_in(bench.shard, bench.namespace, [spec_of("task")], None))
+        await asyncio.sleep(0.1)  # the store has found nothing, and its answer is on its way
+        task = bench.submit("task")
+        bench.finish(task)
+        await bench.shard.durable()
+        await asyncio.sleep(0.3)
+        bench.store.answer.set()
+        ((index, _duplicate),) = await again
+        assert index == 0
+        assert not bench.scheduler.state.tasks
+        await asyncio.sleep(0.1)
+        assert bench.scheduler.state.find("task") is None, "nobody asks any more: it is forgotten"
+
+    on_a_bench(story)
+
+
+def test_what_was_looked_up_for_a_shard_that_stopped_meanwhile_is_refused():
+    async def story(bench):
+        bench.store.answer.clear()
+        late = asyncio.create_task(take_in(bench.shard, bench.namespace, [spec_of("task")], None))
+        await asyncio.sleep(0.1)
+        bench.running.cancel()
+        await asyncio.sleep(0.1)
+        bench.store.answer.set()
+        with pytest.raises(Unavailable):
+            await late
+
+    on_a_bench(story)
+
+
+def test_no_answer_overtakes_its_commit():
+    async def story(bench):
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        bench.submit("task")
+        answers = []
+        bench.shard.when_durable(lambda: answers.append(bench.data.sequence))
+        before = bench.data.sequence
+        await asyncio.sleep(10)
+        assert answers == []
+        bench.faults.clear()
+        await bench.shard.durable_write()
+        assert answers == [before + 1]
+
+    on_a_bench(story)
