@@ -140,6 +140,23 @@ async def test_chunks_and_progress_come_only_when_asked_for(muster):
     assert b"".join(event.chunk.data for event in record.events()) == b"hello world"
 
 
+async def test_output_with_a_gap_is_told_at_its_true_offsets(muster):
+    agent = await muster.agent()
+    await muster.submit("a")
+    (assignment,) = await agent.assigned()
+    for offset, data in ((0, b"lost"), (100, b"kept "), (105, b"on")):
+        await agent.send(agent_pb2.ConnectRequest(chunks=[agent_pb2.Chunk(task_id="a", fence=assignment.fence, offset=offset, data=data)]))
+    await agent.send(agent_pb2.ConnectRequest(renew=agent_pb2.Renew()))
+    await agent.until("renew_ack")
+    live = _watch(muster, task_ids=["a"], include_chunks=True)
+    await live.told()
+    await agent.succeed(assignment)
+    ended = _watch(muster, task_ids=["a"], include_chunks=True)
+    for watch in (live, ended):
+        await watch.end()
+        assert [(event.chunk.offset, event.chunk.data) for event in watch.events() if event.HasField("chunk")] == [(100, b"kept on")]
+
+
 async def test_chunks_beyond_the_bound_are_dropped(muster):
     agent = await muster.agent()
     await muster.submit("a")
