@@ -211,8 +211,8 @@ def failure_in(message: common_pb2.Failure) -> Failure:
         error_type=message.type[:MAX_ID_CHARS],
         stack_trace=message.stack_trace[-MAX_STACK_TRACE:],
         non_retryable=message.non_retryable,
-        retry_after_s=(
-            min(max(message.retry_after.seconds + message.retry_after.nanos / 1e9, 0.0), MAX_DURATION_S)
+        retry_after_s=(  # divided once, so that replay reads the very number that was decided on
+            min(max((message.retry_after.seconds * 10**9 + message.retry_after.nanos) / 1e9, 0.0), MAX_DURATION_S)
             if message.HasField("retry_after")
             else None
         ),

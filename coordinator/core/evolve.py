@@ -79,6 +79,8 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
         case ChunkStored():
             _require(task, event, task.state is TaskState.RUNNING and event.offset >= task.chunk_end)
             task.chunks = task.chunks or bytearray()
+            if event.offset > task.chunk_end:  # a piece is missing: what is held must be one piece, for its offset to be known
+                task.chunks.clear()
             task.chunks += event.data
             task.chunk_end = event.offset + len(event.data)
         case _:

@@ -1,7 +1,7 @@
 """A real coordinator in the test's own process, over a store in memory that fails when told to, and raw peers that speak to it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
 from muster.v1 import admin_pb2_grpc, agent_pb2, agent_pb2_grpc, common_pb2, task_pb2, task_pb2_grpc
 
 from agent_node import clock
@@ -24,6 +23,7 @@ from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStor
 from coordinator.settings import CoordinatorSettings
 from coordinator.wiring import Coordinator, serve
 from tests.support.eventually import eventually
+from tests.support.refusals import Refused, refused
 
 PATIENT_S = 10.0
 
@@ -37,6 +37,7 @@ class Faults:
 
     appends: Fault = Fault.NONE
     reads: Fault = Fault.NONE
+    failed_reads: int = 0
     reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
     next_append: Callable[[], None] | None = None  # called once, before the next append
     next_claim: Callable[[], None] | None = None  # likewise, before the next claim
@@ -49,6 +50,7 @@ class Faults:
         """As MemoryShardStore asks."""
         if call is StoreCall.READ:
             await self.reading.wait()
+            self.failed_reads += self.reads is not Fault.NONE
             return self.reads
         if call is StoreCall.APPEND:
             meddle, self.next_append = self.next_append, None
@@ -76,58 +78,6 @@ class Faults:
     def over(self) -> None:
         """The store is back."""
         self.appends = self.reads = Fault.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What a failed call said of itself: its status with the details."""
-
-    code: grpc.StatusCode
-    message: str
-    reason: str = ""
-    domain: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    fields: Sequence[str] = ()
-    limits: Sequence[str] = ()
-    retry_after_s: float | None = None
-
-
-def refused(error: grpc.aio.AioRpcError) -> Refused:
-    """Reads a status's details."""
-    blob = next((value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"), b"")
-    status = status_pb2.Status.FromString(cast("bytes", blob))
-    info, bad, quota = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.QuotaFailure()
-    retry = error_details_pb2.RetryInfo()
-    retry_after_s = None
-    for detail in status.details:
-        for message in (info, bad, quota):
-            detail.Unpack(message)
-        if detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-    assert not status.details or (status.code == error.code().value[0] and status.message == error.details())
-    return Refused(
-        code=error.code(),
-        message=error.details() or "",
-        reason=info.reason,
-        domain=info.domain,
-        metadata=dict(info.metadata),
-        fields=[violation.field for violation in bad.field_violations],
-        limits=[violation.subject for violation in quota.violations],
-        retry_after_s=retry_after_s,
-    )
-
-
-async def refusal(call: Any) -> Refused:
-    """Awaits a call, or reads a stream, that must fail, and answers how it did."""
-    try:
-        if hasattr(call, "read") and not hasattr(call, "__await__"):
-            async for _ in call:
-                pass
-        else:
-            await call
-    except grpc.aio.AioRpcError as error:
-        return refused(error)
-    raise AssertionError("the call should have failed")
 
 
 class Peer(Generic[Sent, Received]):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.support.hosted import hosted
+from tests.support.hosted import hosted, spec_of
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +20,16 @@ def no_traceback(caplog):
 async def muster():
     async with hosted() as served:
         yield served
+
+
+@pytest.fixture
+async def bystanders(muster):
+    """An agent and a session that were there before: they work on afterwards, on the same streams."""
+    agent = await muster.agent("bystander", ["bystanding"])
+    client = await muster.session()
+    yield
+    await client.submit(spec_of("bystanding", "bystanding"), batch_id=99)
+    (assignment,) = await agent.assigned()
+    await agent.succeed(assignment)
+    await client.result("bystanding")
+    muster.check()

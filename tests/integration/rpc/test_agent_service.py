@@ -9,7 +9,8 @@ from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 
 from coordinator.core.model import Settings
 from tests.support.eventually import eventually
-from tests.support.hosted import PATIENT_S, MemoryShard, hosted, refusal, spec_of, success
+from tests.support.hosted import PATIENT_S, MemoryShard, hosted, spec_of, success
+from tests.support.refusals import refusal
 
 DUPLICATE, STALE, UNKNOWN = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE, agent_pb2.RESULT_VERDICT_UNKNOWN
 KEEP, DROP, CANCEL = agent_pb2.RECONCILE_VERDICT_KEEP, agent_pb2.RECONCILE_VERDICT_DROP, agent_pb2.RECONCILE_VERDICT_CANCEL

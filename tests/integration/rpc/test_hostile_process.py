@@ -8,8 +8,9 @@ import grpc
 import pytest
 from muster.v1 import admin_pb2, admin_pb2_grpc, agent_pb2, agent_pb2_grpc
 
-from tests.support.hosted import AgentPeer, hello_of, refusal
+from tests.support.hosted import AgentPeer, hello_of
 from tests.support.ports import is_listening
+from tests.support.refusals import refusal
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,8 @@ from muster.v1 import common_pb2, task_pb2
 
 from coordinator.rpc import client_session
 from tests.support.eventually import eventually
-from tests.support.hosted import PATIENT_S, MemoryShard, failure, hosted, refusal, spec_of
+from tests.support.hosted import PATIENT_S, MemoryShard, failure, hosted, spec_of
+from tests.support.refusals import refusal
 
 DUPLICATE, REFUSED = 2, 3
 COMPLETED, FAILED, CANCELLED = common_pb2.TASK_STATE_COMPLETED, common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED

@@ -7,7 +7,8 @@ from muster.v1 import agent_pb2, common_pb2, task_pb2
 from agent_node import clock
 from coordinator.core.model import Settings
 from tests.support.eventually import eventually
-from tests.support.hosted import failure, hosted, refusal, spec_of
+from tests.support.hosted import failure, hosted, spec_of
+from tests.support.refusals import refusal
 
 ACCEPTED, DUPLICATE, REFUSED = 1, 2, 3
 COMPLETED, FAILED, CANCELLED = common_pb2.TASK_STATE_COMPLETED, common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED

@@ -8,7 +8,8 @@ from muster.v1 import agent_pb2, common_pb2, task_pb2
 from coordinator.engine import watches
 from coordinator.journal.memory_store import Fault
 from tests.support.eventually import eventually
-from tests.support.hosted import PATIENT_S, Refused, hosted, refusal, refused, spec_of
+from tests.support.hosted import PATIENT_S, hosted, spec_of
+from tests.support.refusals import Refused, refusal, refused
 
 COMPLETED, CANCELLED = common_pb2.TASK_STATE_COMPLETED, common_pb2.TASK_STATE_CANCELLED
 PENDING, RUNNING = common_pb2.TASK_STATE_PENDING, common_pb2.TASK_STATE_RUNNING
@@ -137,6 +138,23 @@ async def test_chunks_and_progress_come_only_when_asked_for(muster):
     record = _watch(muster, task_ids=["a"], include_chunks=True)
     await record.end()
     assert b"".join(event.chunk.data for event in record.events()) == b"hello world"
+
+
+async def test_output_with_a_gap_is_told_at_its_true_offsets(muster):
+    agent = await muster.agent()
+    await muster.submit("a")
+    (assignment,) = await agent.assigned()
+    for offset, data in ((0, b"lost"), (100, b"kept "), (105, b"on")):
+        await agent.send(agent_pb2.ConnectRequest(chunks=[agent_pb2.Chunk(task_id="a", fence=assignment.fence, offset=offset, data=data)]))
+    await agent.send(agent_pb2.ConnectRequest(renew=agent_pb2.Renew()))
+    await agent.until("renew_ack")
+    live = _watch(muster, task_ids=["a"], include_chunks=True)
+    await live.told()
+    await agent.succeed(assignment)
+    ended = _watch(muster, task_ids=["a"], include_chunks=True)
+    for watch in (live, ended):
+        await watch.end()
+        assert [(event.chunk.offset, event.chunk.data) for event in watch.events() if event.HasField("chunk")] == [(100, b"kept on")]
 
 
 async def test_chunks_beyond_the_bound_are_dropped(muster):
