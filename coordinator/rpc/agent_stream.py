@@ -230,10 +230,10 @@ class AgentStream:
 
     async def _answer_after_lookup(self, ack: agent_pb2.ResultAck, unknown: list[tuple[int, Ended]]) -> None:
         """Results of tasks that are not in memory: their records say whether they ended by this very result."""
-        while True:
+        records: list[bytes | None] | None = None
+        while records is None:
             try:
                 records = await self._shard.records.get(self._namespace.name, [task_id for _, (task_id, _) in unknown])
-                break
             except Unavailable:  # the agent won't send them again on this stream
                 await asyncio.sleep(LOOKUP_RETRY_S)
         for (index, (_, fence)), blob in zip(unknown, records, strict=True):
