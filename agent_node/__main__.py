@@ -6,6 +6,7 @@ Exit codes: 0 drained, 1 the coordinator refused the agent, 2 wrong usage or con
 import argparse
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -101,8 +102,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the built-in LLM agent's configuration, unless the environment says it all"
     )
-    parser.add_argument("--address", metavar="HOST:PORT", help="the coordinator")
-    parser.add_argument("--namespace", help="the namespace to work in")
+    parser.add_argument(
+        "--address", default=os.environ.get("MUSTER_ADDRESS") or None, metavar="HOST:PORT", help="the coordinator [MUSTER_ADDRESS]"
+    )
+    parser.add_argument(
+        "--namespace", default=os.environ.get("MUSTER_NAMESPACE") or None, help="the namespace to work in [MUSTER_NAMESPACE]"
+    )
     parser.add_argument("--capacity", type=int, metavar="N", help="tasks at a time")
     parser.add_argument("--name", help="the agent's name, unique among those that are live")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: %(default)s")

@@ -120,4 +120,4 @@ class Limits:
 
     payload_bytes: int = 1024 * 1024
     checkpoint_bytes: int = 256 * 1024
-    output_bytes: int = 1024 * 1024
+    output_bytes: int = 256 * 1024

@@ -95,7 +95,10 @@ def from_rpc_error(error: grpc.RpcError) -> MusterError:
         if detail.Unpack(bad_request):
             if bad_request.field_violations:
                 field = bad_request.field_violations[0].field
-                violation = "; ".join(f"{each.field}: {each.description}" for each in bad_request.field_violations)
+                # What the message says already isn't said twice.
+                violation = "; ".join(
+                    f"{each.field}: {each.description}" for each in bad_request.field_violations if each.description not in message
+                )
         elif detail.Unpack(retry):
             retry_after_s = seconds(retry.retry_delay)
         else:

@@ -8,6 +8,8 @@ from typing import Protocol
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
 
+MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
+
 
 class StoreOutage(Exception):
     """The store can't be used now, or a write's fate is unknown: repeat the identical call until it answers."""
@@ -90,8 +92,11 @@ class ShardStore(Protocol):
     async def first_sequence(self) -> int:
         """The oldest entry still held; 0 when the journal is empty."""
 
-    async def get_records(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
-        """The records of ended tasks, in the order of `task_ids`; None where there is none."""
+    async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
+        """The records of ended tasks, in the order of `task_ids`; None where there is none.
+
+        Those of the first ids alone, and of at least one, when all together have more than `max_bytes`: ask again for the others.
+        """
 
     async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
         """The index of ended tasks, the latest first, from below position `before` (None: from the latest)."""

@@ -43,7 +43,7 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
     if task is None:
         raise IllegalEvent(f"{event} names a task that is not live")
     if kind is Assigned:
-        _assigned(task, event, date_ms)  # type: ignore[arg-type]
+        _assigned(state, task, event, date_ms)  # type: ignore[arg-type]
     elif kind is Completed:
         _completed(state, task, event, date_ms)  # type: ignore[arg-type]
     elif kind is Acknowledged:
@@ -99,9 +99,10 @@ def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
     return task
 
 
-def _assigned(task: Task, event: Assigned, date_ms: int) -> None:
+def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
     if task.state not in WAITING or event.fence <= task.fence:
         raise IllegalEvent(f"{event} doesn't fit {task}")
+    state.retrying -= task.state is TaskState.RETRYING
     task.state = TaskState.RUNNING
     task.agent = event.agent
     task.attempt = event.attempt
@@ -136,6 +137,7 @@ def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int
     match event.disposition:
         case Disposition.RETRY:
             task.state = TaskState.RETRYING
+            state.retrying += 1
             task.ready_at_ms = event.ready_at_ms
         case Disposition.FAIL:
             _end(state, task, TaskState.FAILED, date_ms)
@@ -144,6 +146,7 @@ def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int
 
 
 def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
+    state.retrying -= task.state is TaskState.RETRYING
     task.state = end
     task.ended_ms = task.changed_ms = date_ms
     del state.tasks[task.spec.task_id]

@@ -74,17 +74,20 @@ class RecordReader:
             for namespace, task_id in batch:
                 by_namespace.setdefault(namespace, []).append(task_id)
             for namespace, task_ids in by_namespace.items():
-                try:
-                    async with asyncio.timeout(READ_TIMEOUT_S):
-                        records = await self._store.get_records(namespace, task_ids)
-                except (StoreOutage, StoreCorrupt, TimeoutError) as error:
-                    reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
-                    for task_id in task_ids:
-                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
-                    continue
-                for task_id, record in zip(task_ids, records, strict=True):
-                    if not batch[namespace, task_id].done():
-                        batch[namespace, task_id].set_result(record)
+                rest = task_ids
+                while rest:  # an answer is bounded in bytes, so that large records take more answers, and not longer ones
+                    try:
+                        async with asyncio.timeout(READ_TIMEOUT_S):
+                            records = await self._store.get_records(namespace, rest)
+                    except (StoreOutage, StoreCorrupt, TimeoutError) as error:
+                        reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
+                        for task_id in rest:
+                            _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
+                        break
+                    for task_id, record in zip(rest, records, strict=False):
+                        if not batch[namespace, task_id].done():
+                            batch[namespace, task_id].set_result(record)
+                    rest = rest[len(records) :]
 
 
 def _fail(future: asyncio.Future[bytes | None], error: Exception) -> None:

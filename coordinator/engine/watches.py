@@ -130,11 +130,13 @@ class WatchRegistry:
         self._scheduler = scheduler
         self._by_id: dict[str, set[Watch]] = {}
         self._by_content: set[Watch] = set()
+        self._open: set[Watch] = set()  # announced, active or not yet
         self._announced: dict[str, int] = {}
         self._announced_by_content = 0
 
     def announce(self, watch: Watch) -> None:
         """From this decision on, changes are told: `activate` follows when what was decided before has been released."""
+        self._open.add(watch)
         if watch.task_ids is None:
             self._announced_by_content += 1
             self._scheduler.watch_all = True
@@ -155,6 +157,7 @@ class WatchRegistry:
 
     def remove(self, watch: Watch) -> None:
         """The watcher is gone."""
+        self._open.discard(watch)
         watch.left = True
         if watch.task_ids is None:
             self._by_content.discard(watch)
@@ -185,5 +188,5 @@ class WatchRegistry:
 
     def close(self, message: str) -> None:
         """The shard stops serving."""
-        for watch in {*self._by_content, *(watch for followers in self._by_id.values() for watch in followers)}:
+        for watch in self._open:  # also those whose first events would have been released by a commit that never comes
             watch.close(message)

@@ -8,7 +8,7 @@ from itertools import islice
 
 from coordinator.journal.layout import marker
 from coordinator.journal.retention import count_expired
-from coordinator.ports import AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreOutage
+from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreOutage
 
 
 class StoreCall(Enum):
@@ -123,11 +123,19 @@ class MemoryShardStore:
         _after(await self._before(StoreCall.READ))
         return next(iter(self._shard.journal), 0)
 
-    async def get_records(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
+    async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
         _after(await self._before(StoreCall.READ))
-        records = self._namespace(namespace).records
-        return [records[task_id][1] if task_id in records else None for task_id in task_ids]
+        held = self._namespace(namespace).records
+        records: list[bytes | None] = []
+        room = max_bytes
+        for task_id in task_ids:
+            record = held[task_id][1] if task_id in held else None
+            room -= len(record or b"")
+            if room < 0 and records:
+                break
+            records.append(record)
+        return records
 
     async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
         """See ShardStore."""

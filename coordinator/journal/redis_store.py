@@ -10,11 +10,11 @@ from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, m
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
-from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, Script
-from coordinator.ports import AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
+from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, READ_RECORDS, Script
+from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
-_MGET_KEYS = 1000  # one command blocks the server for under a millisecond
+_KEYS_PER_READ = 1000  # one script blocks the server for about a millisecond
 
 
 class RedisShardStore:
@@ -76,13 +76,18 @@ class RedisShardStore:
         entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
         return _entry(entries[0])[0] if entries else 0
 
-    async def get_records(self, namespace: str, task_ids: Sequence[str]) -> list[bytes | None]:
+    async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
         prefix = self._keys.tasks(namespace)
         records: list[bytes | None] = []
-        for start in range(0, len(task_ids), _MGET_KEYS):
-            found = await self._read("MGET", *(prefix + task_id for task_id in task_ids[start : start + _MGET_KEYS]))
+        room = max_bytes
+        for start in range(0, len(task_ids), _KEYS_PER_READ):
+            keys = [prefix + task_id for task_id in task_ids[start : start + _KEYS_PER_READ]]
+            found = await self._run_read(READ_RECORDS, keys=keys, arguments=(room, 0 if records else 1))
             records.extend(None if value is None else value[MARKER_BYTES:] for value in found)
+            room -= sum(len(value) for value in found if value is not None)
+            if len(found) < len(keys):
+                break
         return records
 
     async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:

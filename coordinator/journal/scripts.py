@@ -108,6 +108,19 @@ redis.call('HSET', KEYS[1], 'sequence', ARGV[2], 'nonce', ARGV[4])
 return answer('APPLIED')
 """)
 
+READ_RECORDS: Final = Script("""#!lua flags=no-writes
+-- Records, as many as fit into an answer. KEYS: of the records. ARGV: how many bytes; how many records to answer whatever their size.
+-- Answers the values of the first keys, in order, false where there is none.
+local room, at_least = tonumber(ARGV[1]), tonumber(ARGV[2])
+local values = {}
+for i = 1, #KEYS do
+  room = room - redis.call('STRLEN', KEYS[i])
+  if room < 0 and i > at_least then break end
+  values[i] = redis.call('GET', KEYS[i])
+end
+return values
+""")
+
 LIST_ENDED: Final = Script("""#!lua flags=no-writes
 -- A page of the index. KEYS: list, counters. ARGV: position to end before, or '' for the end; how many lines at most.
 -- Answers the position of the first line, then the lines in order.

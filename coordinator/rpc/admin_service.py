@@ -11,7 +11,6 @@ from muster.v1 import admin_pb2, admin_pb2_grpc, common_pb2
 from coordinator import convert
 from coordinator.core.explain import WaitKind, waits_for
 from coordinator.core.load_map import AgentStatus
-from coordinator.core.model import TaskState
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
@@ -147,12 +146,11 @@ def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsR
         for attempt in agent.running.values():
             row(attempt.task.spec.task_type, attempt.task.spec.priority).running += 1
             running += 1
-    retrying = sum(backoff.task.state is TaskState.RETRYING for backoff in scheduler.backoffs.values())
     return admin_pb2.GetQueueStatsResponse(
         queues=[rows[key] for key in sorted(rows)],
-        pending=len(scheduler.state.tasks) - running - retrying,
+        pending=len(scheduler.state.tasks) - running - scheduler.state.retrying,
         running=running,
-        retrying=retrying,
+        retrying=scheduler.state.retrying,
         submitted_total=totals.submitted,
         completed_total=totals.completed,
         failed_total=totals.failed,

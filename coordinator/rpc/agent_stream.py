@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coordinator.engine.shard import Shard
 
 MAX_ASSIGNMENTS = 256  # per message: more only makes the agent wait for the first
+LOOKUP_RETRY_S = 1.0  # while the store is out
 ACK_PATIENCE_S = 0.05  # an agent only keeps its results a little longer
 MAX_LABELS = 32
 MAX_CAPABILITIES = 256
@@ -229,12 +230,12 @@ class AgentStream:
 
     async def _answer_after_lookup(self, ack: agent_pb2.ResultAck, unknown: list[tuple[int, Ended]]) -> None:
         """Results of tasks that are not in memory: their records say whether they ended by this very result."""
-        try:
-            records = await self._shard.records.get(self._namespace.name, [task_id for _, (task_id, _) in unknown])
-        except Unavailable:
-            self._unanswered -= 1
-            self._room.set()
-            return  # unanswered: the agent sends them again with its next stream
+        records: list[bytes | None] | None = None
+        while records is None:
+            try:
+                records = await self._shard.records.get(self._namespace.name, [task_id for _, (task_id, _) in unknown])
+            except Unavailable:  # the agent won't send them again on this stream
+                await asyncio.sleep(LOOKUP_RETRY_S)
         for (index, (_, fence)), blob in zip(unknown, records, strict=True):
             if blob is None:
                 verdict = Verdict.UNKNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from muster.v1 import common_pb2, event_pb2, task_pb2
@@ -12,7 +13,7 @@ from coordinator.core.model import Task, TaskState
 from coordinator.engine.records import READ_TIMEOUT_S
 from coordinator.errors import CursorInvalid, Unavailable
 from coordinator.filters import Filter, TaskFacts
-from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.ports import MAX_READ_BYTES, EndedEntry, StoreCorrupt, StoreOutage
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import PageToken, page_size, position
 from coordinator.rpc.task_views import live_view
@@ -119,6 +120,7 @@ async def _list_ended(
     except (StoreOutage, StoreCorrupt, TimeoutError) as error:
         reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
         raise Unavailable(f"the store can't be read now ({reason}): try again") from error
+    entries = list(entries_within(entries, MAX_READ_BYTES))
     blobs = await shard.records.get(namespace.name, [entry.task_id for entry in entries])
     room = MAX_MESSAGE_BYTES - response.ByteSize()
     for entry, blob in zip(entries, blobs, strict=True):
@@ -135,3 +137,13 @@ async def _list_ended(
                 return entry.position + 1
             response.tasks.append(message)
     return entries[-1].position if entries and entries[-1].position > 0 else 0
+
+
+def entries_within(entries: Iterable[EndedEntry], max_bytes: int) -> Iterator[EndedEntry]:
+    """The first entries, and at least one, whose records together have at most `max_bytes`: more would be read only to be left out."""
+    room = max_bytes
+    for index, entry in enumerate(entries):
+        room -= entry.record_bytes
+        if room < 0 and index:
+            return
+        yield entry

@@ -164,6 +164,18 @@ class TestRecords:
         await append(owner, 1, ended=[EndedTask("default", "a", b"A", 1), EndedTask("default", "b", b"\x00\xff", 1)])
         assert await owner.get_records("default", ["b", "missing", "a", "b"]) == [b"\x00\xff", None, b"A", b"\x00\xff"]
 
+    async def test_an_answer_is_bounded_in_bytes_and_has_at_least_one(self, owner):
+        await append(owner, 1, ended=[EndedTask("default", name, name.encode() * 1000, 1) for name in "abcd"])
+        assert await owner.get_records("default", ["none", "a", "b", "c"], max_bytes=2500) == [None, b"a" * 1000, b"b" * 1000]
+        assert await owner.get_records("default", ["c", "d"], max_bytes=10) == [b"c" * 1000]
+        assert await owner.get_records("default", list("abcd"), max_bytes=5000) == [name.encode() * 1000 for name in "abcd"]
+
+    async def test_the_bound_holds_over_thousands(self, owner):
+        await append(owner, 1, ended=[EndedTask("default", f"task-{i}", b"x" * 92, 1) for i in range(3000)])
+        found = await owner.get_records("default", [f"task-{i}" for i in range(3000)], max_bytes=200_000)
+        assert 2000 <= len(found) < 2200
+        assert None not in found
+
     async def test_none_asked_for_is_none(self, owner):
         assert await owner.get_records("default", []) == []
 

@@ -9,11 +9,14 @@ from coordinator.core.model import Settings, TaskState
 from coordinator.core.reports import acknowledge, finish
 from coordinator.core.sessions import Hello, hello, ready
 from coordinator.engine.intake import take_in, take_in_new
+from coordinator.engine.records import RecordReader
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.engine.watches import Watch
 from coordinator.errors import Unavailable
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
+from coordinator.ports import MAX_READ_BYTES, EndedTask
 from tests.support.core_world import FAILED, SUCCESS, spec_of
 from tests.support.virtual_loop import run_virtually
 
@@ -28,8 +31,8 @@ class SlowRecords(MemoryShardStore):
         self.answer = asyncio.Event()
         self.answer.set()
 
-    async def get_records(self, namespace, task_ids):
-        records = await super().get_records(namespace, task_ids)
+    async def get_records(self, namespace, task_ids, *, max_bytes=MAX_READ_BYTES):
+        records = await super().get_records(namespace, task_ids, max_bytes=max_bytes)
         await self.answer.wait()
         return records
 
@@ -218,5 +221,31 @@ def test_no_answer_overtakes_its_commit():
         bench.faults.clear()
         await bench.shard.durable_write()
         assert answers == [before + 1]
+
+    on_a_bench(story)
+
+
+def test_a_watch_that_was_never_released_ends_with_its_shard():
+    async def story(bench):
+        bench.data.sequence += 1  # somebody else has written
+        bench.submit("task")
+        watch = Watch(task_ids=["task"], matches=None, chunks=False, progress=False)
+        bench.namespace.watches.announce(watch)
+        bench.shard.open_watch(bench.namespace, watch, [])
+        reading = asyncio.create_task(watch.take(10))
+        bench.running.cancel()
+        assert await asyncio.wait_for(reading, 5) == []
+        assert watch.closed is not None
+
+    on_a_bench(story)
+
+
+def test_records_that_need_several_answers_all_come():
+    async def story(bench):
+        ended = [EndedTask("default", f"task-{i}", b"x" * (MAX_READ_BYTES // 2), 1) for i in range(5)]
+        claim = await bench.store.claim()
+        await bench.store.append(sequence=claim.sequence + 1, commit_nonce="n", blob=b"", ended=ended)
+        records = await RecordReader(store=bench.store).get("default", [*(f"task-{i}" for i in range(5)), "none"])
+        assert [record is None or len(record) for record in records] == [MAX_READ_BYTES // 2] * 5 + [True]
 
     on_a_bench(story)

@@ -111,3 +111,12 @@ def test_importing_the_sdk_is_quick_and_starts_nothing():
     )
     assert best[1] == "1"
     assert float(best[0]) < 0.3
+
+
+async def test_the_environment_says_where_the_coordinator_is(module, coordinator, monkeypatch):
+    monkeypatch.setenv("MUSTER_ADDRESS", coordinator.address)
+    with subprocess.Popen([sys.executable, "-m", "agent_node", "mine:agent"], stderr=subprocess.DEVNULL) as started:
+        try:
+            await eventually(lambda: coordinator.streams, within_s=10, message="its stream")
+        finally:
+            started.kill()

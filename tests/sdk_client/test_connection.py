@@ -67,6 +67,12 @@ def test_every_detail_is_read() -> None:
     assert str(error) == "the queue is full (task_type: too long)"
 
 
+def test_what_the_message_says_already_is_not_said_twice() -> None:
+    violation = BadRequest.FieldViolation(field="filter", description="filter is wrong")
+    error = from_rpc_error(rpc_error(grpc.StatusCode.INVALID_ARGUMENT, "filter is wrong", BadRequest(field_violations=[violation])))
+    assert str(error) == "filter is wrong"
+
+
 def test_every_fact_of_a_refusal_is_read() -> None:
     refusal = Refusal(code=8, reason="R", message="m", field="f", retry_after=duration(2), metadata={"a": "b"})
     error = from_refusal(refusal)

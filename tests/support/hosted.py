@@ -37,6 +37,7 @@ class Faults:
 
     appends: Fault = Fault.NONE
     reads: Fault = Fault.NONE
+    failed_reads: int = 0
     reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
     next_append: Callable[[], None] | None = None  # called once, before the next append
     next_claim: Callable[[], None] | None = None  # likewise, before the next claim
@@ -49,6 +50,7 @@ class Faults:
         """As MemoryShardStore asks."""
         if call is StoreCall.READ:
             await self.reading.wait()
+            self.failed_reads += self.reads is not Fault.NONE
             return self.reads
         if call is StoreCall.APPEND:
             meddle, self.next_append = self.next_append, None

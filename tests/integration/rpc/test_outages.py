@@ -236,7 +236,7 @@ async def test_commits_survive_faults_of_every_kind_at_any_moment(rng):
 
         async def meddle():
             while not stop.is_set():
-                muster.faults.appends = rng.choice([Fault.NONE, Fault.NONE, Fault.BEFORE, Fault.AFTER])
+                muster.faults.appends = rng.choice([Fault.NONE, Fault.NONE, Fault.NONE, Fault.BEFORE, Fault.AFTER])
                 await asyncio.sleep(0.01)
             muster.faults.over()
 
@@ -266,3 +266,14 @@ async def test_commits_survive_faults_of_every_kind_at_any_moment(rng):
         for task_id in taken:
             assert (await muster.get(task_id)).state == COMPLETED
         assert len((await muster.tasks.ListTasks(task_pb2.ListTasksRequest(page_size=1000))).tasks) == len(taken)
+
+
+async def test_a_result_that_must_be_looked_up_is_answered_when_the_store_is_back():
+    async with hosted() as muster:
+        agent = await muster.agent("worker")
+        muster.faults.reads = Fault.BEFORE
+        asking = asyncio.create_task(agent.report(success("nobody-knows-it", 7)))
+        await eventually(lambda: muster.faults.failed_reads, message="the look-up that fails")
+        muster.faults.over()
+        ack = await asking
+        assert [one.verdict for one in ack.exceptions] == [agent_pb2.RESULT_VERDICT_UNKNOWN]
