@@ -25,7 +25,7 @@ class RecordReader:
 
     def __init__(self, *, store: ShardStore) -> None:
         self._store = store
-        self._asked: dict[tuple[str, str], asyncio.Future[bytes | None]] = {}
+        self._asked: dict[tuple[str, str], list[asyncio.Future[bytes | None]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._opened = 0
         self._open: dict[int, None] = {}  # look-ups under way, oldest first
@@ -53,7 +53,7 @@ class RecordReader:
         """
         loop = asyncio.get_running_loop()
         # One that is being read already was asked for before us, and may miss what has ended since: it isn't joined.
-        futures = [self._asked.setdefault((namespace, task_id), loop.create_future()) for task_id in task_ids]
+        futures = [self._asked.setdefault((namespace, task_id), [loop.create_future()])[0] for task_id in task_ids]
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._read(), name="records.read")
         return [await asyncio.shield(future) for future in futures]
@@ -74,23 +74,25 @@ class RecordReader:
             for namespace, task_id in batch:
                 by_namespace.setdefault(namespace, []).append(task_id)
             for namespace, task_ids in by_namespace.items():
-                rest = task_ids
-                while rest:  # an answer is bounded in bytes, so that large records take more answers, and not longer ones
-                    try:
-                        async with asyncio.timeout(READ_TIMEOUT_S):
-                            records = await self._store.get_records(namespace, rest)
-                    except (StoreOutage, StoreCorrupt, TimeoutError) as error:
-                        reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
-                        for task_id in rest:
-                            _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
-                        break
-                    for task_id, record in zip(rest, records, strict=False):
-                        if not batch[namespace, task_id].done():
-                            batch[namespace, task_id].set_result(record)
-                    rest = rest[len(records) :]
+                try:
+                    async with asyncio.timeout(READ_TIMEOUT_S):
+                        records = await self._store.get_records(namespace, task_ids)
+                except (StoreOutage, StoreCorrupt, TimeoutError) as error:
+                    reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
+                    for task_id in task_ids:
+                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
+                    continue
+                for task_id, record in zip(task_ids, records, strict=False):
+                    for future in batch[namespace, task_id]:
+                        if not future.done():
+                            future.set_result(record)
+                # An answer is bounded in bytes: what is left of large records waits behind what others have asked for meanwhile.
+                for task_id in task_ids[len(records) :]:
+                    self._asked.setdefault((namespace, task_id), []).extend(batch[namespace, task_id])
 
 
-def _fail(future: asyncio.Future[bytes | None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # its callers may be gone: then nobody else would look
+def _fail(futures: list[asyncio.Future[bytes | None]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # its callers may be gone: then nobody else would look

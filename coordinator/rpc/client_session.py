@@ -25,6 +25,8 @@ MAX_BATCH_TASKS = 1000
 MAX_RESULTS = 256  # per message
 MAX_QUEUED_RESULTS = 100_000  # of a client that doesn't read
 MAX_QUEUED_RESULT_BYTES = 64 * 1024 * 1024  # likewise
+ATTACH_PAGE = 16  # ended tasks, looked up together: some ten megabytes when their results are as large as may be
+MAX_ATTACHED_BYTES = MAX_QUEUED_RESULT_BYTES // 4  # then the next page waits
 MAX_UNANSWERED = 64  # batches whose answers have not gone out: then no more is read
 
 
@@ -48,6 +50,7 @@ class ClientSession:
         self._lookups: set[asyncio.Task[None]] = set()
         self._unanswered = 0
         self._room = asyncio.Event()
+        self._drained = asyncio.Event()
         self._no_more_comes = False
         self._all_is_said = asyncio.Event()
         self._acks: deque[task_pb2.SubmitAck] = deque()
@@ -132,12 +135,21 @@ class ClientSession:
             self._later(self._attach_after_lookup(unknown))
 
     async def _attach_after_lookup(self, task_ids: list[str]) -> None:
-        with self._shard.records.open():
+        """In pages, each when the client has read what came before: all results at once may be larger than a session's bound."""
+        for start in range(0, len(task_ids), ATTACH_PAGE):
+            while self._result_bytes > MAX_ATTACHED_BYTES:
+                self._drained.clear()
+                await self._drained.wait()
             try:
-                records = await self._shard.records.get(self._namespace.name, task_ids)
+                await self._attach_page(task_ids[start : start + ATTACH_PAGE])
+                await self._shard.durable()
             except Unavailable as error:
                 self.sender.end(error)  # the client attaches again with its next session
                 return
+
+    async def _attach_page(self, task_ids: list[str]) -> None:
+        with self._shard.records.open():
+            records = await self._shard.records.get(self._namespace.name, task_ids)
             for task_id, record in zip(task_ids, records, strict=True):
                 if self._namespace.scheduler.state.find(task_id) is not None:
                     self._wait_for(task_id)
@@ -258,6 +270,7 @@ class ClientSession:
                 results.append(ended)
             self._results.popleft()
             self._result_bytes -= _size_of(ended) if isinstance(ended, Task) else ended.ByteSize()
+            self._drained.set()
         return message
 
 

@@ -6,6 +6,7 @@ nothing is missed and something may repeat; pieces of partial output carry offse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from muster.v1 import event_pb2, task_pb2
@@ -155,23 +156,25 @@ class _Watcher:
             if isinstance(event, Recorded) and self._filter.matches(facts_of_record(event_pb2.TaskRecord.FromString(event.record)))
         ]
 
-    def messages(self, events: list[WatchEvent]) -> list[task_pb2.WatchTasksResponse]:
-        """Events as messages that fit the wire, each with a cursor."""
-        messages = [task_pb2.WatchTasksResponse(compacted=self._compacted)]
+    def messages(self, events: list[WatchEvent]) -> Iterator[task_pb2.WatchTasksResponse]:
+        """Events as messages that fit the wire, each with a cursor. Each is made when it is asked for: together they may be large."""
+        message = task_pb2.WatchTasksResponse(compacted=self._compacted)
         self._compacted = False
         room = MAX_MESSAGE_BYTES
         for event in events:
             for view in self._views(event):
                 size = view.ByteSize()
-                if size > room and messages[-1].events:
-                    messages[-1].cursor = self.cursor()
-                    messages.append(task_pb2.WatchTasksResponse())
+                if size > room and message.events:
+                    message.cursor = self.cursor()
+                    yield message
+                    message = task_pb2.WatchTasksResponse()
                     room = MAX_MESSAGE_BYTES
                 room -= size
-                messages[-1].events.append(view)
+                message.events.append(view)
             self._reached_ms = max(self._reached_ms, event.date_ms)
-        messages[-1].cursor = self.cursor()
-        return messages if messages[0].events or messages[0].compacted else []
+        if message.events or message.compacted:
+            message.cursor = self.cursor()
+            yield message
 
     def _views(self, event: WatchEvent) -> list[task_pb2.TaskEvent]:
         match event:

@@ -171,3 +171,19 @@ async def test_a_client_that_doesnt_read_its_acknowledgements_is_not_read_any_fu
     flooding.cancel()
     deaf.cancel()
     await eventually(lambda: not muster.shard.client_sinks, message="the session to end")
+
+
+async def test_attaching_to_more_results_than_a_session_holds_brings_them_all(muster, monkeypatch):
+    agent = await muster.agent("worker")
+    first = await muster.session()
+    task_ids = [f"task-{number}" for number in range(40)]
+    for number, task_id in enumerate(task_ids, 1):
+        await first.submit(spec_of(task_id), batch_id=number, first_send=True)
+        await agent.succeed((await agent.assigned(number))[-1], b"x" * 10_000)
+        await first.result(task_id)
+    monkeypatch.setattr(client_session, "MAX_QUEUED_RESULT_BYTES", 200_000)
+    monkeypatch.setattr(client_session, "MAX_ATTACHED_BYTES", 50_000)
+    second = await muster.session()
+    await second.attach(*task_ids)
+    await eventually(lambda: len(second.results()) == len(task_ids) or second.ended, within_s=PATIENT_S, message="all results")
+    assert second.ended is None
