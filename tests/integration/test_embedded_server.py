@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import pwd
 import shutil
 import signal
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -246,11 +248,19 @@ class TestRefusals:
         with pytest.raises(StoreStartError, match="give another with --data-dir"):
             await start(Path("/proc/muster"))
 
-    @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
-    async def test_a_directory_that_cannot_be_written(self, start, tmp_path):
-        tmp_path.chmod(0o500)
-        with pytest.raises(StoreStartError, match="can't be written"):
-            await start(tmp_path)
+    async def test_a_directory_that_cannot_be_written(self, start):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o555)
+            root = os.geteuid() == 0
+            if root:  # root may write anywhere: be nobody for a moment
+                os.seteuid(pwd.getpwnam("nobody").pw_uid)
+            try:
+                with pytest.raises(StoreStartError, match="can't be written"):
+                    await start(Path(folder))
+            finally:
+                if root:
+                    os.seteuid(0)
+                Path(folder).chmod(0o700)
 
     async def test_a_binary_that_is_not_there(self, start, tmp_path):
         with pytest.raises(StoreStartError, match="can't be started"):
