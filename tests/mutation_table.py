@@ -54,12 +54,8 @@ MUTATIONS = [
         "agent.ratio < best.ratio",
     ),
     Mutation("a returned task takes its place again", CORE + "ready_queue.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
-    Mutation(
-        "a new head is not concealed",
-        CORE + "ready_queue.py",
-        "return self.live == 1 or (bool(returned) and task.place < returned[0][0])",
-        "return self.live == 1",
-    ),
+    Mutation("a new head is not concealed", CORE + "ready_queue.py", " or (bool(returned) and self.head() is task)", ""),
+    Mutation("nor by one that has ended", CORE + "ready_queue.py", "return self.head() is task  #", "return returned[0][1] is task  #"),
     Mutation("a better head is offered to heaps", CORE + "ready_queue.py", "if bound is None or key < bound:", "if bound is None:"),
     Mutation(
         "every capable class hears of a new head",
