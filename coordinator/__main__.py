@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--session-grace", type=float, metavar="S", help="how long a broken agent stream may come back (default 15)")
     parser.add_argument("--ack-timeout", type=float, metavar="S", help="how soon agents must acknowledge assignments (default 10)")
     parser.add_argument("--max-live-tasks", type=int, metavar="N", help="refuse submits beyond this many live tasks (default 2000000)")
+    parser.add_argument(
+        "--max-live-bytes", type=int, metavar="N", help="refuse submits beyond this many bytes of live tasks (default 2147483648)"
+    )
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="(default warning)")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
@@ -79,10 +82,11 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     for name, value in (("session_grace_s", options.session_grace), ("ack_timeout_s", options.ack_timeout)):
         if value is not None:
             core = replace(core, **{name: value})
-    if options.max_live_tasks is not None:
-        core = replace(core, max_live_tasks=options.max_live_tasks)
-    if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks) <= 0:
-        raise ValueError("--lease, --session-grace, --ack-timeout and --max-live-tasks must be above zero")
+    for name, count in (("max_live_tasks", options.max_live_tasks), ("max_live_bytes", options.max_live_bytes)):
+        if count is not None:
+            core = replace(core, **{name: count})
+    if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks, core.max_live_bytes) <= 0:
+        raise ValueError("--lease, --session-grace, --ack-timeout, --max-live-tasks and --max-live-bytes must be above zero")
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,

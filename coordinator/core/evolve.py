@@ -96,6 +96,7 @@ def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
     state.tasks[spec.task_id] = task
     state.by_number[event.number] = task
     state.next_number = event.number + 1
+    state.bytes += len(spec.request)
     return task
 
 
@@ -147,6 +148,7 @@ def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int
 
 def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
     state.retrying -= task.state is TaskState.RETRYING
+    state.bytes -= len(task.spec.request)
     task.state = end
     task.ended_ms = task.changed_ms = date_ms
     del state.tasks[task.spec.task_id]

@@ -34,6 +34,7 @@ def check(scheduler: Scheduler) -> None:
     _hold(running.keys() <= state.by_number.keys(), "the load map has a task that isn't live")
     _hold(scheduler.backoffs.keys() <= state.by_number.keys(), "a task that isn't live waits for a date")
     _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
+    _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")

@@ -111,6 +111,7 @@ class Settings:
     session_grace_s: float = 15.0  # a broken stream may come back for this long: longer than an agent's reconnect backoff
     max_deliveries: int = 5  # G9: then a task that is never acknowledged is a dead letter
     max_live_tasks: int = 2_000_000  # G7: about 1 KiB each
+    max_live_bytes: int = 2 * 1024**3  # G7: of their payloads and options, which stay in memory until they end
     max_chunk_bytes: int = 256 * 1024  # stored partial output per attempt
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 

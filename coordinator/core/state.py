@@ -6,12 +6,13 @@ from coordinator.core.model import Task
 class State:
     """Live tasks by id and by number, and those whose end isn't settled yet."""
 
-    __slots__ = ("by_number", "ended", "next_number", "retrying", "tasks")
+    __slots__ = ("by_number", "bytes", "ended", "next_number", "retrying", "tasks")
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
         self.by_number: dict[int, Task] = {}
         self.next_number = 1
+        self.bytes = 0  # of the live tasks' requests: what they take in memory besides about 1 KiB each
         self.retrying = 0  # live tasks in RETRYING
         # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
         self.ended: dict[str, Task] = {}

@@ -11,7 +11,8 @@ from coordinator.core.scheduler import Scheduler
 class Refused(Enum):
     """Why a task was not taken."""
 
-    QUEUE_FULL = 1
+    QUEUE_FULL = 1  # by count
+    MEMORY_FULL = 2  # by bytes
 
 
 def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
@@ -25,6 +26,8 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
         return known
     if len(state.tasks) >= scheduler.settings.max_live_tasks:
         return Refused.QUEUE_FULL
+    if state.bytes + len(spec.request) > scheduler.settings.max_live_bytes:
+        return Refused.MEMORY_FULL
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.totals.submitted += 1
     scheduler.enqueue(task, now)

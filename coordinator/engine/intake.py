@@ -101,14 +101,15 @@ def _conflict(spec: Spec) -> AlreadyExists:
 
 
 def _queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
-    scheduler = namespace.scheduler
-    match refused:
-        case Refused.QUEUE_FULL:
-            used, allowed = len(scheduler.state.tasks), scheduler.settings.max_live_tasks
-            return LimitReached(
-                f"namespace {namespace.name} holds {used} live tasks of {allowed} allowed: submit again when some have ended",
-                limit="max_live_tasks",
-                used=used,
-                allowed=allowed,
-                retry_after_s=1.0,
-            )
+    state, settings = namespace.scheduler.state, namespace.scheduler.settings
+    if refused is Refused.QUEUE_FULL:
+        limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), settings.max_live_tasks
+    else:
+        limit, what, used, allowed = "max_live_bytes", "bytes of live tasks", state.bytes, settings.max_live_bytes
+    return LimitReached(
+        f"namespace {namespace.name} holds {used} {what} of {allowed} allowed: submit again when some have ended",
+        limit=limit,
+        used=used,
+        allowed=allowed,
+        retry_after_s=1.0,
+    )

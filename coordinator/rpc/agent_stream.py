@@ -151,10 +151,12 @@ class AgentStream:
             known = True
             sessions.draining(agent)
         # Last: an assignment whose result came along needs no acknowledgement in the journal.
+        live = self._namespace.scheduler.state.tasks
         for batch_id in message.acknowledged_batch_ids:
             known = True
             for task_id, fence in self._unacknowledged.pop(batch_id, ()):
-                reports.acknowledge(self._namespace.scheduler, agent, task_id, fence, now)
+                if task_id in live:
+                    reports.acknowledge(self._namespace.scheduler, agent, task_id, fence, now)
         self.ignored_messages += not known
         shard.decided(self._namespace, now)
 

@@ -178,6 +178,17 @@ def test_also_when_it_has_just_ended(world):
     assert first.state is TaskState.COMPLETED
 
 
+def test_a_queue_whose_payloads_fill_the_memory_takes_nothing_new():
+    size = len(spec_of("first", payload=b"x" * 100).request)
+    world = CoreWorld(settings=Settings(max_live_bytes=2 * size))
+    world.submit("first", payload=b"x" * 100)
+    world.submit("other", payload=b"x" * 100)
+    assert submit(world.scheduler, spec_of("third", payload=b""), world.now) is Refused.MEMORY_FULL
+    world.cancel("first")
+    world.submit("third", payload=b"x" * 100)
+    assert world.scheduler.state.bytes == 2 * size
+
+
 def test_a_full_queue_takes_nothing_new_and_keeps_what_it_has():
     world = CoreWorld(settings=Settings(max_live_tasks=2))
     first = world.submit("first")

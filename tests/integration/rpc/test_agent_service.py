@@ -138,7 +138,12 @@ async def test_what_no_agent_claims_after_a_restart_is_given_up_after_a_lease():
     async with hosted(data=data, core=Settings(lease_s=0.6, renew_period_s=0.2)) as muster:
         assert (await muster.get("a")).state == RUNNING
         other = await muster.agent("other")
-        (assignment,) = await other.assigned()
+
+        async def assigned():  # a silent stream would be ended
+            await other.send(agent_pb2.ConnectRequest(renew=agent_pb2.Renew()))
+            return other.assignments()
+
+        (assignment,) = await eventually(assigned, within_s=PATIENT_S, message="the assignment")
         assert (assignment.task.task_id, assignment.attempt) == ("a", 1)
 
 

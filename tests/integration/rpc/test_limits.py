@@ -34,6 +34,16 @@ async def test_a_full_queue_says_which_limit_how_full_and_when_to_retry():
         muster.check()
 
 
+async def test_full_memory_says_which_limit_how_full_and_when_to_retry():
+    async with hosted(core=Settings(max_live_bytes=1000)) as muster:
+        (taken,) = await muster.submit("a")
+        (refused,) = (await muster.tasks.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=[spec_of("b", payload=b"x" * 1000)]))).tasks
+        assert (taken.verdict, refused.verdict) == (ACCEPTED, REFUSED)
+        assert refused.refusal.reason == "LIMIT_REACHED"
+        assert (refused.refusal.metadata["limit"], refused.refusal.metadata["allowed"]) == ("max_live_bytes", "1000")
+        assert refused.refusal.retry_after.seconds >= 1
+
+
 async def test_a_message_over_4_mib_is_refused_and_ends_only_its_own_call(muster):
     tasks = [spec_of(f"t{n}", payload=b"x" * 2**20) for n in range(5)]
     refused = await refusal(muster.tasks.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=tasks)))
