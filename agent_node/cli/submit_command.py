@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_node.client.tasks import TaskOutput
 
 STDIN = "-"
+PATIENCE_S = 3.0  # then whoever waits is told why
 
 
 class PriorityName(StrEnum):
@@ -129,10 +130,27 @@ async def _wait_for_result(client: "Client", handle: "TaskHandle", invocation: I
         if sys.stderr.isatty():
             follower = asyncio.create_task(_show_progress(client, handle.task_id, bar))
             stack.push_async_callback(_stop, follower)
+        explainer = asyncio.create_task(say_why_it_waits(client, handle, after_s=PATIENCE_S))
+        stack.push_async_callback(_stop, explainer)
         return_code, output = await _ended(handle, invocation)
     if output is not None:
         _print_result(handle.task_id, output, invocation)
     return return_code
+
+
+async def say_why_it_waits(client: "Client", handle: "TaskHandle", *, after_s: float) -> None:
+    """A note on stderr when the task still waits for an agent after `after_s`: nobody should have to guess."""
+    from agent_node.errors import MusterError
+
+    ended, _ = await asyncio.wait([handle.when_ended()], timeout=after_s)
+    if ended:
+        return
+    try:
+        explanation = await client.explain(handle.task_id)
+    except MusterError:  # a note only: the wait itself reports what is wrong
+        return
+    if explanation.task.HasField("waits_for"):
+        print(explanation.summary, file=sys.stderr)
 
 
 async def _show_progress(client: "Client", task_id: str, bar: "Bar") -> None:

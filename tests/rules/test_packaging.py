@@ -45,8 +45,6 @@ def test_the_wheel_holds_nothing_else(wheel_names):
 @pytest.mark.parametrize("command", sorted(_PROJECT["scripts"]))
 def test_a_console_command_helps_without_loading_grpc(command):
     module, function = _PROJECT["scripts"][command].split(":")
-    if not (ROOT / (module.replace(".", "/") + ".py")).exists():
-        pytest.skip(f"{module} isn't written yet")
     program = (
         f"import sys; sys.argv = [{command!r}, '--help']\n"
         f"from {module} import {function}\n"
