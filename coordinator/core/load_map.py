@@ -28,7 +28,6 @@ class Agent:
         "capabilities",
         "capacity",
         "due_slot",
-        "free",
         "grace_until_s",
         "group",
         "idle_rank",
@@ -62,7 +61,6 @@ class Agent:
         self.group: AgentClass | None = None
         self.ratio = -1.0  # the bucket it stands in; below 0 when it stands in none
         self.idle_rank = 0  # the lower, the longer its load has been as it is
-        self.free = 0
         self.due_slot = 0  # the timer wheel's: its grace
 
     def free_slots(self) -> int:
@@ -115,8 +113,7 @@ class AgentClass:
 
     def _put(self, agent: Agent) -> None:
         self._take_out(agent)
-        agent.free = agent.free_slots()
-        if agent.free > 0:
+        if agent.free_slots() > 0:
             ratio = agent.ratio = len(agent.running) / agent.capacity
             bucket = self._buckets.get(ratio)
             if bucket is None:

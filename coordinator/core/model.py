@@ -224,7 +224,6 @@ class Attempt:
         "progress",
         "progress_until_s",
         "run_until_s",
-        "started_s",
         "task",
         "usage",
     )
@@ -232,7 +231,6 @@ class Attempt:
     def __init__(self, task: Task, started_s: float, lease_until_s: float, ack_until_s: float) -> None:
         spec = task.spec
         self.task = task
-        self.started_s = started_s
         self.lease_until_s = lease_until_s
         self.ack_until_s = ack_until_s  # infinity once acknowledged
         self.run_until_s = INFINITY if spec.run_timeout_s is None else started_s + spec.run_timeout_s
