@@ -83,6 +83,8 @@ class AgentStream:
                 while self._unanswered >= MAX_UNANSWERED:
                     self._room.clear()
                     await self._room.wait()
+                if self._shard.commits.is_crowded():  # an agent keeps what it reports until it is answered
+                    await self._shard.commits.until_roomy()
         finally:
             self._close()
 
@@ -262,7 +264,8 @@ class AgentStream:
         if self._silent_periods * settings.renew_period_s > settings.lease_s:
             self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
             return
-        self._silent_periods += 1
+        if not self._shard.commits.is_crowded():  # else it may have spoken, and isn't read
+            self._silent_periods += 1
         self._watchdog = asyncio.get_running_loop().call_later(settings.renew_period_s, self._watch_for_silence)
 
     def _close(self) -> None:

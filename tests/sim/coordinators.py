@@ -120,7 +120,7 @@ class Coordinator:
             check(namespace.scheduler)
             check_placed(namespace.scheduler)
         shard = self.shard
-        if self.alive and self.owns_the_shard() and shard.namespaces and shard._writing is None and not shard._pending.events:
+        if self.alive and self.owns_the_shard() and shard.namespaces and shard.commits.writing is None and not shard.commits.has_next():
             self.sim.count("compared")
             self.sim.auditor.agrees_with(shard)
 
