@@ -6,7 +6,7 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from coordinator.core.effects import (
     Assign,
@@ -32,7 +32,7 @@ from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import recover
 from coordinator.engine.sinks import AgentSink, ClientSink
 from coordinator.engine.timekeeping import Timekeeper
-from coordinator.engine.watches import Watch, WatchEvent
+from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
 from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
@@ -284,9 +284,9 @@ class Shard:
         self._wake.set()
         await waiter
 
-    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
-        """Begins a watch with the state as it is now; it is released with what was decided so far."""
-        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
+    def tell_page(self, namespace: Namespace, watch: Watch, page: Page) -> None:
+        """Begins a watch, or goes on with what it is told first: state as it is now, released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, page))
         self.commits.last.effects.append((namespace.name, effect))
         self._wake.set()
 

@@ -296,7 +296,7 @@ async def test_what_agents_report_in_an_outage_waits_with_them_once_there_is_no_
                 await agent.send(agent_pb2.ConnectRequest(results=agent_pb2.ResultBatch(batch_id=number, results=[result])))
 
         reporting = asyncio.create_task(report())
-        await eventually(lambda: muster.shard.commits.is_crowded(), within_s=PATIENT_S, message="it to be full")
+        await eventually(muster.shard.commits.is_crowded, within_s=PATIENT_S, message="it to be full")
         assert len(muster.scheduler.state.tasks) > 12, "the others wait in the agent, and in the connection"
         muster.faults.over()
         for task_id in ids:
