@@ -212,6 +212,25 @@ MUTATIONS = [
     Mutation(
         "all that waits is failed", ENGINE + "commits.py", "in (self.writing, *self._full, self.last):", "in (self.writing, self.last):"
     ),
+    Mutation(
+        "a shard at rest asks whether it is owned",
+        ENGINE + "shard.py",
+        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake.set()\n",
+        "",
+    ),
+    Mutation(
+        "no read from a past too long ago",
+        ENGINE + "shard.py",
+        "if self.commits.is_empty() and not self.ownership.is_doubtful():",
+        "if self.commits.is_empty():",
+    ),
+    Mutation("an append says who owns the shard", ENGINE + "shard.py", "                    self.ownership.confirmed(asked_s)\n", ""),
+    Mutation(
+        "a shard without namespaces asks nothing",
+        ENGINE + "shard.py",
+        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake",
+        "        if self.ownership.is_doubtful():\n            self._wake",
+    ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
     Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
     # The store in memory, which the simulation relies on

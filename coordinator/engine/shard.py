@@ -6,7 +6,7 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from coordinator.core.effects import (
     Assign,
@@ -28,6 +28,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
+from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import recover
 from coordinator.engine.sinks import AgentSink, ClientSink
@@ -35,7 +36,7 @@ from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
-from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import AppendAnswer, Appended, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Shard:
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
         self.commits = CommitQueue()
+        self.ownership = Ownership(clock=clock)
         self._wake = asyncio.Event()
         self._serving = False
         self._timer: asyncio.TimerHandle | None = None
@@ -124,6 +126,7 @@ class Shard:
                 raise
 
     async def _recover(self) -> None:
+        asked_s = self._clock.now_s()
         claim = await self.store.claim()
         recovered = await recover(self.store, self._codec)
         sequence = recovered.sequence
@@ -132,6 +135,7 @@ class Shard:
         if sequence < claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
         self._epoch, self._sequence = claim.epoch, sequence
+        self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self.commits = CommitQueue()
         self._serving = True
@@ -259,7 +263,7 @@ class Shard:
             Unavailable: the store has been out for a second, or the shard stopped.
         """
         self.require_served()
-        if self.commits.is_empty():
+        if self.commits.is_empty() and not self.ownership.is_doubtful():
             return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.commits.last.waiters.append(waiter)
@@ -321,6 +325,8 @@ class Shard:
             for namespace in self.namespaces.values():
                 tick(namespace.scheduler, now)
                 self.decided(namespace, now)
+        if self.namespaces and self.ownership.is_doubtful():
+            self._wake.set()
         self._arm_timer()
 
     # --- the journal ----------------------------------------------------------------------------------------------------------
@@ -335,6 +341,8 @@ class Shard:
                 self._wake.set()
             if commit.events:
                 await self._append(commit)
+            elif self.namespaces and self.ownership.is_doubtful():
+                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
             self.commits.written()
             self._release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
@@ -347,14 +355,19 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
-        nonce = self._entropy.nonce()
+        sequence, nonce = self._sequence, self._entropy.nonce()
+        await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
+        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""
         retry_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         while True:
             # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
+            asked_s = self._clock.now_s()
             slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
             try:
-                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+                appended = await ask()
             except StoreOutage as error:
                 self._outage(str(error))
                 await asyncio.sleep(retry_s)
@@ -364,6 +377,7 @@ class Shard:
                 slow.cancel()
             match appended.answer:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
+                    self.ownership.confirmed(asked_s)
                     self._time.store_said(appended.date_ms)
                     self._outage_over()
                     return

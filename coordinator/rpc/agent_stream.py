@@ -243,6 +243,7 @@ class AgentStream:
         for (index, (_, fence)), blob in zip(unknown, records, strict=True):
             if blob is None:
                 verdict = Verdict.UNKNOWN
+                self._shard.ownership.doubt()  # it may be known to another coordinator that has taken the shard
             else:
                 verdict = Verdict.DUPLICATE if event_pb2.TaskRecord.FromString(blob).result_fence == fence else Verdict.STALE
             ack.exceptions.add(index=index, verdict=verdict.value, message=_RESULT_MESSAGES[verdict])

@@ -42,6 +42,7 @@ class Bench:
 
     def __init__(self, loop):
         self.loop = loop
+        self.ahead_s = 0.0  # of the loop: as if the process had been stopped for so long
         self.faults = {}  # by kind of call
         self.data = MemoryShard()
         self.store = SlowRecords(shard=self.data, now_ms=lambda: 1_700_000_000_000 + int(loop.time() * 1000), fault=self.fault)
@@ -51,7 +52,7 @@ class Bench:
         self.running = None
 
     def now_s(self):
-        return self.loop.time()
+        return self.loop.time() + self.ahead_s
 
     async def fault(self, call):
         await asyncio.sleep(0.001)
