@@ -68,7 +68,7 @@ def _pick(groups: list[AgentClass]) -> Agent | None:
     best: Agent | None = None
     for group in groups:
         agent = group.least_loaded()
-        if agent is not None and (best is None or (agent.ratio, agent.idle_rank) < (best.ratio, best.idle_rank)):
+        if agent is not None and (best is None or (agent.load, agent.idle_rank) < (best.load, best.idle_rank)):
             best = agent
     return best
 
