@@ -44,14 +44,12 @@ MUTATIONS = [
     Mutation("a lost agent leaves its class", CORE + "sessions.py", "    scheduler.load.leave(agent)\n    if not", "    if not"),
     # Order: G4.
     Mutation("a rival lane goes first", CORE + "placement.py", "if rank > rival:", "if False:"),
-    Mutation(
-        "the least loaded", CORE + "load_map.py", "ratio = agent.ratio = len(agent.running) / agent.capacity", "ratio = agent.ratio = 0.0"
-    ),
+    Mutation("the least loaded", CORE + "load_map.py", "load = len(agent.running) * LOAD_STEPS // agent.capacity if", "load = 0 if"),
     Mutation(
         "the longest idle over all classes",
         CORE + "load_map.py",
-        "else (agent.ratio, agent.idle_rank)",
-        "else (agent.ratio, 0)",
+        "else (agent.load, agent.idle_rank)",
+        "else (agent.load, 0)",
     ),
     Mutation("a returned task takes its place again", CORE + "ready_queue.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
     Mutation("a new head is not concealed", CORE + "ready_queue.py", " or (bool(returned) and self.head() is task)", ""),
