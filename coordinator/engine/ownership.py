@@ -9,6 +9,10 @@ from coordinator.ports import Clock
 CONFIRM_AFTER_S = 3.0  # sixteen shards at rest ask five times a second, some tenths of a millisecond each
 
 
+class ShardLost(Exception):
+    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
+
+
 class Ownership:
     """What is known of who owns a shard.
 

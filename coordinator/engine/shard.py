@@ -21,14 +21,14 @@ from coordinator.core.effects import (
     WatchOpened,
 )
 from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.model import Now, Settings
+from coordinator.core.model import Now, Settings, Task
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
-from coordinator.engine.ownership import Ownership
+from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import recover
 from coordinator.engine.sinks import AgentSink, ClientSink
@@ -46,10 +46,6 @@ READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
 TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
-
-
-class ShardLost(Exception):
-    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
 
 
 class Shard:
@@ -411,6 +407,8 @@ class Shard:
                 sink = sinks.get(effect.session)
                 if sink is not None:
                     sink.assign(effect)
+            elif type(effect) is TaskEnded:
+                self._ended(self.namespaces[name], effect.task)
             else:
                 self._carry_out(name, effect)
         for answer in commit.answers:
@@ -419,13 +417,19 @@ class Shard:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _ended(self, namespace: Namespace, task: Task) -> None:
+        if self.records.idle():
+            namespace.scheduler.state.settle(task)
+        else:
+            state = namespace.scheduler.state
+            self.records.when_unneeded(lambda: state.settle(task))
+        namespace.deliver(task)
+
     def _carry_out(self, name: str, effect: Effect) -> None:
         namespace = self.namespaces[name]
         match effect:
             case TaskEnded():
-                task, state = effect.task, namespace.scheduler.state
-                self.records.when_unneeded(lambda: state.settle(task))
-                namespace.deliver(task)
+                self._ended(namespace, effect.task)
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
             case WatchOpened():

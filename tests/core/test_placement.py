@@ -128,6 +128,15 @@ def test_the_longest_idle_of_equals_takes_it_whatever_else_they_can_do(world):
     assert [name for _, name in world.assignments()] == ["narrow", "wide"] * 3
 
 
+def test_loads_within_a_sixteenth_of_a_large_capacity_are_equal_so_that_tasks_travel_together(world):
+    world.join("a", capacity=160)
+    world.join("b", capacity=160)
+    for number in range(30):
+        world.submit(f"task{number}")
+    assert world.running("a") == [f"task{number}" for number in (*range(10), *range(20, 30))]
+    assert world.running("b") == [f"task{number}" for number in range(10, 20)]
+
+
 def test_capacity_and_capability_hold(world):
     world.join("agent", ["a"], capacity=3)
     for number in range(10):

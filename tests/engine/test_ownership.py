@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.engine.ownership import CONFIRM_AFTER_S
-from coordinator.engine.shard import ShardLost
+from coordinator.engine.ownership import CONFIRM_AFTER_S, ShardLost
 from coordinator.errors import Unavailable
 from coordinator.journal.memory_store import Fault, MemoryShardStore, StoreCall
 from tests.engine.test_shard import Bench, on_a_bench

@@ -4,7 +4,8 @@ import asyncio
 
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
-from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard, ShardLost
+from coordinator.engine.ownership import ShardLost
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
