@@ -337,7 +337,7 @@ class Shard:
                 self._wake.set()
             if commit.events:
                 await self._append(commit)
-            elif self.namespaces and self.ownership.is_doubtful():
+            elif self.ownership.is_doubtful():
                 await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
             self.commits.written()
             self._release(commit)
