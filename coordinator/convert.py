@@ -10,10 +10,11 @@ from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from muster.v1 import common_pb2, event_pb2, task_pb2
+from muster.v1 import common_pb2, event_pb2
 
+from coordinator.core.events import Cost
+from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
-    Attempt,
     Failure,
     FailureKind,
     Progress,
@@ -328,7 +329,7 @@ def record_out(task: Task) -> bytes:
     record.end_ms = task.ended_ms
     record.max_retries = task.spec.retry.max_retries
     record.result_fence = task.result_fence
-    if task.failure is not None or task.crashes or task.undelivered or task.usage or task.chunks:
+    if task.history or task.usage or task.chunks:
         _seldom_recorded(record, task)
     return record.SerializeToString()
 
@@ -338,11 +339,57 @@ def _seldom_recorded(record: event_pb2.TaskRecord, task: Task) -> None:
     record.crash_count = task.crashes
     record.undelivered_count = task.undelivered
     record.usage.extend(usage_out(task.usage))
+    record.history.extend(map(history_out, task.history))
     if task.failure is not None:
         record.last_failure.CopyFrom(failure_out(task.failure))
     if task.chunks:
         record.chunks = bytes(task.chunks)
         record.chunk_offset = task.chunk_end - len(task.chunks)
+
+
+def history_out(entry: HistoryEntry) -> event_pb2.HistoryEntry:
+    """An entry of a task's history, to be stored."""
+    message = event_pb2.HistoryEntry(
+        date_ms=entry.date_ms,
+        kind=cast("common_pb2.TaskHistoryKind.ValueType", entry.kind.value),
+        state=STATE_OUT[entry.state],
+        run=entry.run,
+        attempt=entry.attempt,
+        fence=entry.fence,
+        agent_name=entry.agent,
+        start_ms=entry.started_ms,
+        reason=entry.reason,
+        cost=cast("common_pb2.AttemptCost.ValueType", entry.cost.value),
+        ready_at_ms=entry.ready_at_ms,
+        checkpoints=entry.checkpoints,
+        omitted=entry.omitted,
+    )
+    if entry.failure is not None:
+        message.failure.CopyFrom(failure_out(entry.failure))
+    return message
+
+
+def history_in(messages: Iterable[event_pb2.HistoryEntry]) -> tuple[HistoryEntry, ...]:
+    """A stored history."""
+    return tuple(
+        HistoryEntry(
+            date_ms=message.date_ms,
+            kind=HistoryKind(message.kind),
+            state=TaskState(message.state),
+            run=message.run,
+            attempt=message.attempt,
+            fence=message.fence,
+            agent=message.agent_name,
+            started_ms=message.start_ms,
+            failure=failure_in(message.failure) if message.HasField("failure") else None,
+            reason=message.reason,
+            cost=Cost(message.cost),
+            ready_at_ms=message.ready_at_ms,
+            checkpoints=message.checkpoints,
+            omitted=message.omitted,
+        )
+        for message in messages
+    )
 
 
 STATE_OUT = {
@@ -353,74 +400,3 @@ STATE_OUT = {
     TaskState.FAILED: common_pb2.TASK_STATE_FAILED,
     TaskState.CANCELLED: common_pb2.TASK_STATE_CANCELLED,
 }
-
-
-def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | None = None) -> task_pb2.Task:
-    """A live or just ended task as a client sees it; `attempt` is its running attempt, if the load map has one."""
-    message = task_pb2.Task(
-        task_id=task.spec.task_id,
-        task_type=task.spec.task_type,
-        state=STATE_OUT[task.state],
-        priority=cast("common_pb2.Priority.ValueType", task.spec.priority),
-        run=task.run,
-        attempt=task.attempt,
-        fence=task.fence,
-        agent_name=task.agent,
-        retry_count=task.retries,
-        max_retries=task.spec.retry.max_retries,
-        crash_count=task.crashes,
-        undelivered_count=task.undelivered,
-        create_time=timestamp(task.created_ms),
-        cancel_requested=task.cancel_reason is not None,
-        usage=usage_out(task.usage),
-    )
-    if task.started_ms:
-        message.start_time.CopyFrom(timestamp(task.started_ms))
-    if task.ended_ms:
-        message.end_time.CopyFrom(timestamp(task.ended_ms))
-    if task.failure is not None:
-        message.last_failure.CopyFrom(failure_out(task.failure))
-    if attempt is not None:
-        message.cancel_delivered = attempt.cancel_delivered
-        if attempt.progress is not None:
-            message.progress.CopyFrom(progress_out(attempt.progress))
-    spec = common_pb2.TaskSpec.FromString(task.spec.request)
-    message.parent_task_id = spec.parent_task_id
-    if view == task_pb2.TASK_VIEW_FULL:
-        message.spec.CopyFrom(spec)
-        message.checkpoint = task.checkpoint
-        if task.ended_ms:
-            message.outcome.MergeFromString(outcome_bytes(task))
-    return message
-
-
-def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType) -> task_pb2.Task:
-    """A retained task as a client sees it."""
-    spec = common_pb2.TaskSpec.FromString(record.request)
-    message = task_pb2.Task(
-        task_id=spec.task_id,
-        task_type=spec.task_type,
-        state=record.state,
-        priority=spec.priority or common_pb2.PRIORITY_NORMAL,
-        run=record.run,
-        attempt=record.attempt,
-        fence=record.fence,
-        agent_name=record.agent_name,
-        retry_count=record.retry_count,
-        max_retries=record.max_retries,
-        crash_count=record.crash_count,
-        undelivered_count=record.undelivered_count,
-        create_time=timestamp(record.create_ms),
-        end_time=timestamp(record.end_ms),
-        cancel_requested=record.state == common_pb2.TASK_STATE_CANCELLED,
-        parent_task_id=spec.parent_task_id,
-        usage=record.usage,
-    )
-    if record.start_ms:
-        message.start_time.CopyFrom(timestamp(record.start_ms))
-    if record.HasField("last_failure"):
-        message.last_failure.CopyFrom(record.last_failure)
-    if view == task_pb2.TASK_VIEW_FULL:
-        message.spec.CopyFrom(spec)
-        message.outcome.MergeFromString(record.outcome)
-    return message

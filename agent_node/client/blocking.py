@@ -31,6 +31,7 @@ from muster.v1.task_pb2 import (
     GetTaskRequest,
     ListTasksRequest,
     Task,
+    TaskHistoryEntry,
 )
 from muster.v1.task_pb2_grpc import TaskServiceStub
 
@@ -227,6 +228,10 @@ class BlockingClient:
     def get(self, task_id: str, *, full: bool = False) -> Task:
         """One task. Raises NotFoundError when it is neither live nor retained."""
         return self._call(self._tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full))).task
+
+    def history(self, task_id: str) -> Sequence[TaskHistoryEntry]:
+        """What has happened to a task so far, in order; see `Client.history`."""
+        return self.get(task_id, full=True).history
 
     def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> Iterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read; see `Client.list`."""

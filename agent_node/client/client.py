@@ -30,6 +30,7 @@ from muster.v1.task_pb2 import (
     GetTaskRequest,
     ListTasksRequest,
     Task,
+    TaskHistoryEntry,
     WatchTasksRequest,
 )
 from muster.v1.task_pb2_grpc import TaskServiceStub
@@ -264,10 +265,17 @@ class Client:
 
         Args:
             task_id: its id.
-            full: with payload, outcome and checkpoint.
+            full: with payload, outcome, checkpoint and history.
         """
         response = await self._call(self._live.tasks.GetTask, GetTaskRequest(task_id=task_id, view=view_of(full=full)))
         return response.task
+
+    async def history(self, task_id: str) -> Sequence[TaskHistoryEntry]:
+        """What has happened to a task so far, in order: the `history` of `get(task_id, full=True)`.
+
+        Raises NotFoundError when it is neither live nor retained.
+        """
+        return (await self.get(task_id, full=True)).history
 
     async def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> AsyncIterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read: live ones by age, then those that ended, the latest first.

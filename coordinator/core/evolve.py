@@ -20,6 +20,7 @@ from coordinator.core.events import (
     Returned,
     Submitted,
 )
+from coordinator.core.history import HistoryKind, remember, remember_checkpoint
 from coordinator.core.model import WAITING, Task, TaskState, Usage
 from coordinator.core.state import State
 
@@ -61,6 +62,7 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             _attempt_failed(state, task, event, date_ms)
         case Returned():
             _require(task, event, task.state is TaskState.RUNNING)
+            remember(task, HistoryKind.ATTEMPT_RETURNED, date_ms, TaskState.PENDING, reason=event.reason, cost=event.cost)
             task.state = TaskState.PENDING
             task.attempt -= 1  # the next assignment makes the same attempt
             task.undelivered += event.cost is Cost.DELIVERY
@@ -70,11 +72,14 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             task.acknowledged = False
         case CancelRecorded():
             _require(task, event, task.state in WAITING if event.ended else task.state is TaskState.RUNNING)
+            state_after = TaskState.CANCELLED if event.ended else task.state
+            remember(task, HistoryKind.CANCEL_REQUESTED, date_ms, state_after, reason=event.reason)
             task.cancel_reason = event.reason
             if event.ended:
                 _end(state, task, TaskState.CANCELLED, date_ms)
         case CheckpointStored():
             _require(task, event, task.state is TaskState.RUNNING)
+            remember_checkpoint(task, date_ms)
             task.checkpoint = event.data
         case ChunkStored():
             _require(task, event, task.state is TaskState.RUNNING and event.offset >= task.chunk_end)
@@ -123,11 +128,28 @@ def _completed(state: State, task: Task, event: Completed, date_ms: int) -> None
     _end(state, task, TaskState.COMPLETED, date_ms)
 
 
+_STATE_AFTER = {
+    Disposition.RETRY: TaskState.RETRYING,
+    Disposition.FAIL: TaskState.FAILED,
+    Disposition.CANCEL: TaskState.CANCELLED,
+}
+
+
 def _attempt_failed(state: State, task: Task, event: AttemptFailed, date_ms: int) -> None:
     given_up_waiting = event.disposition is Disposition.FAIL and event.cost is Cost.NONE
     _require(task, event, task.state is TaskState.RUNNING or (given_up_waiting and task.state in WAITING))
+    retried = event.disposition is Disposition.RETRY
+    remember(
+        task,
+        HistoryKind.ATTEMPT_FAILED if task.state is TaskState.RUNNING else HistoryKind.GIVEN_UP,
+        date_ms,
+        _STATE_AFTER[event.disposition],
+        failure=event.failure,
+        cost=Cost.NONE if event.cost is Cost.RETRY and not retried else event.cost,  # as it is counted
+        ready_at_ms=event.ready_at_ms if retried else 0,
+    )
     task.failure = event.failure
-    task.retries += event.cost is Cost.RETRY and event.disposition is Disposition.RETRY
+    task.retries += retried and event.cost is Cost.RETRY
     task.crashes += event.cost is Cost.CRASH
     task.undelivered += event.cost is Cost.DELIVERY
     task.acknowledged = False

@@ -4,7 +4,10 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from coordinator.core.history import HistoryEntry
 
 FENCES_PER_EPOCH_BITS = 20
 
@@ -157,6 +160,7 @@ class Task:
         "ended_ms",
         "failure",
         "fence",
+        "history",
         "number",
         "outcome",
         "place",
@@ -195,6 +199,7 @@ class Task:
         self.chunks: bytearray | None = None
         self.chunk_end = 0  # bytes of output that the present attempt has emitted, stored or not
         self.usage: tuple[Usage, ...] = ()
+        self.history: tuple[HistoryEntry, ...] = ()  # what its fields don't say: see core/history.py
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
         self.result_fence = 0  # once ended: the fence whose result was accepted
 

@@ -4,15 +4,17 @@ from coordinator.core.events import AttemptFailed, CancelRecorded, CheckpointSto
 from coordinator.core.model import Failure, Task
 
 RECORD_BYTES = 512  # of an ended task's record and its place in the index, beside what its agent and its client sent
+HISTORY_BYTES = 128  # of one entry of a history, beside its texts
 USAGE_BYTES = 160  # of one entry of usage: a model's name and three numbers
 
 
 def size_of_record(task: Task) -> int:
     """Of an ended task's record."""
     size = RECORD_BYTES + len(task.spec.request) + len(task.outcome)
-    if task.chunks or task.failure is not None or task.usage:
+    if task.history or task.chunks or task.usage:
         size += len(task.chunks or b"") + USAGE_BYTES * len(task.usage)
         size += 2 * _size_of_failure(task.failure)  # as the last failure, and as the outcome
+        size += sum(HISTORY_BYTES + _size_of_failure(entry.failure) + len(entry.reason.encode()) for entry in task.history)
     return size
 
 

@@ -104,7 +104,7 @@ def _encode_failed(message: event_pb2.Commit, namespace: str, events: Sequence[A
                 failure=convert.failure_out(event.failure),
                 disposition=cast("event_pb2.Disposition.ValueType", event.disposition.value),
                 ready_at_ms=event.ready_at_ms,
-                cost=cast("event_pb2.AttemptCost.ValueType", event.cost.value),
+                cost=cast("common_pb2.AttemptCost.ValueType", event.cost.value),
                 usage=convert.usage_out(event.usage),
                 reported=event.reported,
             )
@@ -115,7 +115,7 @@ def _encode_returned(message: event_pb2.Commit, namespace: str, events: Sequence
     for event in events:
         record = message.records.add(namespace=namespace).attempt_returned
         record.number, record.reason = event.number, event.reason
-        record.cost = cast("event_pb2.AttemptCost.ValueType", event.cost.value)
+        record.cost = cast("common_pb2.AttemptCost.ValueType", event.cost.value)
 
 
 def _encode_cancel(message: event_pb2.Commit, namespace: str, events: Sequence[CancelRecorded]) -> None:

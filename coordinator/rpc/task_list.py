@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from muster.v1 import common_pb2, event_pb2, task_pb2
 
-from coordinator import convert, filters
+from coordinator import filters
 from coordinator.core.model import Task, TaskState
 from coordinator.errors import CursorInvalid
 from coordinator.filters import Filter, TaskFacts
@@ -16,7 +16,7 @@ from coordinator.ports import MAX_READ_BYTES, EndedEntry
 from coordinator.rpc.live_walk import LiveWalk
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import PageToken, page_size, position
-from coordinator.rpc.task_views import live_view
+from coordinator.rpc.task_views import live_view, record_view
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
@@ -135,7 +135,7 @@ async def _list_ended(
         record = event_pb2.TaskRecord.FromString(blob)
         # A task that was redriven and ended again has a line for each end, and one record: its last line counts.
         if record.end_ms == entry.end_ms and wanted.matches(facts_of_record(record)):
-            message = convert.record_view(record, view)
+            message = record_view(record, view)
             room -= message.ByteSize()
             if room < 0 and response.tasks:
                 return entry.position + 1

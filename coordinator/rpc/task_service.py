@@ -17,7 +17,7 @@ from coordinator.rpc.client_session import MAX_BATCH_TASKS, ClientSession, check
 from coordinator.rpc.outgoing import serve_stream
 from coordinator.rpc.status import refusal_of
 from coordinator.rpc.task_list import list_page
-from coordinator.rpc.task_views import explained, live_view
+from coordinator.rpc.task_views import explained, live_view, record_view
 from coordinator.rpc.watching import serve_watch
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
             if task is not None
             else await _recorded(shard, namespace, task_id, request.view)
         )
+        view.read_time.CopyFrom(convert.timestamp(shard.now().date_ms))
         await shard.durable()
         return task_pb2.GetTaskResponse(task=view)
 
@@ -138,4 +139,4 @@ async def _recorded(shard: Shard, namespace: Namespace, task_id: str, view: task
             return live_view(namespace.scheduler, late, view)
     if blob is None:
         raise NotFound(f"task {task_id!r} is not known, or its record has expired", reason="TASK_NOT_FOUND")
-    return convert.record_view(convert.record_in(blob), view)
+    return record_view(convert.record_in(blob), view)

@@ -4,22 +4,96 @@ from __future__ import annotations
 
 from typing import cast
 
-from muster.v1 import task_pb2
+from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator import convert
 from coordinator.core.explain import WaitKind, WaitReason, explain, waits_for
-from coordinator.core.model import Task
+from coordinator.core.model import Attempt, Task
 from coordinator.core.scheduler import Scheduler
+from coordinator.rpc.task_history import history_of, history_of_record
 
 
 def live_view(scheduler: Scheduler, task: Task, view: task_pb2.TaskView.ValueType) -> task_pb2.Task:
     """A task in memory."""
     agent = scheduler.load.agents.get(task.agent)
     attempt = agent.running.get(task.number) if agent is not None else None
-    message = convert.task_view(task, view, attempt if attempt is not None and attempt.task is task else None)
+    message = task_view(task, view, attempt if attempt is not None and attempt.task is task else None)
     reason = None if task.ended_ms else waits_for(scheduler, task)
     if reason is not None:
         message.waits_for.CopyFrom(reason_view(reason))
+    return message
+
+
+def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | None = None) -> task_pb2.Task:
+    """What the durable state says of a task; `attempt` is its running attempt, if the load map has one."""
+    message = task_pb2.Task(
+        task_id=task.spec.task_id,
+        task_type=task.spec.task_type,
+        state=convert.STATE_OUT[task.state],
+        priority=cast("common_pb2.Priority.ValueType", task.spec.priority),
+        run=task.run,
+        attempt=task.attempt,
+        fence=task.fence,
+        agent_name=task.agent,
+        retry_count=task.retries,
+        max_retries=task.spec.retry.max_retries,
+        crash_count=task.crashes,
+        undelivered_count=task.undelivered,
+        create_time=convert.timestamp(task.created_ms),
+        cancel_requested=task.cancel_reason is not None,
+        usage=convert.usage_out(task.usage),
+    )
+    if task.started_ms:
+        message.start_time.CopyFrom(convert.timestamp(task.started_ms))
+    if task.ended_ms:
+        message.end_time.CopyFrom(convert.timestamp(task.ended_ms))
+    if task.failure is not None:
+        message.last_failure.CopyFrom(convert.failure_out(task.failure))
+    if attempt is not None:
+        message.cancel_delivered = attempt.cancel_delivered
+        if attempt.progress is not None:
+            message.progress.CopyFrom(convert.progress_out(attempt.progress))
+    spec = common_pb2.TaskSpec.FromString(task.spec.request)
+    message.parent_task_id = spec.parent_task_id
+    if view == task_pb2.TASK_VIEW_FULL:
+        message.spec.CopyFrom(spec)
+        message.checkpoint = task.checkpoint
+        message.history.extend(history_of(task))
+        if task.ended_ms:
+            message.outcome.MergeFromString(convert.outcome_bytes(task))
+    return message
+
+
+def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType) -> task_pb2.Task:
+    """A retained task as a client sees it."""
+    spec = common_pb2.TaskSpec.FromString(record.request)
+    message = task_pb2.Task(
+        task_id=spec.task_id,
+        task_type=spec.task_type,
+        state=record.state,
+        priority=spec.priority or common_pb2.PRIORITY_NORMAL,
+        run=record.run,
+        attempt=record.attempt,
+        fence=record.fence,
+        agent_name=record.agent_name,
+        retry_count=record.retry_count,
+        max_retries=record.max_retries,
+        crash_count=record.crash_count,
+        undelivered_count=record.undelivered_count,
+        create_time=convert.timestamp(record.create_ms),
+        end_time=convert.timestamp(record.end_ms),
+        cancel_requested=record.state == common_pb2.TASK_STATE_CANCELLED,
+        parent_task_id=spec.parent_task_id,
+        usage=record.usage,
+    )
+    if record.start_ms:
+        message.start_time.CopyFrom(convert.timestamp(record.start_ms))
+    if record.HasField("last_failure"):
+        message.last_failure.CopyFrom(record.last_failure)
+    if view == task_pb2.TASK_VIEW_FULL:
+        message.spec.CopyFrom(spec)
+        message.outcome.MergeFromString(record.outcome)
+        message.history.extend(history_of_record(record))
     return message
 
 

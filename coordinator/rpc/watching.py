@@ -22,7 +22,7 @@ from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import PageToken
 from coordinator.rpc.status import refusal_of
 from coordinator.rpc.task_list import facts_of
-from coordinator.rpc.task_views import live_view
+from coordinator.rpc.task_views import live_view, record_view, task_view
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
@@ -166,15 +166,15 @@ class _Watcher:
                 views = []
                 if self._request.include_chunks and record.chunks:
                     views = self._chunks(event.task_id, record.end_ms, record.attempt, record.chunk_offset, record.chunks)
-                return [*views, self._event(event.task_id, record.end_ms, task=convert.record_view(record, self._request.view))]
+                return [*views, self._event(event.task_id, record.end_ms, task=record_view(record, self._request.view))]
 
     def _task_view(self, task: Task) -> task_pb2.Task:
         if task.ended_ms:
-            return convert.task_view(task, self._request.view)
+            return task_view(task, self._request.view)
         current = self._namespace.scheduler.state.tasks.get(task.spec.task_id)
         if current is not None and current.changed_ms == task.changed_ms:  # it is still so: say why it waits, and how far it is
             return live_view(self._namespace.scheduler, current, self._request.view)
-        return convert.task_view(task, self._request.view)
+        return task_view(task, self._request.view)
 
     @staticmethod
     def _event(task_id: str, date_ms: int, **what: Any) -> task_pb2.TaskEvent:

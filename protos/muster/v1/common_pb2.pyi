@@ -148,6 +148,86 @@ FAILURE_KIND_CANCELLED: FailureKind.ValueType  # 10
 """The handler stopped because its attempt was cancelled."""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
+class _AttemptCost:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptCostEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptCost.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_COST_UNSPECIFIED: _AttemptCost.ValueType  # 0
+    """Not given: nothing to pay."""
+    ATTEMPT_COST_NONE: _AttemptCost.ValueType  # 1
+    """Nothing."""
+    ATTEMPT_COST_RETRY: _AttemptCost.ValueType  # 2
+    """One of its max_retries."""
+    ATTEMPT_COST_CRASH: _AttemptCost.ValueType  # 3
+    """One of its max_crashes."""
+    ATTEMPT_COST_DELIVERY: _AttemptCost.ValueType  # 4
+    """One of the deliveries that the coordinator tries."""
+
+class AttemptCost(_AttemptCost, metaclass=_AttemptCostEnumTypeWrapper):
+    """What an ended attempt costs its task."""
+
+ATTEMPT_COST_UNSPECIFIED: AttemptCost.ValueType  # 0
+"""Not given: nothing to pay."""
+ATTEMPT_COST_NONE: AttemptCost.ValueType  # 1
+"""Nothing."""
+ATTEMPT_COST_RETRY: AttemptCost.ValueType  # 2
+"""One of its max_retries."""
+ATTEMPT_COST_CRASH: AttemptCost.ValueType  # 3
+"""One of its max_crashes."""
+ATTEMPT_COST_DELIVERY: AttemptCost.ValueType  # 4
+"""One of the deliveries that the coordinator tries."""
+Global___AttemptCost: _TypeAlias = AttemptCost  # noqa: Y015
+
+class _TaskHistoryKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskHistoryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskHistoryKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_HISTORY_KIND_UNSPECIFIED: _TaskHistoryKind.ValueType  # 0
+    """Never sent; a kind that you don't know comes from a newer coordinator: show its time and state."""
+    TASK_HISTORY_KIND_SUBMITTED: _TaskHistoryKind.ValueType  # 1
+    """The task was accepted, and began to wait."""
+    TASK_HISTORY_KIND_ATTEMPT_STARTED: _TaskHistoryKind.ValueType  # 2
+    """An agent was given the attempt."""
+    TASK_HISTORY_KIND_ATTEMPT_SUCCEEDED: _TaskHistoryKind.ValueType  # 3
+    """The attempt succeeded, and the task is COMPLETED."""
+    TASK_HISTORY_KIND_ATTEMPT_FAILED: _TaskHistoryKind.ValueType  # 4
+    """The attempt failed, was lost with its agent, or ran out of time; `failure` says which, and `state` what became of the task."""
+    TASK_HISTORY_KIND_ATTEMPT_RETURNED: _TaskHistoryKind.ValueType  # 5
+    """The attempt went back to the queue and will keep its number: given back by its agent, or, where it cost a delivery, never acknowledged."""
+    TASK_HISTORY_KIND_CHECKPOINTS_STORED: _TaskHistoryKind.ValueType  # 6
+    """Checkpoints of the attempt were stored: `checkpoints` of them, the last at the entry's time."""
+    TASK_HISTORY_KIND_CANCEL_REQUESTED: _TaskHistoryKind.ValueType  # 7
+    """A cancel was asked for; `state` is CANCELLED when the task was waiting, so that this ended it."""
+    TASK_HISTORY_KIND_GIVEN_UP: _TaskHistoryKind.ValueType  # 8
+    """The task failed while it waited; `failure` says why."""
+
+class TaskHistoryKind(_TaskHistoryKind, metaclass=_TaskHistoryKindEnumTypeWrapper):
+    """What happened to a task."""
+
+TASK_HISTORY_KIND_UNSPECIFIED: TaskHistoryKind.ValueType  # 0
+"""Never sent; a kind that you don't know comes from a newer coordinator: show its time and state."""
+TASK_HISTORY_KIND_SUBMITTED: TaskHistoryKind.ValueType  # 1
+"""The task was accepted, and began to wait."""
+TASK_HISTORY_KIND_ATTEMPT_STARTED: TaskHistoryKind.ValueType  # 2
+"""An agent was given the attempt."""
+TASK_HISTORY_KIND_ATTEMPT_SUCCEEDED: TaskHistoryKind.ValueType  # 3
+"""The attempt succeeded, and the task is COMPLETED."""
+TASK_HISTORY_KIND_ATTEMPT_FAILED: TaskHistoryKind.ValueType  # 4
+"""The attempt failed, was lost with its agent, or ran out of time; `failure` says which, and `state` what became of the task."""
+TASK_HISTORY_KIND_ATTEMPT_RETURNED: TaskHistoryKind.ValueType  # 5
+"""The attempt went back to the queue and will keep its number: given back by its agent, or, where it cost a delivery, never acknowledged."""
+TASK_HISTORY_KIND_CHECKPOINTS_STORED: TaskHistoryKind.ValueType  # 6
+"""Checkpoints of the attempt were stored: `checkpoints` of them, the last at the entry's time."""
+TASK_HISTORY_KIND_CANCEL_REQUESTED: TaskHistoryKind.ValueType  # 7
+"""A cancel was asked for; `state` is CANCELLED when the task was waiting, so that this ended it."""
+TASK_HISTORY_KIND_GIVEN_UP: TaskHistoryKind.ValueType  # 8
+"""The task failed while it waited; `failure` says why."""
+Global___TaskHistoryKind: _TypeAlias = TaskHistoryKind  # noqa: Y015
+
 @_typing.final
 class Failure(_message.Message):
     """Why an attempt, or a task, failed."""

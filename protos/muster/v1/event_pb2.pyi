@@ -48,38 +48,6 @@ DISPOSITION_CANCEL: Disposition.ValueType  # 3
 """Its cancel had been recorded: it is cancelled."""
 Global___Disposition: _TypeAlias = Disposition  # noqa: Y015
 
-class _AttemptCost:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _AttemptCostEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptCost.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    ATTEMPT_COST_UNSPECIFIED: _AttemptCost.ValueType  # 0
-    """Never written."""
-    ATTEMPT_COST_NONE: _AttemptCost.ValueType  # 1
-    """Nothing."""
-    ATTEMPT_COST_RETRY: _AttemptCost.ValueType  # 2
-    """One retry."""
-    ATTEMPT_COST_CRASH: _AttemptCost.ValueType  # 3
-    """One crash."""
-    ATTEMPT_COST_DELIVERY: _AttemptCost.ValueType  # 4
-    """One delivery."""
-
-class AttemptCost(_AttemptCost, metaclass=_AttemptCostEnumTypeWrapper):
-    """What an ended attempt costs its task."""
-
-ATTEMPT_COST_UNSPECIFIED: AttemptCost.ValueType  # 0
-"""Never written."""
-ATTEMPT_COST_NONE: AttemptCost.ValueType  # 1
-"""Nothing."""
-ATTEMPT_COST_RETRY: AttemptCost.ValueType  # 2
-"""One retry."""
-ATTEMPT_COST_CRASH: AttemptCost.ValueType  # 3
-"""One crash."""
-ATTEMPT_COST_DELIVERY: AttemptCost.ValueType  # 4
-"""One delivery."""
-Global___AttemptCost: _TypeAlias = AttemptCost  # noqa: Y015
-
 @_typing.final
 class Commit(_message.Message):
     """The journal's schema: what one append writes. Only the coordinator reads and writes these; they are here because journals outlive
@@ -412,7 +380,7 @@ class AttemptFailed(_message.Message):
     """What becomes of the task."""
     ready_at_ms: _builtins.int
     """When it may be tried again."""
-    cost: Global___AttemptCost.ValueType
+    cost: _common_pb2.AttemptCost.ValueType
     """What this cost."""
     reported: _builtins.bool
     """True: the agent reported it. False: the coordinator gave the attempt up."""
@@ -431,7 +399,7 @@ class AttemptFailed(_message.Message):
         failure: _common_pb2.Failure | None = ...,
         disposition: Global___Disposition.ValueType = ...,
         ready_at_ms: _builtins.int = ...,
-        cost: Global___AttemptCost.ValueType = ...,
+        cost: _common_pb2.AttemptCost.ValueType = ...,
         usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
         reported: _builtins.bool = ...,
     ) -> None: ...
@@ -456,14 +424,14 @@ class AttemptReturned(_message.Message):
     """The task's number."""
     reason: _builtins.str
     """Why."""
-    cost: Global___AttemptCost.ValueType
+    cost: _common_pb2.AttemptCost.ValueType
     """What this cost: nothing, or a delivery."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         reason: _builtins.str = ...,
-        cost: Global___AttemptCost.ValueType = ...,
+        cost: _common_pb2.AttemptCost.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -590,6 +558,7 @@ class TaskRecord(_message.Message):
     OUTCOME_DROPPED_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """The task as it was submitted: a serialized TaskSpec."""
     outcome: _builtins.bytes
@@ -636,6 +605,10 @@ class TaskRecord(_message.Message):
     def last_failure(self) -> _common_pb2.Failure:
         """What went wrong in the last attempt that failed."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]:
+        """What happened to it beyond what the other fields say; see HistoryEntry."""
+
     def __init__(
         self,
         *,
@@ -660,11 +633,90 @@ class TaskRecord(_message.Message):
         outcome_dropped: _builtins.bool = ...,
         last_failure: _common_pb2.Failure | None = ...,
         result_fence: _builtins.int = ...,
+        history: _abc.Iterable[Global___HistoryEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskRecord: _TypeAlias = TaskRecord  # noqa: Y015
+
+@_typing.final
+class HistoryEntry(_message.Message):
+    """One thing that happened to a task and isn't in its other fields: an attempt that didn't succeed, a cancel, checkpoints. A task that ran
+    once and succeeded has none. At most 32 are kept, the first 8 and the last 24.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_MS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    READY_AT_MS_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    date_ms: _builtins.int
+    """When it happened; of checkpoints, the last."""
+    kind: _common_pb2.TaskHistoryKind.ValueType
+    """What happened: never SUBMITTED, ATTEMPT_STARTED or ATTEMPT_SUCCEEDED."""
+    state: _common_pb2.TaskState.ValueType
+    """The task's state from then on."""
+    run: _builtins.int
+    """The run."""
+    attempt: _builtins.int
+    """The attempt that was under way; 0 when none was, and then the next three fields are empty too."""
+    fence: _builtins.int
+    """Its fence."""
+    agent_name: _builtins.str
+    """Its agent."""
+    start_ms: _builtins.int
+    """When it was assigned."""
+    reason: _builtins.str
+    """Why it was returned or cancelled, shortened."""
+    cost: _common_pb2.AttemptCost.ValueType
+    """What this cost."""
+    ready_at_ms: _builtins.int
+    """When the backoff that followed would have ended; 0 for none."""
+    checkpoints: _builtins.int
+    """How many checkpoints, one after the other."""
+    omitted: _builtins.int
+    """Entries that stood before this one and aren't kept."""
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """What went wrong, shortened."""
+
+    def __init__(
+        self,
+        *,
+        date_ms: _builtins.int = ...,
+        kind: _common_pb2.TaskHistoryKind.ValueType = ...,
+        state: _common_pb2.TaskState.ValueType = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        fence: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        start_ms: _builtins.int = ...,
+        failure: _common_pb2.Failure | None = ...,
+        reason: _builtins.str = ...,
+        cost: _common_pb2.AttemptCost.ValueType = ...,
+        ready_at_ms: _builtins.int = ...,
+        checkpoints: _builtins.int = ...,
+        omitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "date_ms", b"date_ms", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "ready_at_ms", b"ready_at_ms", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015

@@ -564,6 +564,8 @@ class Task(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Its id."""
     task_type: _builtins.str
@@ -632,6 +634,16 @@ class Task(_message.Message):
     def outcome(self) -> _common_pb2.Outcome:
         """In TASK_VIEW_FULL, when it has ended: how."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskHistoryEntry]:
+        """In TASK_VIEW_FULL: what has happened to it over all its runs, in order, for as long as the task is retained."""
+
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """From GetTask: when the task was like this, by the store's clock. What is under way has been so until then: for how long is told without a
+        look at the caller's own clock.
+        """
+
     def __init__(
         self,
         *,
@@ -660,14 +672,94 @@ class Task(_message.Message):
         spec: _common_pb2.TaskSpec | None = ...,
         outcome: _common_pb2.Outcome | None = ...,
         checkpoint: _builtins.bytes = ...,
+        history: _abc.Iterable[Global___TaskHistoryEntry] | None = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "progress", b"progress", "spec", b"spec", "start_time", b"start_time", "waits_for", b"waits_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "progress", b"progress", "read_time", b"read_time", "spec", b"spec", "start_time", b"start_time", "waits_for", b"waits_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "end_time", b"end_time", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "end_time", b"end_time", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "read_time", b"read_time", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskHistoryEntry(_message.Message):
+    """One thing that happened to a task. Of a long story the middle isn't kept: see `omitted`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    OMITTED_FIELD_NUMBER: _builtins.int
+    kind: _common_pb2.TaskHistoryKind.ValueType
+    """What happened."""
+    state: _common_pb2.TaskState.ValueType
+    """The task's state from then on."""
+    run: _builtins.int
+    """The run, from 1."""
+    attempt: _builtins.int
+    """The attempt that it happened to; 0 when none was under way, and then fence and agent_name are empty too."""
+    fence: _builtins.int
+    """The attempt's fence: it tells attempts apart where one was returned and keeps its number."""
+    agent_name: _builtins.str
+    """The attempt's agent."""
+    reason: _builtins.str
+    """Why it was returned or cancelled; at most 256 characters are kept here."""
+    cost: _common_pb2.AttemptCost.ValueType
+    """What the end of this attempt cost the task."""
+    checkpoints: _builtins.int
+    """How many checkpoints were stored one after the other."""
+    omitted: _builtins.int
+    """So many things happened before this one, and after the entry before it, that aren't kept: at most 32 beside submit, starts and success
+    are, the first 8 and the last 24. The starts of those attempts are missing too.
+    """
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When, by the store's clock."""
+
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """What went wrong: its message of at most 256 characters, and no stack trace. The last failure is on the task in full."""
+
+    @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """When the backoff that followed ends, or would have ended; unset when none followed."""
+
+    def __init__(
+        self,
+        *,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: _common_pb2.TaskHistoryKind.ValueType = ...,
+        state: _common_pb2.TaskState.ValueType = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        fence: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        failure: _common_pb2.Failure | None = ...,
+        reason: _builtins.str = ...,
+        cost: _common_pb2.AttemptCost.ValueType = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        checkpoints: _builtins.int = ...,
+        omitted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "failure", b"failure", "ready_time", b"ready_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "event_time", b"event_time", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "ready_time", b"ready_time", "reason", b"reason", "run", b"run", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskHistoryEntry: _TypeAlias = TaskHistoryEntry  # noqa: Y015
 
 @_typing.final
 class GetTaskRequest(_message.Message):
