@@ -42,6 +42,14 @@ def task_record(task: task_pb2.Task) -> Record:
     return record
 
 
+def history_record(task: task_pb2.Task) -> Record:
+    """A task with its history, and without what it carries."""
+    record = record_of(task)
+    for carried in ("spec", "outcome", "checkpoint"):
+        record.pop(carried, None)
+    return record
+
+
 def outcome_record(outcome: common_pb2.Outcome) -> Record:
     """How a task ended, with a success's payload decoded."""
     record = record_of(outcome)

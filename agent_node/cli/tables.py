@@ -104,14 +104,16 @@ def situation(task: task_pb2.Task) -> str:
     return ""
 
 
-def _table(*headings: str) -> Table:
+def new_table(*headings: str) -> Table:
+    """An empty table with these columns."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table
 
 
-def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
+def facts_table(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    """Names and values, but for those that have none."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -123,7 +125,7 @@ def _facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
 
 def tasks_table(tasks: Iterable[task_pb2.Task]) -> Table:
     """Many tasks, a row each."""
-    table = _table("task", "type", "state", "priority", "attempt", "agent", "created", "situation")
+    table = new_table("task", "type", "state", "priority", "attempt", "agent", "created", "situation")
     for task in tasks:
         table.add_row(
             Text(task.task_id),
@@ -157,10 +159,10 @@ def task_details(task: task_pb2.Task) -> Group:
         ("created", local_time(task.create_time)),
         ("started", local_time(task.start_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),
-        ("failure", _failure_text(task.last_failure)),
+        ("failure", failure_text(task.last_failure)),
         *(("usage", _usage_text(usage)) for usage in task.usage),
     ]
-    sections: list[Table | Text] = [_facts(facts)]
+    sections: list[Table | Text] = [facts_table(facts)]
     if task.spec.payload:
         sections += _section("payload", payload_text(task.spec.payload, task.spec.content_type))
     if task.outcome.success.payload:
@@ -174,7 +176,8 @@ def _section(title: str, body: str) -> list[Table | Text]:
     return [Text(f"\n{title}", "dim"), Text(body)]
 
 
-def _failure_text(failure: common_pb2.Failure) -> Text:
+def failure_text(failure: common_pb2.Failure) -> Text:
+    """What went wrong, in a line; empty when nothing did."""
     if not failure.ByteSize():
         return Text()
     kind = short_name(common_pb2.FailureKind.Name(failure.kind), "FAILURE_KIND_")
@@ -188,7 +191,7 @@ def _usage_text(usage: common_pb2.Usage) -> str:
 def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
     """Why a task waits: the sentence, and what rules each agent out."""
     head = Text.assemble((answer.summary or situation(answer.task), "bold"))
-    facts = _facts(
+    facts = facts_table(
         [
             ("task", Text(answer.task.task_id)),
             ("type", Text(answer.task.task_type)),
@@ -199,7 +202,7 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
     )
     if not answer.agents:
         return Group(head, facts)
-    table = _table("agent", "running", "could take it", "ruled out by")
+    table = new_table("agent", "running", "could take it", "ruled out by")
     for verdict in answer.agents:
         reasons = "; ".join(
             rule.message or short_name(task_pb2.RuledOutKind.Name(rule.kind), "RULED_OUT_KIND_") for rule in verdict.ruled_out
@@ -211,7 +214,7 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
 
 def cancels_table(answers: Iterable[task_pb2.CancelledTask]) -> Table:
     """What a cancel came to, task by task."""
-    table = _table("task", "cancel")
+    table = new_table("task", "cancel")
     for answer in answers:
         verdict = short_name(task_pb2.CancelVerdict.Name(answer.verdict), "CANCEL_VERDICT_")
         table.add_row(Text(answer.task_id), Text(verdict, CANCEL_STYLES.get(answer.verdict, "")))
@@ -220,7 +223,7 @@ def cancels_table(answers: Iterable[task_pb2.CancelledTask]) -> Table:
 
 def agents_table(agents: Iterable[agent_pb2.AgentInfo]) -> Table:
     """The load map's rows: who can do what, and how much of it runs."""
-    table = _table("agent", "state", "load", "can run", "labels", "since", "lag", "sdk")
+    table = new_table("agent", "state", "load", "can run", "labels", "since", "lag", "sdk")
     for agent in agents:
         state = short_name(agent_pb2.AgentState.Name(agent.state), "AGENT_STATE_")
         table.add_row(
@@ -243,7 +246,7 @@ def statistics(
     live = stats.pending + stats.running + stats.retrying
     connected = sum(agent.state == agent_pb2.AGENT_STATE_CONNECTED for agent in load.agents)
     store = Text(about.store) if about.store_available else Text(f"{about.store} (not answering)", "bold red")
-    facts = _facts(
+    facts = facts_table(
         [
             ("coordinator", f"{about.version}, since {local_time(about.start_time)}"),
             ("store", store),
@@ -262,7 +265,7 @@ def statistics(
     )
     if not stats.queues:
         return Group(facts)
-    table = _table("type", "priority", "ready", "delayed", "running", "oldest wait", "waits for")
+    table = new_table("type", "priority", "ready", "delayed", "running", "oldest wait", "waits for")
     for queue in stats.queues:
         table.add_row(
             Text(queue.task_type),
@@ -278,7 +281,7 @@ def statistics(
 
 def namespaces_table(namespaces: Iterable[admin_pb2.Namespace]) -> Table:
     """All namespaces."""
-    table = _table("namespace", "shard", "created")
+    table = new_table("namespace", "shard", "created")
     for namespace in namespaces:
         table.add_row(Text(namespace.name), str(namespace.shard), local_time(namespace.create_time))
     return table

@@ -1,4 +1,4 @@
-"""`muster get`, `list`, `watch`, `cancel` and `explain`: what became of tasks."""
+"""`muster get`, `history`, `list`, `watch`, `cancel` and `explain`: what became of tasks."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +25,7 @@ TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help="The ta
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     command(app, "get")(get)
+    command(app, "history")(history)
     command(app, "list")(list_tasks)
     command(app, "watch")(watch)
     command(app, "cancel")(cancel)
@@ -45,6 +46,21 @@ async def get(invocation: Invocation, task_ids: TaskIds) -> None:
                 from agent_node.cli.terminal import stdout_console
 
                 stdout_console().print(task_details(task))
+
+
+async def history(invocation: Invocation, task_id: Annotated[str, typer.Argument(help="The task.")]) -> None:
+    """Show what happened to a task, and when: waits, attempts, failures, cancels; for as long as the task is retained."""
+    async with invocation.connect() as client:
+        task = await client.get(task_id, full=True)
+    if invocation.as_json:
+        from agent_node.cli.records import history_record, print_record
+
+        print_record(history_record(task))
+    else:
+        from agent_node.cli.terminal import stdout_console
+        from agent_node.cli.timeline import timeline
+
+        stdout_console().print(timeline(task))
 
 
 async def list_tasks(

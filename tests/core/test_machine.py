@@ -16,7 +16,7 @@ from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoi
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict
 from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
-from tests.support.oracle import Oracle
+from tests.support.oracle import Oracle, told_by
 
 SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1))
 AGENTS = st.sampled_from(["ann", "bob", "cai"])
@@ -253,6 +253,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def one_end_is_told_of_every_task_that_ended(self):
         assert self.ends == Counter(task_id for task_id, number in self.oracle.numbers.items() if self.oracle.stories[number].end)
+
+    @invariant()
+    def every_task_in_memory_tells_its_history(self):
+        state = self.world.scheduler.state
+        for task in (*state.tasks.values(), *state.ended.values()):
+            assert [told_by(entry) for entry in task.history] == self.oracle.stories[task.number].told
 
     @invariant()
     def the_load_map_is_who_holds_what(self):

@@ -5,12 +5,14 @@ Fed with what agents did and with the events that were decided, it raises Assert
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
     CancelRecorded,
+    CheckpointStored,
     Completed,
     Cost,
     Disposition,
@@ -18,6 +20,7 @@ from coordinator.core.events import (
     Returned,
     Submitted,
 )
+from coordinator.core.history import HistoryEntry
 from coordinator.core.model import INFINITY, FailureKind, Now, Settings, Spec
 
 DATE_SLOT_MS = 20  # how much later than its date a backoff may end
@@ -45,6 +48,8 @@ class Held:
     lease_until_s: float
     ack_until_s: float  # infinity once it has arrived
     journalled: bool = False  # that it has
+    attempt: int = 0
+    since_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -62,6 +67,7 @@ class Story:
     ready_at_ms: int = 0
     cancelled: bool = False
     end: str = ""
+    told: list[tuple[object, ...]] = field(default_factory=list)  # its history: see `told_by`
 
 
 @dataclass(slots=True)
@@ -132,6 +138,8 @@ class Oracle:
                     held = self.held[event.number]
                     assert held.ack_until_s == INFINITY, "nobody has acknowledged it"
                     held.journalled = True
+                case CheckpointStored():
+                    self._tell(event.number, self.held[event.number], now.date_ms, "CHECKPOINTS_STORED", "RUNNING")
                 case Completed():
                     self._released(event.number)
                     self._ended(event.number, "COMPLETED")
@@ -140,7 +148,7 @@ class Oracle:
                 case Returned():
                     self._returned(event, now)
                 case CancelRecorded():
-                    self._cancelled(event)
+                    self._cancelled(event, now)
                 case _:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
         for number in self._ready(now, delayed):
@@ -175,7 +183,9 @@ class Oracle:
         story.fence = event.fence
         story.assigned += 1
         settings, mono_s = self.settings, now.mono_s
-        self.held[event.number] = Held(event.agent, event.fence, mono_s + settings.lease_s, mono_s + settings.ack_timeout_s)
+        held = Held(event.agent, event.fence, mono_s + settings.lease_s, mono_s + settings.ack_timeout_s)
+        held.attempt, held.since_ms = event.attempt, now.date_ms
+        self.held[event.number] = held
 
     def _failed(self, event: AttemptFailed, now: Now) -> None:
         story, held = self.stories[event.number], self._released(event.number)
@@ -183,6 +193,10 @@ class Oracle:
         self._not_early(event.failure.kind, held, now)
         if event.reported:
             story.accepted_fence = held.fence
+        after = {Disposition.RETRY: "RETRYING", Disposition.FAIL: "FAILED", Disposition.CANCEL: "CANCELLED"}[event.disposition]
+        cost = "NONE" if event.cost is Cost.RETRY and after != "RETRYING" else event.cost.name
+        wait_ms = max(event.ready_at_ms - now.date_ms, 0) if after == "RETRYING" else 0
+        self._tell(event.number, held, now.date_ms, "ATTEMPT_FAILED", after, event.failure.message, cost, wait_ms)
         match event.disposition:
             case Disposition.RETRY:
                 assert not exhausted, "it has used up its tries"
@@ -224,12 +238,25 @@ class Oracle:
             assert story.undelivered < self.settings.max_deliveries, "G9: delivered too often"
             self._not_early(FailureKind.UNDELIVERED, held, now)
         story.ready_at_ms = now.date_ms
+        self._tell(event.number, held, now.date_ms, "ATTEMPT_RETURNED", "PENDING", event.reason, event.cost.name)
 
-    def _cancelled(self, event: CancelRecorded) -> None:
+    def _cancelled(self, event: CancelRecorded, now: Now) -> None:
+        held = self.held.get(event.number)
+        self._tell(event.number, held, now.date_ms, "CANCEL_REQUESTED", "RUNNING" if held else "CANCELLED", event.reason)
         assert event.ended == (event.number not in self.held)
         self.stories[event.number].cancelled = True
         if event.ended:
             self._ended(event.number, "CANCELLED")
+
+    def _tell(
+        self, number: int, held: Held | None, date_ms: int, kind: str, after: str, why: str = "", cost: str = "NONE", wait_ms: int = 0
+    ) -> None:
+        whose = (held.agent, held.attempt, held.fence, held.since_ms) if held else ("", 0, 0, 0)
+        told = self.stories[number].told
+        if kind == "CHECKPOINTS_STORED" and told and told[-1][1:3] == (kind, whose):
+            told[-1] = (date_ms, *told[-1][1:-1], cast("int", told[-1][-1]) + 1)
+        else:
+            told.append((date_ms, kind, whose, after, why, cost, wait_ms, int(kind == "CHECKPOINTS_STORED")))
 
     def _not_early(self, kind: FailureKind, held: Held, now: Now) -> None:
         """What the coordinator gives up must be due, or its agent came back without it: then it is connected as of this very command."""
@@ -286,3 +313,11 @@ class Oracle:
 
     def _ratio(self, name: str) -> float:
         return self._load(name) / self.agents[name].capacity
+
+
+def told_by(entry: HistoryEntry) -> tuple[object, ...]:
+    """A scheduler's entry in the words of an oracle's: when, what, whose, the state after it, why, the cost, the backoff, how many."""
+    whose = (entry.agent, entry.attempt, entry.fence, entry.started_ms)
+    why = entry.failure.message if entry.failure is not None else entry.reason
+    wait_ms = entry.ready_at_ms - entry.date_ms if entry.ready_at_ms else 0
+    return entry.date_ms, entry.kind.name, whose, entry.state.name, why, entry.cost.name, wait_ms, entry.checkpoints
