@@ -165,3 +165,12 @@ async def emit(ctx: Context) -> bytes:
 async def in_order(ctx: Context) -> None:
     """Writes down when it ran."""
     record("ran", ctx, label=ctx.payload.decode())
+
+
+@agent.handler("fail-then-wait")
+async def fail_then_wait(ctx: Context) -> None:
+    """Fails in its first attempt, and waits at its gate in every later one."""
+    if ctx.attempt == 1:
+        raise RuntimeError("not yet")
+    record("started", ctx)
+    await at_gate(ctx.payload.decode())
