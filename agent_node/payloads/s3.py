@@ -35,9 +35,6 @@ class S3BlobStore:
     def __repr__(self) -> str:
         return f"S3BlobStore({self._bucket!r}, prefix={self._prefix!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_connected": None}
-
     async def put(self, key: str, data: bytes) -> str:
         await self._store.put_async(self._prefix + key, data)
         return self._url + key

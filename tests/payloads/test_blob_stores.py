@@ -36,7 +36,7 @@ async def test_a_deleted_blob_is_gone_and_deleting_it_again_is_nothing(store):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "file:///etc/passwd", "{prefix}../../etc/passwd", "{prefix}{key}/..", "s3://other/tasks/{key}", "{prefix}"]
+    "url", ["", "file:///etc/passwd", "{prefix}../../etc/passwd", "{prefix}{key}/..", "s3://other/tasks/{key}", "{prefix}", "{key}"]
 )
 async def test_urls_of_elsewhere_are_refused(store, url):
     prefix = (await store.put(KEY, DATA)).removesuffix(KEY)

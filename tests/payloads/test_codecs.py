@@ -134,7 +134,7 @@ def test_what_was_changed_or_is_of_another_task_is_refused(aes, about, spoil):
     encrypted = aes.encode(TEXT, ABOUT)
     with pytest.raises(PayloadError, match="can't be decrypted with key 'new'") as refused:
         decode(aes, Content(spoil(encrypted.data), encrypted.content_type), about)
-    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
 
 
 def test_a_wrong_key_and_a_missing_key_id_are_told_apart(aes):

@@ -148,6 +148,10 @@ async def test_a_blob_that_changed_is_refused(memory):
         memory.blobs[key] = changed
         with pytest.raises(PayloadError, match="is not what was stored"):
             await payloads.decode(travelling, ABOUT)
+    memory.blobs[key] = LARGE.data
+    lying = referring(**reference(travelling) | {"size": len(LARGE.data) + 1})
+    with pytest.raises(PayloadError, match="is not what was stored"):
+        await payloads.decode(lying, ABOUT)
 
 
 async def test_a_blob_that_is_gone_is_final_and_a_store_that_fails_is_not(tmp_path, memory):

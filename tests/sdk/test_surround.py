@@ -203,7 +203,7 @@ async def test_a_plain_handler_that_does_not_stop_keeps_its_slot_and_its_result(
         assert (await result_of(coordinator, "a")).success.payload == b"all the same"
 
 
-async def test_an_agent_stops_although_a_thread_does_not(coordinator, make):
+async def test_a_loop_ends_although_a_thread_does_not(coordinator, make):
     running, release = threading.Event(), threading.Event()
 
     async def middleware(ctx, call_next):
@@ -214,13 +214,16 @@ async def test_an_agent_stops_although_a_thread_does_not(coordinator, make):
         running.set()
         release.wait(20)
 
-    async with asyncio.timeout(10):
-        async with serving(coordinator, agent) as served:
+    async def serve():
+        async with serving(coordinator, agent):
             coordinator.assign(task("a", "plain"))
             await eventually(running.is_set)
-            agent.stop()
-            await served
-    release.set()
+
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(asyncio.run, serve())
+    finally:
+        release.set()
 
 
 # processes

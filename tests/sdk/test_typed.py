@@ -11,11 +11,11 @@ from typing import Any, Literal, NewType
 import pydantic
 import pytest
 
-from agent_node import Context, PayloadError
+from agent_node import Agent, Context, PayloadError
 from agent_node.client import TaskOutput
 from agent_node.client.tasks import encode_payload
 from agent_node.outcomes import from_value
-from agent_node.signature import payload_type, read, with_payload
+from agent_node.signature import read, with_payload
 from agent_node.typed import from_json, to_json
 
 
@@ -113,6 +113,7 @@ def test_what_does_not_fit_is_named(text, kind, field, message):
     for secret in ("secret", "poem", "blue"):
         assert secret not in str(refused.value)
     assert refused.value.__suppress_context__  # a trace would print the values
+    assert refused.value.__cause__ is None
 
 
 def test_text_that_is_no_utf_8_is_no_json():
@@ -203,8 +204,9 @@ def test_handlers_that_can_never_work_are_refused_when_they_are_made():
         (opaque, "Context is neither a dataclass"),
         (ambiguous, "no payload can be read into .*ambiguous's book"),
     ]:
-        with pytest.raises(ValueError, match=message):
-            payload_type(function)
+        for isolation in (None, "process"):
+            with pytest.raises(ValueError, match=message):
+                Agent("a").handler("t", isolation=isolation)(function)
 
 
 def test_a_type_within_a_dataclass_that_json_cannot_hold_is_named():

@@ -25,6 +25,7 @@ def librarian(**options) -> Agent:
     agent.handler("buy")(handlers.buy)
     agent.handler("echo")(handlers.echo)
     agent.handler("parent")(handlers.parent)
+    agent.handler("parent-plain")(handlers.parent_plain)
     agent.handler("parent-process", isolation="process")(handlers.parent)
     return agent
 
@@ -59,7 +60,7 @@ async def test_a_payload_that_does_not_fit_fails_for_good_and_names_the_field():
 async def test_nothing_readable_reaches_the_coordinator(secret, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     async with muster_in_process(librarian(payloads=secret), payloads=secret) as client:
-        for kind in [*KINDS, "parent", "parent-process"]:
+        for kind in [*KINDS, "parent", "parent-plain", "parent-process"]:
             handle = await client.submit(kind, Document("Northanger", list(range(1000))))
             output = await handle.result(timeout_s=20)
             assert "Northanger" in output.text()
@@ -113,7 +114,7 @@ async def test_an_agent_without_codecs_says_what_it_lacks(secret):
 async def test_submits_of_handlers_pass_through_the_agents_submit_middleware():
     agent = librarian(submit_middleware=[handlers.retitle])
     async with muster_in_process(agent) as client:
-        for kind in ("parent", "parent-process"):
+        for kind in ("parent", "parent-plain", "parent-process"):
             output: TaskOutput = await (await client.submit(kind, Document("Emma"))).result(timeout_s=20)
             assert output.text() == 'application/json:{"title":"retitled","pages":[]}'
 

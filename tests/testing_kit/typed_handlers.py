@@ -48,3 +48,7 @@ async def parent(ctx: Context, document: Document) -> str:
 
 async def retitle(request: TaskRequest, call_next: SubmitNext) -> TaskHandle:
     return await call_next(replace(request, payload=Document("retitled")))
+
+
+def parent_plain(ctx: Context, document: Document) -> str:
+    return ctx.blocking_client.submit("echo", document).result(timeout_s=10).text()
