@@ -80,7 +80,7 @@ class Context:
             ValueError: it isn't JSON, and no type is given.
             PayloadError: it isn't JSON, or doesn't fit the type.
         """
-        return json.loads(self._attempt.payload) if kind is None else from_json(self._attempt.payload, kind)
+        return json.loads(self._attempt.payload) if kind is None else from_json(self._attempt.payload, self._attempt.content_type, kind)
 
     @property
     def attempt(self) -> int:

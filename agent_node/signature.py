@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from agent_node.errors import PayloadError
-from agent_node.typed import RESERVED, check_type, from_json, is_json
+from agent_node.typed import check_type, from_json, is_json, refuse_encoded
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -72,8 +72,7 @@ def read(data: bytes, content_type: str, kind: Any) -> Any:
     Raises:
         PayloadError: it doesn't fit.
     """
-    if content_type.startswith(RESERVED):
-        raise PayloadError(f"the payload is encoded as {content_type}, and there is no codec for it here: give Agent(payloads=...) one")
+    refuse_encoded(content_type)
     if kind is bytes:
         return data
     if kind is str and not is_json(content_type):
@@ -81,7 +80,7 @@ def read(data: bytes, content_type: str, kind: Any) -> Any:
             return data.decode()
         except UnicodeDecodeError as error:
             raise PayloadError(f"the payload is no UTF-8 text: {error.reason} at byte {error.start}") from None
-    return from_json(data, kind)
+    return from_json(data, content_type, kind)
 
 
 def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -43,11 +43,12 @@ def to_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_plain).encode()
 
 
-def from_json(data: bytes, kind: type[T], *, what: str = "the payload") -> T:
+def from_json(data: bytes, content_type: str, kind: type[T], *, what: str = "the payload") -> T:
     """JSON read into a type: a dataclass, a pydantic model, or what JSON has, such as `list[int]`.
 
     Args:
         data: the JSON.
+        content_type: its media type. It may be any but one of ours: that is an encoding that nobody has undone.
         kind: the type.
         what: what is read, for messages.
 
@@ -58,6 +59,7 @@ def from_json(data: bytes, kind: type[T], *, what: str = "the payload") -> T:
     import msgspec
 
     name = _name(kind)
+    refuse_encoded(content_type, what)
     if _is_model(kind):
         try:
             return cast("T", cast("Any", kind).model_validate_json(data))
@@ -69,6 +71,14 @@ def from_json(data: bytes, kind: type[T], *, what: str = "the payload") -> T:
         raise _of_msgspec(error, name, what) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"{what} is no JSON, and {name} is expected: {error}") from None
+
+
+def refuse_encoded(content_type: str, what: str = "the payload") -> None:
+    """Raises PayloadError for an encoding that nobody has undone: a blob's reference, for one, is JSON, too."""
+    if content_type.startswith(RESERVED):
+        raise PayloadError(
+            f"{what} is encoded as {content_type[:100]}, and nothing here decodes it: give Payloads(...) to this client or agent"
+        )
 
 
 def check_type(kind: Any) -> None:

@@ -112,7 +112,7 @@ class TaskOutput:
             json.JSONDecodeError: it isn't JSON, and no type is given.
             PayloadError: it isn't JSON, or doesn't fit the type.
         """
-        return json.loads(self.payload) if kind is None else from_json(self.payload, kind, what="the result")
+        return json.loads(self.payload) if kind is None else from_json(self.payload, self.content_type, kind, what="the result")
 
 
 @dataclass(frozen=True, slots=True)

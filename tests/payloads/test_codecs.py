@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent_node import PayloadError
 from agent_node.payloads import About, AesGcm, Content, Zlib
 from agent_node.payloads.content import pack, unpack
+from tests.support.tree import ROOT
 
 ABOUT = About("payload", "t-1")
 TEXT = Content(b"muster " * 1000, "text/plain; charset=utf-8")
@@ -183,6 +184,7 @@ def test_the_formats_stay_what_they_are(aes):
     encrypted = Content(bytes.fromhex(VECTOR), "application/vnd.muster.aes256gcm; kid=new")
     assert aes.encode(content, ABOUT) == encrypted
     assert decode(aes, encrypted) == content
+    assert VECTOR in (ROOT / "docs" / "payloads.md").read_text(encoding="utf-8")
 
 
 VECTOR = "57636729fe06f47bb7f297fece80f72b4fbfa6c3a01f6cceb2232082c8515cc93521b3f838740718309fb12f48"

@@ -71,7 +71,7 @@ BOOK = Book("Emma", [Author("Jane", dt.date(1775, 12, 16))], rating=Rating(stars
     ],
 )
 def test_what_is_written_can_be_read(value, kind):
-    assert from_json(to_json(value), kind) == value
+    assert from_json(to_json(value), "", kind) == value
     assert encode_payload(value) == (to_json(value), "application/json")
     assert (from_value(value).payload, from_value(value).content_type) in [(to_json(value), "application/json"), (b"", "")]
     assert TaskOutput(to_json(value)).json(kind) == value
@@ -108,7 +108,7 @@ def test_json_without_a_type_stays_what_it_was():
 )
 def test_what_does_not_fit_is_named(text, kind, field, message):
     with pytest.raises(PayloadError, match=message) as refused:
-        from_json(text.encode(), kind)
+        from_json(text.encode(), "", kind)
     assert refused.value.field == field
     for secret in ("secret", "poem", "blue"):
         assert secret not in str(refused.value)
@@ -146,8 +146,10 @@ def test_payloads_by_their_parameter(data, content_type, kind, value):
 
 def test_what_is_encoded_is_not_taken_for_json():
     for kind in (bytes, str, dict):
-        with pytest.raises(PayloadError, match=r"encoded as application/vnd\.muster\.blob\+json"):
+        with pytest.raises(PayloadError, match=r"payload is encoded as application/vnd\.muster\.blob\+json"):
             read(b"{}", "application/vnd.muster.blob+json", kind)
+    with pytest.raises(PayloadError, match=r"result is encoded as application/vnd\.muster\.blob\+json"):
+        TaskOutput(b"{}", "application/vnd.muster.blob+json").json(dict)
 
 
 def plain(ctx):
@@ -217,4 +219,4 @@ def test_a_type_within_a_dataclass_that_json_cannot_hold_is_named():
         odd: Odd
 
     with pytest.raises(PayloadError, match=r"field 'odd' doesn't fit .*Holder: complex is neither"):
-        from_json(b'{"odd": 1}', Holder)
+        from_json(b'{"odd": 1}', "", Holder)

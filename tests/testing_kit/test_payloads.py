@@ -107,7 +107,7 @@ async def test_a_blob_that_is_gone_fails_the_task_for_good(tmp_path):
 
 async def test_an_agent_without_codecs_says_what_it_lacks(secret):
     async with muster_in_process(librarian(), payloads=secret) as client:
-        with pytest.raises(TaskFailedError, match=r"encoded as application/vnd\.muster\.aes256gcm; kid=k, and there is no codec"):
+        with pytest.raises(TaskFailedError, match=r"encoded as application/vnd\.muster\.aes256gcm; kid=k, and nothing here decodes it"):
             await (await client.submit("plain", Document("Emma"))).result(timeout_s=10)
 
 
