@@ -118,6 +118,7 @@ class Lane(Ranked):
     def pop(self, task: Task) -> None:
         """Takes out the task that `head()` has just answered."""
         self.levels[task.spec.priority].pop(task)
+        del self.top  # a lane at rest would hold on to it when it has ended
 
     def live(self) -> int:
         """How many tasks are ready here."""
