@@ -73,6 +73,7 @@ def sentence_of(error: MusterError, *, address: str) -> str:
             said = f"no coordinator answers on {address}"
             advice = "start one with `muster-coordinator`, or name another with --address or MUSTER_ADDRESS"
         case UnavailableError():
+            said = said.removesuffix(": try again")  # advice for programs
             advice = f"look at the coordinator on {address}, and try again"
         case NotFoundError() if error.reason == "NAMESPACE_NOT_FOUND":
             said = said.partition(":")[0]  # what follows is advice for programs
