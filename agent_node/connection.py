@@ -126,9 +126,12 @@ def seconds(duration: Duration) -> float:
 
 
 def duration(seconds: float) -> Duration:
-    """Seconds as a protobuf duration. Raises ValueError or OverflowError for what is no duration."""
+    """Seconds as a protobuf duration. Raises ValueError for what is no duration."""
     message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
+    try:
+        message.FromTimedelta(timedelta(seconds=seconds))
+    except (OverflowError, ValueError):
+        raise ValueError(f"{seconds} s is no duration: give a number of seconds, at most a year") from None
     return message
 
 

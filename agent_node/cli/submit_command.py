@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_node.client.tasks import TaskOutput
 
 STDIN = "-"
+MAX_SECONDS = 365 * 86_400  # the longest that the coordinator takes
 PATIENCE_S = 3.0  # then whoever waits is told why
 
 
@@ -53,11 +54,13 @@ async def submit(
     priority: Annotated[PriorityName, typer.Option("--priority", help="How urgent it is.")] = PriorityName.NORMAL,
     max_retries: Annotated[int | None, typer.Option("--max-retries", min=0, help="Attempts after the first one.")] = None,
     run_timeout: Annotated[
-        float | None, typer.Option("--run-timeout", min=0, metavar="SECONDS", help="Fail an attempt that runs longer.")
+        float | None, typer.Option("--run-timeout", min=0, max=MAX_SECONDS, metavar="SECONDS", help="Fail an attempt that runs longer.")
     ] = None,
     progress_timeout: Annotated[
         float | None,
-        typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
+        typer.Option(
+            "--progress-timeout", min=0, max=MAX_SECONDS, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
@@ -142,9 +145,11 @@ async def say_why_it_waits(client: "Client", handle: "TaskHandle", *, after_s: f
     """A note on stderr when the task still waits for an agent after `after_s`: nobody should have to guess."""
     from agent_node.errors import MusterError
 
-    ended, _ = await asyncio.wait([handle.when_ended()], timeout=after_s)
+    end = handle.when_ended()
+    ended, _ = await asyncio.wait([end], timeout=after_s)
     if ended:
         return
+    end.cancel()  # else a client that is closed first would tell it, and nobody would listen
     try:
         explanation = await client.explain(handle.task_id)
     except MusterError:  # a note only: the wait itself reports what is wrong

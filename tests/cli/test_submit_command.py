@@ -142,3 +142,25 @@ def test_a_wait_that_takes_too_long_says_how_to_go_on(muster, client):
     result = muster("submit", "x", "--wait", "--timeout", "0")
     assert result.exit_code == 1
     assert "muster watch t-1" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--run-timeout", "--progress-timeout"])
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e300", "-1"])
+def test_what_is_no_duration_is_wrong_usage(muster, client, option, seconds):
+    result = muster("submit", "work", option, seconds)
+    assert (result.exit_code, result.stdout, client.calls) == (2, "", [])
+
+
+def test_an_argument_that_is_no_text_is_wrong_usage(muster, client):
+    client.answers["submit"] = lambda task_type, payload: task_type.encode()
+    result = muster("submit", "caf\udce9")
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        2,
+        ["muster: an argument isn't UTF-8 text; only a payload may be anything, from --file or stdin too."],
+    )
+
+
+def test_what_an_agent_said_cannot_steer_the_terminal(muster, client):
+    client.answers["submit"] = ScriptedHandle(end=TaskFailedError("t-1", "\x1b]0;mine\x07\x9b2J no", kind="APPLICATION"))
+    result = muster("submit", "work", "--wait")
+    assert result.stderr.endswith(" failed: ]0;mine2J no.\n")
