@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from agent_node.client.tasks import TaskOutput
 
 STDIN = "-"
-MAX_SECONDS = 365 * 86_400  # the longest that the coordinator takes
 PATIENCE_S = 3.0  # then whoever waits is told why
 
 
@@ -54,18 +53,16 @@ async def submit(
     priority: Annotated[PriorityName, typer.Option("--priority", help="How urgent it is.")] = PriorityName.NORMAL,
     max_retries: Annotated[int | None, typer.Option("--max-retries", min=0, help="Attempts after the first one.")] = None,
     run_timeout: Annotated[
-        float | None, typer.Option("--run-timeout", min=0, max=MAX_SECONDS, metavar="SECONDS", help="Fail an attempt that runs longer.")
+        float | None, typer.Option("--run-timeout", min=0, metavar="SECONDS", help="Fail an attempt that runs longer.")
     ] = None,
     progress_timeout: Annotated[
         float | None,
-        typer.Option(
-            "--progress-timeout", min=0, max=MAX_SECONDS, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."
-        ),
+        typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 1, the task lives on.")
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 6, the task lives on.")
     ] = None,
 ) -> ExitCode:
     """Submit a task.
@@ -75,31 +72,43 @@ async def submit(
     from agent_node.client.tasks import Priority
 
     content = read_payload(payload, file)
+    handle = None
     async with invocation.connect() as client:
-        handle = await client.submit(
-            task_type,
-            content,
-            task_id=task_id,
-            content_type=content_type or guess_content_type(content),
-            priority=Priority[priority.name],
-            max_retries=max_retries,
-            run_timeout_s=run_timeout,
-            progress_timeout_s=progress_timeout,
-            want_result=wait or stream,
-        )
-        if not (wait or stream):
-            _print_id(handle.task_id, invocation)
-            return ExitCode.OK
         try:
             async with asyncio.timeout(timeout_s):
+                note = asyncio.get_running_loop().call_later(PATIENCE_S, _say_that_it_is_not_taken)
+                try:
+                    handle = await client.submit(
+                        task_type,
+                        content,
+                        task_id=task_id,
+                        content_type=content_type or guess_content_type(content),
+                        priority=Priority[priority.name],
+                        max_retries=max_retries,
+                        run_timeout_s=run_timeout,
+                        progress_timeout_s=progress_timeout,
+                        want_result=wait or stream,
+                    )
+                finally:
+                    note.cancel()
+                if not (wait or stream):
+                    _print_id(handle.task_id, invocation)
+                    return ExitCode.OK
                 if stream:
                     return await _follow_output(handle, invocation)
                 return await _wait_for_result(client, handle, invocation)
         except TimeoutError:
-            raise CommandFailure(
-                f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
-                ExitCode.NEGATIVE,
-            ) from None
+            raise CommandFailure(_what_goes_on(handle, timeout_s or 0.0), ExitCode.TIMED_OUT) from None
+
+
+def _say_that_it_is_not_taken() -> None:
+    print("The coordinator has not taken the task yet: its store may be out. Waiting for it; Ctrl-C gives up.", file=sys.stderr)
+
+
+def _what_goes_on(handle: "TaskHandle | None", timeout_s: float) -> str:
+    if handle is None:
+        return f"the task was not acknowledged within {timeout_s:g} s, and may be taken all the same; `muster list` shows it then."
+    return f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it."
 
 
 def read_payload(argument: str | None, file: Path | None) -> bytes:
@@ -145,11 +154,9 @@ async def say_why_it_waits(client: "Client", handle: "TaskHandle", *, after_s: f
     """A note on stderr when the task still waits for an agent after `after_s`: nobody should have to guess."""
     from agent_node.errors import MusterError
 
-    end = handle.when_ended()
-    ended, _ = await asyncio.wait([end], timeout=after_s)
+    ended, _ = await asyncio.wait([handle.when_ended()], timeout=after_s)
     if ended:
         return
-    end.cancel()  # else a client that is closed first would tell it, and nobody would listen
     try:
         explanation = await client.explain(handle.task_id)
     except MusterError:  # a note only: the wait itself reports what is wrong
