@@ -31,6 +31,7 @@ from agent_node.session import Session
 from agent_node.signature import is_async, payload_type, with_payload
 from agent_node.stream_thread import StreamThread
 from agent_node.transport import HandlerInstruction, Transport
+from agent_node.wire_text import wire_text
 
 _log = logging.getLogger("muster.agent")
 
@@ -311,6 +312,8 @@ class _Serving:
 def _check_name(what: str, name: str) -> None:
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise ValueError(f"{what} is 1 to {MAX_NAME_CHARACTERS} characters long, and {name[:40]!r} is {len(name)}")
+    if wire_text(name) != name:
+        raise ValueError(f"{what} is text that UTF-8 can hold, and {name!r} isn't")
 
 
 def _check_portable(settings: AgentSettings) -> None:

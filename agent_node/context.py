@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import operator
 from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from agent_node.attempt import Attempt, Progress
 from agent_node.reports import MAX_MESSAGE_CHARACTERS, AttemptReports, ReportsHost, reports_of
 from agent_node.typed import from_json
+from agent_node.wire_text import wire_text
 
 if TYPE_CHECKING:
     from agent_node.client import BlockingClient, Client
     from agent_node.handler_clients import HandlerClients
 
 _MAX_MODEL_CHARACTERS = 128
+_MAX_COUNT = 10**12  # a million such reports still fit the wire
 
 T = TypeVar("T")
 
@@ -117,7 +120,7 @@ class Context:
             total: units in all; 0 when not known.
             message: a line for a person; at most 1,024 characters are kept.
         """
-        self._reports().progress(Progress(float(current), float(total), message[:MAX_MESSAGE_CHARACTERS]))
+        self._reports().progress(Progress(float(current), float(total), wire_text(message)[:MAX_MESSAGE_CHARACTERS]))
 
     @property
     def percentage(self) -> float | None:
@@ -164,7 +167,7 @@ class Context:
         Args:
             chunk: the next piece, of any size.
         """
-        self._reports().emit(chunk.encode() if isinstance(chunk, str) else bytes(chunk))
+        self._reports().emit(chunk.encode() if isinstance(chunk, str) else _bytes_of(chunk))
 
     @property
     def dropped_bytes(self) -> int:
@@ -182,11 +185,15 @@ class Context:
             requests: how many requests that took.
 
         Raises:
-            ValueError: a number is negative.
+            TypeError: a number isn't a whole one.
+            ValueError: a number is negative, or beyond 10^12.
         """
-        if min(input_tokens, output_tokens, requests) < 0:
+        counts = [operator.index(number) for number in (input_tokens, output_tokens, requests)]
+        if min(counts) < 0:
             raise ValueError("usage only grows: tokens and requests can't be negative")
-        self._reports().use(model[:_MAX_MODEL_CHARACTERS], input_tokens, output_tokens, requests)
+        if max(counts) > _MAX_COUNT:
+            raise ValueError(f"{max(counts)} tokens or requests at once can't be: at most {_MAX_COUNT} are taken")
+        self._reports().use(wire_text(model)[:_MAX_MODEL_CHARACTERS], *counts)
 
     # stopping
 
@@ -244,4 +251,9 @@ class Context:
         return reports_of(self._attempt, self._host)
 
     def _store(self, data: bytes) -> Future[None]:
-        return self._reports().checkpoint(bytes(data))
+        return self._reports().checkpoint(_bytes_of(data))
+
+
+def _bytes_of(data: bytes) -> bytes:
+    """A copy. Raises TypeError for what isn't bytes-like: `bytes(5)` would be five zeros."""
+    return bytes(memoryview(data))

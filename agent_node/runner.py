@@ -221,7 +221,9 @@ class Runner:
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its attempt's outcome
+        except (KeyboardInterrupt, GeneratorExit):  # a second Ctrl-C, a loop that is torn down: not the handler's doing
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else a handler raises (pytest.fail is none of Exception's) is its outcome
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))

@@ -20,10 +20,16 @@ from agent_node import clock
 from agent_node.agent import Agent
 from agent_node.client import Client, SubmitMiddleware
 from agent_node.payloads import Payloads
-from coordinator.core.model import Settings
-from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
-from coordinator.settings import CoordinatorSettings
-from coordinator.wiring import serve
+
+try:
+    from coordinator.core.model import Settings
+    from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
+    from coordinator.settings import CoordinatorSettings
+    from coordinator.wiring import serve
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"agent_node.testing runs a coordinator, which needs {missing.name!r}: pip install 'muster-agents[coordinator]'", name=missing.name
+    ) from None
 
 __all__ = ["local_coordinator", "muster_in_process"]
 

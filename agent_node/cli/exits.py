@@ -39,6 +39,17 @@ EXIT_CODES_HELP = (
 )
 
 
+_UNSEEN = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters but line breaks and tabs: what an agent or a client said must not steer the reader's terminal.
+
+    They are left out, not written out: they have no width, so a table that was laid out with them stays as it is.
+    """
+    return text.translate(_UNSEEN)
+
+
 class CommandFailure(Exception):
     """A command that can't go on, with the sentence for the user and the exit code."""
 

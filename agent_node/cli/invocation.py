@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent_node.addresses import check_address
-from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of
+from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of, without_controls
 from agent_node.errors import MusterError
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def explain_end(error: Exception, invocation: Invocation) -> ExitCode:
             return complain(str(error), error.code)
         case MusterError():
             return complain(sentence_of(error, address=invocation.coordinator_address), exit_code_of(error))
+        case UnicodeEncodeError():  # what the shell handed over goes into messages that are UTF-8
+            return complain("an argument isn't UTF-8 text; only a payload may be anything, from --file or stdin too.", ExitCode.USAGE)
         case _:
             if os.environ.get(DEBUG_VARIABLE):
                 traceback.print_exception(error)
@@ -160,7 +162,7 @@ def _innermost(error: Exception) -> Exception:
 
 def complain(sentence: str, code: ExitCode) -> ExitCode:
     """Says on stderr what went wrong, and hands the exit code through."""
-    print(f"muster: {sentence}", file=sys.stderr)
+    print(f"muster: {without_controls(sentence)}", file=sys.stderr)
     return code
 
 

