@@ -32,6 +32,7 @@ MAX_STACK_TRACE = 16384
 MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
 MAX_OPTIONS_BYTES = 8 * 1024  # of a task beside its payload: with a checkpoint, too, it must fit into one message to an agent
 MAX_OUTCOME_EXTRA_BYTES = 64 * 1024  # of an outcome beside its payload: usage of some hundred models
+MAX_NANOS = 999_999_999  # of a google.protobuf.Duration
 MAX_USAGE_ENTRIES = 64  # per report; the SDK sends no more
 MAX_PROGRESS_MESSAGE = 1024
 
@@ -58,6 +59,12 @@ def check_name(text: str, field: str) -> str:
 def seconds(duration: Duration, field: str) -> float:
     """A duration in seconds, not negative and not absurd."""
     value = duration.seconds + duration.nanos / 1e9
+    if abs(duration.nanos) > MAX_NANOS or duration.seconds * duration.nanos < 0:
+        raise InvalidRequest(
+            f"{field} is no valid Duration: nanos has the sign of seconds, and stays below a second (seconds {duration.seconds}, "
+            f"nanos {duration.nanos})",
+            field=field,
+        )
     if value < 0:
         raise InvalidRequest(f"{field} is negative ({value:g} s): give a positive duration, or leave it out", field=field)
     if value > MAX_DURATION_S:

@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     REFUSED = 4  # the coordinator refused: bad content, a limit, an id that is taken
     UNAVAILABLE = 5  # no coordinator answers, or it can't reach its store
     TIMED_OUT = 6  # the task wasn't acknowledged, or didn't end, within --timeout: it goes on
+    UNWRITABLE = 7  # our output, or a file that was asked for, can't be written: a full disk
     BUG = 70  # an error that we didn't foresee
     INTERRUPTED = 130  # Ctrl-C
     BROKEN_PIPE = 141  # whoever read our output went away, as in `muster list | head`
@@ -35,7 +36,7 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done · 1 a task failed, was cancelled, or the answer is no · 2 wrong usage · 3 not found · "
-    "4 refused or a limit reached · 5 coordinator unavailable · 6 not ended within --timeout · 130 interrupted."
+    "4 refused or a limit reached · 5 coordinator unavailable · 6 not ended within --timeout · 7 output not written · 130 interrupted."
 )
 
 

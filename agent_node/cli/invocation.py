@@ -5,6 +5,7 @@ and broken pipes of all commands are handled here and nowhere else.
 """
 
 import asyncio
+import errno
 import inspect
 import os
 import signal
@@ -137,8 +138,11 @@ def explain_end(error: Exception, invocation: Invocation) -> ExitCode:
     match error:
         case BrokenPipeError():
             # Nobody reads our output. What Python would still flush at exit goes nowhere, instead of failing once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return ExitCode.BROKEN_PIPE
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO):
+            _discard_output()
+            return complain(f"the output can't be written: {error.strerror or error}.", ExitCode.UNWRITABLE)
         case CommandFailure():
             return complain(str(error), error.code)
         case MusterError():
@@ -151,6 +155,10 @@ def explain_end(error: Exception, invocation: Invocation) -> ExitCode:
             return complain(
                 f"this is a bug of muster: {type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 to see where).", ExitCode.BUG
             )
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _innermost(error: Exception) -> Exception:

@@ -325,6 +325,8 @@ class Client(FleetCalls):
             if self._closed:
                 raise UnavailableError("the client is closed")
             self._opened = self._open()
+        elif self._opened.loop is not asyncio.get_running_loop():
+            raise RuntimeError("the client was first used in another event loop: give each its own, or use a BlockingClient from threads")
         return self._opened
 
     def _open(self) -> Opened:
@@ -336,7 +338,7 @@ class Client(FleetCalls):
             backoff=Backoff(),
             max_in_flight=self._max_in_flight,
         )
-        return Opened(channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
+        return Opened(asyncio.get_running_loop(), channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
 
     def _watch(self) -> Watch:
         return Watch(

@@ -1,5 +1,6 @@
 """What a client asks about the fleet: agents, queues, namespaces, the coordinator; and the unary calls of all its methods."""
 
+import asyncio
 import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ _Response = TypeVar("_Response")
 class Opened:
     """What exists between opening and closing a client."""
 
+    loop: asyncio.AbstractEventLoop  # the one that it was first used in
     channel: grpc.aio.Channel
     stream: SessionStream
     tasks: "TaskServiceAsyncStub"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from agent_node import Client
 from agent_node.testing import local_coordinator
 from tests.support.eventually import eventually
 
+FULL = Path("/dev/full")
 HOLD = """
 import asyncio, typer
 from agent_node.cli.bench.loop import loop_factory
@@ -53,6 +55,13 @@ async def test_a_signal_cleans_up_and_says_nothing(children, loop, number, code)
     process.send(number)
     assert await process.wait_for_exit() == code
     assert process.output() == "holding\ncleaned up\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full, where every write fails as on a full disk")
+def test_output_that_cant_be_written_is_said_in_a_sentence():
+    with FULL.open("w") as full:
+        ended = subprocess.run([sys.executable, "-c", CHATTER], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (7, "muster: the output can't be written: No space left on device.\n")
 
 
 async def test_a_reader_that_goes_away_ends_the_command_quietly():
