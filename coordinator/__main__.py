@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-live-bytes", type=int, metavar="N", help="refuse submits beyond this many bytes of live tasks (default 2147483648)"
     )
+    parser.add_argument(
+        "--snapshot-after",
+        type=int,
+        metavar="N",
+        help="take a snapshot when the journal has outgrown N bytes and the last snapshot (default 67108864)",
+    )
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="(default warning)")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
@@ -64,6 +70,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from dataclasses import replace
 
     from coordinator.core.model import Settings as CoreSettings
+    from coordinator.engine.snapshots import SnapshotSettings
     from coordinator.settings import CoordinatorSettings
 
     host, colon, port = options.listen.rpartition(":")
@@ -87,6 +94,11 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
             core = replace(core, **{name: count})
     if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks, core.max_live_bytes) <= 0:
         raise ValueError("--lease, --session-grace, --ack-timeout, --max-live-tasks and --max-live-bytes must be above zero")
+    snapshots = SnapshotSettings()
+    if options.snapshot_after is not None:
+        if options.snapshot_after < 1:
+            raise ValueError(f"--snapshot-after {options.snapshot_after} is too little: give 1 or more bytes")
+        snapshots = replace(snapshots, min_journal_bytes=options.snapshot_after)
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
@@ -95,6 +107,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         shards=options.shards,
         key_prefix=options.key_prefix,
         core=core,
+        snapshots=snapshots,
     )
 
 

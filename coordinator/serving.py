@@ -9,10 +9,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from coordinator.engine.shard import ShardLost
-from coordinator.journal.codec import JournalTooNew
+from coordinator.engine.recovery import ShardLost
 from coordinator.journal.errors import StoreStartError
-from coordinator.ports import StoreCorrupt
+from coordinator.ports import JournalTooNew, StoreCorrupt
 from coordinator.rpc.server import ListenError
 from coordinator.wiring import coordinator
 

@@ -89,6 +89,7 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
             settings=settings.core,
             clock=clock,
             entropy=entropy,
+            snapshots=settings.snapshots,
             default_here=home(DEFAULT_NAMESPACE) == number,
         )
         for number, shard_store in enumerate(stores)

@@ -187,6 +187,31 @@ MUTATIONS = [
     ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
     Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
+    # Snapshots: G1.
+    Mutation("a task is handed over before it changes", CORE + "evolve.py", "        state.walk.before_change(task)\n", "        pass\n"),
+    Mutation("once", CORE + "snapshot.py", " and number not in self._early:", ":"),
+    Mutation("and not by the walk as well", CORE + "snapshot.py", "if task.number not in early:", "if True:"),
+    Mutation("what came later is not in it", CORE + "snapshot.py", "self._next <= number < self._until", "self._next <= number"),
+    Mutation("a piece keeps a task as it was", "coordinator/journal/snapshot_codec.py", "live.chunks = bytes(task.chunks)", "pass"),
+    Mutation(
+        "only what merely waits is packed as that", "coordinator/journal/snapshot_codec.py", "if task.fence or task.run", "if task.run"
+    ),
+    Mutation(
+        "a snapshot is of the entry that is being written",
+        ENGINE + "shard.py",
+        "sequence = self._sequence + bool(commit.events)",
+        "sequence = self._sequence",
+    ),
+    Mutation("it waits until that is durable", ENGINE + "snapshots.py", "        await durable\n", ""),
+    Mutation("a gap in the journal is not skipped", ENGINE + "recovery.py", "if sequence != recovered.sequence + 1:", "if False:"),
+    Mutation("replay begins behind the snapshot", ENGINE + "recovery.py", "    recovered.sequence = snapshot.sequence\n", ""),
+    Mutation("who lost the shard while reading says so", ENGINE + "recovery.py", "    if await store.is_owner():\n", "    if True:\n"),
+    Mutation(
+        "a claim removes half a snapshot",
+        "coordinator/journal/memory_store.py",
+        "        shard.unfinished = None\n        _after",
+        "        _after",
+    ),
     # The store in memory, which the simulation relies on
     Mutation(
         "the store refuses another owner",

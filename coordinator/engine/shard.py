@@ -29,8 +29,9 @@ from coordinator.core.ticks import tick
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
-from coordinator.engine.recovery import recover
+from coordinator.engine.recovery import ShardLost, recover
 from coordinator.engine.sinks import AgentSink, ClientSink
+from coordinator.engine.snapshots import SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Watch, WatchEvent
 from coordinator.errors import NotFound, Unavailable
@@ -47,10 +48,6 @@ TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
-class ShardLost(Exception):
-    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
-
-
 class Shard:
     """One shard: its journal, its namespaces, and the loop that writes.
 
@@ -61,6 +58,7 @@ class Shard:
         settings: the core's durations and limits.
         clock: the machine's clock of durations.
         entropy: where jitter and commit nonces come from.
+        snapshots: when they are taken.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
     """
 
@@ -73,6 +71,7 @@ class Shard:
         settings: Settings,
         clock: Clock,
         entropy: Entropy,
+        snapshots: SnapshotSettings | None = None,
         default_here: bool = False,
     ) -> None:
         self.number = number
@@ -87,6 +86,7 @@ class Shard:
         self._clock = clock
         self._entropy = entropy
         self._default_here = default_here
+        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots or SnapshotSettings(), entropy=entropy)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
@@ -126,32 +126,31 @@ class Shard:
 
     async def _recover(self) -> None:
         claim = await self.store.claim()
-        recovered = await recover(self.store, self._codec)
-        sequence = recovered.sequence
-        if sequence > claim.sequence:
-            raise ShardLost(f"shard {self.number} was taken over by another coordinator while its journal was read")
-        if sequence < claim.sequence:
-            raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
-        self._epoch, self._sequence = claim.epoch, sequence
+        recovered = await recover(self.store, self._codec, claim)
+        self._epoch, self._sequence = claim.epoch, recovered.sequence
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self._pending, self._writing = PendingCommit(0), None
+        namespaces = [self._new_namespace(name, created_ms, state) for name, (state, created_ms) in recovered.states.items()]
+        for namespace in namespaces:
+            for _ in namespace.scheduler.rebuild(self._time.now()):
+                await asyncio.sleep(0)
+        self.namespaces |= {namespace.name: namespace for namespace in namespaces}
         self._serving = True
-        now = self.now()
-        for name, (state, created_ms) in recovered.states.items():
-            scheduler = self._add_namespace(name, created_ms, state).scheduler
-            scheduler.rebuild(now)
+        for namespace in namespaces:  # once more: it may have taken a second
+            namespace.scheduler.extend_leases(self.now())
+        self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
-        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, sequence)
+        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
         self._arm_timer()
 
-    def _add_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
+    def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
         scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
-        namespace = self.namespaces[name] = Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
-        return namespace
+        return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:
         self._serving = False
+        self._snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
@@ -228,7 +227,7 @@ class Shard:
         self.require_served()
         namespace = self.namespaces.get(name)
         if namespace is None:
-            namespace = self._add_namespace(name, self.now().date_ms, State())
+            namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
             self._pending.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
@@ -339,11 +338,20 @@ class Shard:
             commit = self._pending
             self._pending = PendingCommit(commit.date_ms)
             self._writing = commit
+            if self._snapshots.is_due():
+                self._begin_snapshot(commit)
             if commit.events:
                 await self._append(commit)
             self._writing = None
             self._release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
+
+    def _begin_snapshot(self, commit: PendingCommit) -> None:
+        """Memory is now as it will be right after `commit`, which is about to be written: nothing else has been decided."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        commit.waiters.append(durable)
+        sequence = self._sequence + bool(commit.events)
+        self._snapshots.begin(sequence=sequence, date_ms=commit.date_ms, durable=durable, namespaces=self.namespaces)
 
     async def _append(self, commit: PendingCommit) -> None:
         self._sequence += 1
@@ -372,6 +380,7 @@ class Shard:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self._time.store_said(appended.date_ms)
                     self._outage_over()
+                    self._snapshots.journal_bytes += len(blob)
                     return
                 case AppendAnswer.FENCED:
                     raise ShardLost(f"shard {self.number} was taken over by another coordinator")

@@ -23,14 +23,14 @@ from coordinator.core.events import (
     Submitted,
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
+from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
+from coordinator.ports import JournalTooNew, SnapshotNamespace
+
+__all__ = ["FORMAT_VERSION", "decode", "decode_snapshot", "encode", "record_out", "snapshot_encoder"]
 
 FORMAT_VERSION = 1
 
 AnyEvent = Event | NamespaceCreated
-
-
-class JournalTooNew(Exception):
-    """The journal was written by a newer release: start that one, or a later one."""
 
 
 def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
@@ -214,3 +214,8 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
 def record_out(task: Task) -> bytes:
     """What stays of an ended task, under a key of its own (muster.v1.TaskRecord)."""
     return convert.record_out(task)
+
+
+def snapshot_encoder(*, sequence: int, date_ms: int, namespaces: Sequence[SnapshotNamespace], max_bytes: int) -> SnapshotEncoder:
+    """What packs the tasks of a snapshot (muster.v1.SnapshotChunk)."""
+    return SnapshotEncoder(sequence=sequence, date_ms=date_ms, namespaces=namespaces, max_bytes=max_bytes)

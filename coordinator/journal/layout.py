@@ -2,8 +2,12 @@
 
 With the key prefix `muster`, shard 3 is
 
-    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit
-    muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes
+    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit; and of the
+                                                   snapshot snapshot_key (a or b), snapshot_sequence, snapshot_nonce, snapshot_pieces,
+                                                   snapshot_bytes, and unfinished (sequence and nonce of one that is being written)
+    muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes; those
+                                                   up to snapshot_sequence are removed bit by bit
+    muster:{s3}:snapshot:a, :b             list    the pieces of the current snapshot in the one, of one that is being written in the other
     muster:{s3}:task:<namespace>:<id>      string  an ended task: 8 bytes of marker, then its record
     muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
     muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held
@@ -71,6 +75,11 @@ class ShardKeys:
     def journal(self) -> str:
         """The commits."""
         return f"{self._tag}:journal"
+
+    @property
+    def snapshots(self) -> tuple[str, str]:
+        """The two places for snapshots: they take turns."""
+        return f"{self._tag}:snapshot:a", f"{self._tag}:snapshot:b"
 
     def tasks(self, namespace: str) -> str:
         """What the keys of a namespace's records begin with: the task's id follows."""

@@ -10,8 +10,30 @@ from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, m
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
-from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, READ_RECORDS, Script
-from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
+from coordinator.journal.scripts import (
+    APPEND,
+    CLAIM,
+    EXPIRE_ENDED,
+    FINISH_SNAPSHOT,
+    LIST_ENDED,
+    OLDEST_ENDED,
+    READ_RECORDS,
+    READ_SNAPSHOT,
+    TRIM_JOURNAL,
+    WRITE_SNAPSHOT,
+    Script,
+)
+from coordinator.ports import (
+    MAX_READ_BYTES,
+    AppendAnswer,
+    Appended,
+    Claim,
+    EndedEntry,
+    EndedTask,
+    Retention,
+    StoreCorrupt,
+    StoredSnapshot,
+)
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
 _KEYS_PER_READ = 1000  # one script blocks the server for about a millisecond
@@ -36,15 +58,23 @@ class RedisShardStore:
         # Writes don't wait behind reads, nor reads behind writes.
         self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     async def claim(self) -> Claim:
         """See ShardStore."""
         nonce = self._new_nonce()
         with as_store_errors():
-            epoch, sequence, date_ms = await self._writes.run(CLAIM, keys=(self._keys.head, self._keys.journal), arguments=(nonce,))
+            epoch, sequence, date_ms, *snapshot = await self._writes.run(
+                CLAIM, keys=(self._keys.head, self._keys.journal, *self._keys.snapshots), arguments=(nonce,)
+            )
         self._token = f"{epoch}:{nonce}"
-        return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms)
+        return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
+
+    async def is_owner(self) -> bool:
+        """See ShardStore."""
+        token = await self._read("HGET", self._keys.head, "token")
+        return bool(token == self._token.encode())
 
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
@@ -75,6 +105,34 @@ class RedisShardStore:
         """See ShardStore."""
         entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
         return _entry(entries[0])[0] if entries else 0
+
+    async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
+        """See ShardStore."""
+        return await self._snapshot(WRITE_SNAPSHOT, sequence, nonce, place, piece)
+
+    async def finish_snapshot(self, *, sequence: int, nonce: str, pieces: int, size_bytes: int) -> bool:
+        """See ShardStore."""
+        return await self._snapshot(FINISH_SNAPSHOT, sequence, nonce, pieces, size_bytes)
+
+    async def _snapshot(self, script: Script, *arguments: int | str | bytes) -> bool:
+        with as_store_errors():
+            done = await self._snapshots.run(script, keys=(self._keys.head, *self._keys.snapshots), arguments=(self._token, *arguments))
+        return bool(done)
+
+    async def read_snapshot(self, *, sequence: int, place: int) -> bytes | None:
+        """See ShardStore."""
+        piece: bytes | None = await self._run_read(
+            READ_SNAPSHOT, keys=(self._keys.head, *self._keys.snapshots), arguments=(sequence, place)
+        )
+        return piece
+
+    async def trim_journal(self, *, limit: int) -> int:
+        """See ShardStore."""
+        with as_store_errors():
+            trimmed: int = await self._snapshots.run(
+                TRIM_JOURNAL, keys=(self._keys.head, self._keys.journal), arguments=(self._token, limit)
+            )
+        return trimmed
 
     async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
@@ -137,6 +195,7 @@ class RedisShardStore:
         """Closes the shard's connections."""
         await self._writes.close()
         await self._reads.close()
+        await self._snapshots.close()
 
     async def _read(self, *command: str | int) -> Any:
         with as_store_errors():

@@ -28,6 +28,7 @@ def test_the_keys_of_a_shard_share_its_hash_tag():
     keys = ShardKeys(prefix="muster", shard=3)
     assert keys.head == "muster:{s3}:head"
     assert keys.journal == "muster:{s3}:journal"
+    assert keys.snapshots == ("muster:{s3}:snapshot:a", "muster:{s3}:snapshot:b")
     assert keys.tasks("default") == "muster:{s3}:task:default:"
     assert keys.ended("default") == "muster:{s3}:ended:default"
     assert keys.counters("default") == "muster:{s3}:counters:default"

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 
 from coordinator.core.model import Settings
-from coordinator.engine.shard import ShardLost
+from coordinator.engine.recovery import ShardLost
 from coordinator.journal.memory_store import Fault, MemoryShardStore
 from tests.support.eventually import eventually
 from tests.support.hosted import PATIENT_S, MemoryShard, hosted, spec_of, success
