@@ -48,7 +48,7 @@ def check(scheduler: Scheduler) -> None:
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.head() is None:
+        if lane.live() == 0:
             continue
         for agent in scheduler.load.agents.values():
             _hold(

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import count
 
+from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
 from coordinator.core.model import INFINITY, Attempt
-from coordinator.core.ready_queue import LaneHeap
+from coordinator.core.ready_queue import Lane
 
 LOAD_STEPS = 16
 """How finely loads are told apart: exactly for capacities up to this, and to this share of the capacity above.
@@ -81,36 +82,46 @@ class Agent:
         return f"<Agent {self.name} {self.status.name} {len(self.running)}/{self.capacity}>"
 
 
-class AgentClass:
-    """Agents with equal capabilities. Those with a free slot stand in buckets by load over capacity, the longest idle first."""
+class AgentClass(Ranked):
+    """Agents with equal capabilities. Those with a free slot stand in buckets by load over capacity, the longest idle first.
 
-    __slots__ = ("_buckets", "_loads", "_moved", "_ranks", "agents", "capabilities", "lanes", "serial")
+    Its rank is that of its least loaded agent. `lanes` has the lanes whose tasks they can take, the best head first.
+    """
+
+    __slots__ = ("_buckets", "_loads", "_moved", "_ranks", "agents", "capabilities", "lanes")
 
     def __init__(self, capabilities: frozenset[str], serial: int, ranks: Iterator[int]) -> None:
+        super().__init__(serial)
         self.capabilities = capabilities
         self._ranks = ranks
-        self.serial = serial
         self.agents: dict[str, Agent] = {}
-        self.lanes = LaneHeap()
+        self.lanes: LazyHeap[Lane] = LazyHeap()
         self._buckets: dict[int, OrderedDict[str, Agent]] = {}
         self._loads: list[int] = []  # a heap of the buckets that exist
-        self._moved: dict[str, Agent] = {}  # agents whose load changed since they were last put into a bucket
+        self._moved: dict[Agent, int] = {}  # whose load changed since they were last put into a bucket, and the most that they ran
 
     def touch(self, agent: Agent) -> None:
         """Its load or its limit changed: it is put right before the next pick, once however much changed."""
-        self._moved[agent.name] = agent
+        moved, running = self._moved, len(agent.running)
+        if moved.get(agent, -1) < running:
+            moved[agent] = running
+
+    def rank(self) -> Rank | None:
+        """The least loaded agent's load over capacity, and since when it has had it."""
+        agent = self.least_loaded()
+        return None if agent is None else (agent.load, agent.idle_rank)
 
     def remove(self, agent: Agent) -> None:
         """It is no longer of this class."""
-        self._moved.pop(agent.name, None)
+        self._moved.pop(agent, None)
         self._take_out(agent)
         del self.agents[agent.name]
 
     def least_loaded(self) -> Agent | None:
         """The agent with a free slot and the lowest load over capacity; None when none has a free slot."""
         if self._moved:
-            for agent in self._moved.values():
-                self._put(agent)
+            for agent, most in self._moved.items():
+                self._put(agent, most)
             self._moved.clear()
         while self._loads:
             bucket = self._buckets[self._loads[0]]
@@ -119,10 +130,10 @@ class AgentClass:
             del self._buckets[heapq.heappop(self._loads)]
         return None
 
-    def _put(self, agent: Agent) -> None:
+    def _put(self, agent: Agent, most: int) -> None:
         load = len(agent.running) * LOAD_STEPS // agent.capacity if agent.free_slots() > 0 else -1
-        if load == agent.load:
-            return
+        if load == agent.load and most * LOAD_STEPS // agent.capacity == load:
+            return  # what has been busier meanwhile goes behind those that have been idle
         if agent.load >= 0:
             del self._buckets[agent.load][agent.name]
         agent.load = load
@@ -141,19 +152,39 @@ class AgentClass:
 
 
 class LoadMap:
-    """The agents of a namespace, and their classes by capability."""
+    """The agents of a namespace, their classes by capability, and which class can take from which lane."""
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.by_session: dict[str, Agent] = {}
         self._classes: dict[frozenset[str], AgentClass] = {}
         self._capable: dict[str, list[AgentClass]] = {}
+        self._lanes: dict[str, dict[Lane, None]] = {}  # by task type
         self._serial = 0
         self._ranks = count()
 
     def capable(self, task_type: str) -> list[AgentClass]:
         """The classes that can run a type; they may be without a free slot."""
         return self._capable.get(task_type, [])
+
+    def types(self) -> int:
+        """How many task types somebody can run."""
+        return len(self._capable)
+
+    def open(self, lane: Lane) -> None:
+        """A lane has come to be: those who can take from it must know it."""
+        self._lanes.setdefault(lane.task_type, {})[lane] = None
+        for group in self.capable(lane.task_type):
+            _link(lane, group)
+
+    def close(self, lane: Lane) -> None:
+        """An empty lane is dropped."""
+        lanes = self._lanes[lane.task_type]
+        del lanes[lane]
+        if not lanes:
+            del self._lanes[lane.task_type]
+        for group in lane.classes:
+            _unlink(lane, group)
 
     def agent(self, name: str) -> Agent:
         """The agent of that name, made if need be."""
@@ -171,12 +202,15 @@ class LoadMap:
             group = self._classes[wanted] = AgentClass(wanted, self._serial, self._ranks)
             for task_type in wanted:
                 self._capable.setdefault(task_type, []).append(group)
+                for lane in self._lanes.get(task_type, ()):
+                    _link(lane, group)
         if agent.group is not group:
             self.leave(agent)
             agent.group = group
             group.agents[agent.name] = agent
         agent.capabilities = wanted
         group.touch(agent)
+        group.improved()
         return group
 
     def leave(self, agent: Agent) -> None:
@@ -192,6 +226,9 @@ class LoadMap:
                 self._capable[task_type].remove(group)
                 if not self._capable[task_type]:
                     del self._capable[task_type]
+                for lane in self._lanes.get(task_type, ()):
+                    del lane.classes[group]
+                    _unlink(lane, group)
 
     def remove(self, agent: Agent) -> None:
         """Forgets an agent that runs nothing."""
@@ -199,3 +236,15 @@ class LoadMap:
         self.agents.pop(agent.name, None)
         if self.by_session.get(agent.session) is agent:
             del self.by_session[agent.session]
+
+
+def _link(lane: Lane, group: AgentClass) -> None:
+    """The class can take from the lane: each stands in the other's heap, until somebody looks and finds nothing."""
+    lane.classes[group] = None
+    lane.takers.tell(group)
+    group.lanes.tell(lane)
+
+
+def _unlink(lane: Lane, group: AgentClass) -> None:
+    lane.takers.discard(group)
+    group.lanes.discard(lane)

@@ -1,76 +1,138 @@
 """Brings ready tasks and free slots together: the best ready task that anyone free can take, to the least loaded who can take it.
 
 The only place that begins attempts. Neither the queue nor the agents are scanned: work is proportional to what is assigned, and to the
-classes that have just got a slot or a task.
+lanes that have just got a better head and the classes that have just got a slot.
 """
 
 import heapq
 
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
+from coordinator.core.lazy_heap import Rank
 from coordinator.core.load_map import Agent, AgentClass
 from coordinator.core.model import Attempt, Now, Task, next_fence
-from coordinator.core.ready_queue import NO_HEAD, HeadKey, Lane
+from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
 
-Nominations = list[tuple[HeadKey, int, Lane]]
+LAST: Rank = (1,)  # after every lane's rank
 
 
 def place(scheduler: Scheduler, now: Now) -> None:
     """Assigns until no ready task has a free, capable agent."""
-    nominations: Nominations = []  # a heap: lanes whose head somebody free can take
-    for group in scheduler.awake:
-        _nominate(group, nominations)
-    scheduler.awake.clear()
-    while nominations:
-        key, serial, lane = heapq.heappop(nominations)
-        head = lane.head()
-        if head is None:
-            continue
-        if head[0] > key:  # nominated twice, and served since
-            heapq.heappush(nominations, (head[0], serial, lane))
-            continue
-        groups = scheduler.load.capable(lane.task_type)
-        _serve(scheduler, lane, groups, nominations[0][0] if nominations else NO_HEAD, now)
-        for group in groups:
-            _nominate(group, nominations)
+    if scheduler.awake:
+        awake = list(scheduler.awake)
+        scheduler.awake.clear()
+        turns = Turns()
+        for item in awake:
+            if isinstance(item, Lane):
+                turns.nominate(item)
+            else:
+                turns.ask(item)
+        while (lane := turns.next()) is not None:
+            _serve(scheduler, lane, turns, now)
+        turns.put_back()
 
 
-def _nominate(group: AgentClass, nominations: Nominations) -> None:
-    """Enters the best lane of a class that has a free slot."""
-    if group.least_loaded() is not None and (best := group.lanes.best()) is not None:
-        entry = (best[0], best[1].serial, best[1])
-        if entry not in nominations[:1]:
-            heapq.heappush(nominations, entry)
+class Turns:
+    """Which lane is served next: the one with the best head among those that somebody free can take from.
 
+    A lane is nominated because its head got better, or by a class that has got a slot: the class's lanes are taken from its heap one by
+    one, the best first, as far as what was nominated so far leaves room before it.
+    """
 
-def _serve(scheduler: Scheduler, lane: Lane, groups: list[AgentClass], rival: HeadKey, now: Now) -> None:
-    """Assigns a lane's tasks from its head on, while they go before the other lanes' heads and somebody is free."""
-    for group in groups:
-        if group.least_loaded() is not None:
-            rival = min(rival, group.lanes.second(lane))
-    while (agent := _pick(groups)) is not None:
-        head = lane.head()
-        if head is None or head[0] > rival:
+    __slots__ = ("_askers", "_heap", "_nominators")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Rank, int, Lane]] = []  # the lanes nominated; a rank here is a lower bound
+        self._askers: list[tuple[Rank, int, AgentClass]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
+        self._nominators: dict[Lane, list[AgentClass]] = {}  # from whose heaps each lane was taken
+
+    def nominate(self, lane: Lane) -> None:
+        """Its head got better."""
+        self._nominators[lane] = []
+        self._enter(lane)
+
+    def ask(self, group: AgentClass) -> None:
+        """It may have got a slot: all its lanes are candidates."""
+        if (bound := group.lanes.bound()) is not None:
+            heapq.heappush(self._askers, (bound, group.serial, group))
+
+    def next(self) -> Lane | None:
+        """The lane whose head goes first. It stays nominated."""
+        heap, askers = self._heap, self._askers
+        while True:
+            while askers and (not heap or askers[0][0] < heap[0][0]):
+                self._nominate_by(heapq.heappop(askers)[2])
+            if not heap:
+                return None
+            rank, serial, lane = heap[0]
+            present = lane.rank()
+            if present is None:
+                heapq.heappop(heap)
+            elif present != rank:
+                heapq.heapreplace(heap, (present, serial, lane))
+            else:
+                return lane
+
+    def rival(self) -> Rank:
+        """Beyond this rank another lane than the next one may be due."""
+        others = self._heap[1:3]  # the second smallest of a heap is a child of its root
+        rival = min(others)[0] if others else LAST
+        return min(rival, self._askers[0][0]) if self._askers else rival
+
+    def drop(self) -> None:
+        """The next lane has no free agent any more, or no task."""
+        heapq.heappop(self._heap)
+
+    def put_back(self) -> None:
+        """Returns the lanes to the heaps that they were taken from."""
+        for lane, groups in self._nominators.items():
+            if groups and (rank := lane.rank()) is not None:
+                for group in groups:
+                    group.lanes.put(lane, rank)
+
+    def _nominate_by(self, group: AgentClass) -> None:
+        if group.least_loaded() is None or (lane := group.lanes.take()) is None:
             return
-        lane.pop(head[1])
-        _assign(scheduler, head[1], agent, now)
+        nominators = self._nominators.get(lane)
+        if nominators is None:
+            self._nominators[lane] = [group]
+            self._enter(lane)
+        else:
+            nominators.append(group)
+        self.ask(group)
+
+    def _enter(self, lane: Lane) -> None:
+        rank = lane.rank()
+        if rank is not None:
+            heapq.heappush(self._heap, (rank, lane.serial, lane))
 
 
-def _pick(groups: list[AgentClass]) -> Agent | None:
-    """The least loaded agent with a free slot among the classes; the longest idle of equals."""
-    if len(groups) == 1:
-        group = groups[0]
+def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
+    """Assigns a lane's tasks from its head on, while they go before the other lanes' heads and somebody is free."""
+    rival = turns.rival()
+    while (rank := lane.rank()) is not None:
+        if rank > rival:
+            return
+        agent = _pick(lane)
+        if agent is None:
+            break
+        task = lane.top
+        lane.pop(task)
+        _assign(scheduler, task, agent, now)
+    turns.drop()
+
+
+def _pick(lane: Lane) -> Agent | None:
+    """The least loaded agent with a free slot among the lane's classes; the longest idle of equals."""
+    if len(lane.classes) == 1:
+        (group,) = lane.classes
         if len(group.agents) > 1:
             return group.least_loaded()
         (only,) = group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
         return only if only.free_slots() > 0 else None
-    best: Agent | None = None
-    for group in groups:
-        agent = group.least_loaded()
-        if agent is not None and (best is None or (agent.load, agent.idle_rank) < (best.load, best.idle_rank)):
-            best = agent
-    return best
+    best = lane.takers.best()
+    return None if best is None else best.least_loaded()
 
 
 def _assign(scheduler: Scheduler, task: Task, agent: Agent, now: Now) -> None:

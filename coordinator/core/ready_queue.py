@@ -5,13 +5,14 @@ Derived from the state, and rebuilt from it after recovery. It must not know age
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
+from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
 from coordinator.core.model import WAITING, Priority, Task
 
-# How urgent a lane's head is, for comparing heads: the lower the earlier. Places are unique in a namespace, so no two heads are equal.
-HeadKey = tuple[int, int]
-NO_HEAD: HeadKey = (1, 0)  # after every head
+if TYPE_CHECKING:
+    from coordinator.core.load_map import AgentClass
 
 _MIN_STALE = 64  # compact only when it pays
 
@@ -74,113 +75,92 @@ class Level:
         yield from (task for _, task in self._returned if task.state in WAITING)
 
 
-class Lane:
-    """All ready tasks that the same agents can take: those of one task type."""
+class Lane(Ranked):
+    """All ready tasks that the same agents can take: those of one task type. Its rank is its head's.
 
-    __slots__ = ("levels", "serial", "task_type")
+    `takers` has the classes of agents that can take them and have a free slot, by load.
+    """
+
+    __slots__ = ("classes", "levels", "takers", "task_type", "top")
+    top: Task
 
     def __init__(self, task_type: str, serial: int) -> None:
+        super().__init__(serial)
         self.task_type = task_type
-        self.serial = serial
         self.levels: dict[int, Level] = {priority: Level() for priority in reversed(Priority)}
+        self.classes: dict[AgentClass, None] = {}  # all that can take its tasks, free or not
+        self.takers: LazyHeap[AgentClass] = LazyHeap()
 
-    def head(self) -> tuple[HeadKey, Task] | None:
-        """The best task and its key; None when the lane is empty."""
+    def rank(self) -> Rank | None:
+        """How urgent the best task is, which is `top` now. Places are unique in a namespace, so no two lanes have equal ranks."""
         for priority, level in self.levels.items():
             if level.live and (task := level.head()) is not None:
-                return (-priority, task.place), task
+                self.top = task
+                return (-priority, task.place)
         return None
+
+    def head(self) -> Task | None:
+        """The best task, which stays; None when the lane is empty."""
+        return None if self.rank() is None else self.top
+
+    def add(self, task: Task) -> bool:
+        """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
+        own = self.levels[task.spec.priority]
+        if not own.add(task):
+            return False
+        for level in self.levels.values():
+            if level is own:
+                break
+            if level.live:
+                return False
+        return True
 
     def pop(self, task: Task) -> None:
         """Takes out the task that `head()` has just answered."""
         self.levels[task.spec.priority].pop(task)
+        del self.top  # a lane at rest would hold on to it when it has ended
 
     def live(self) -> int:
         """How many tasks are ready here."""
         return sum(level.live for level in self.levels.values())
 
 
-class LaneHeap:
-    """The lanes that one class of agents serves, the best head first.
+class ReadyQueue:
+    """The lanes of a namespace.
 
-    An entry's key is a lower bound: heads are taken without telling the heaps they stand in, so an entry is put right when it comes up.
-    Only a head that got better must be offered.
+    Args:
+        opened: called with each new lane.
+        closed: called with each lane that is dropped, empty.
     """
 
-    __slots__ = ("_bounds", "_compact_at", "_heap")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[HeadKey, int, Lane]] = []
-        self._bounds: dict[Lane, HeadKey] = {}  # the key of each lane's one valid entry
-        self._compact_at = _MIN_STALE
-
-    def offer(self, lane: Lane, key: HeadKey) -> None:
-        """`lane` has a head as good as `key`."""
-        bound = self._bounds.get(lane)
-        if bound is None or key < bound:
-            self._bounds[lane] = key
-            heapq.heappush(self._heap, (key, lane.serial, lane))
-            if len(self._heap) > self._compact_at:
-                self._compact()
-
-    def _compact(self) -> None:
-        """Drops superseded entries and empty lanes. It runs when the heap has doubled, so each offer pays for a constant part of it."""
-        self._bounds = {lane: bound for lane, bound in self._bounds.items() if lane.live()}
-        self._heap = [(bound, lane.serial, lane) for lane, bound in self._bounds.items()]
-        heapq.heapify(self._heap)
-        self._compact_at = max(_MIN_STALE, 2 * len(self._heap))
-
-    def best(self) -> tuple[HeadKey, Lane, Task] | None:
-        """The lane with the best head; None when all are empty."""
-        heap, bounds = self._heap, self._bounds
-        while heap:
-            bound, _, lane = heap[0]
-            if bounds.get(lane) != bound:
-                heapq.heappop(heap)
-                continue
-            head = lane.head()
-            if head is None:
-                heapq.heappop(heap)
-                del bounds[lane]
-            elif head[0] == bound:
-                return bound, lane, head[1]
-            else:
-                bounds[lane] = head[0]
-                heapq.heapreplace(heap, (head[0], lane.serial, lane))
-        return None
-
-    def second(self, first: Lane) -> HeadKey:
-        """A lower bound on the heads of the lanes other than `first`: beyond it, another lane may be due."""
-        heap = self._heap
-        if not heap:
-            return NO_HEAD
-        if heap[0][2] is not first:
-            return heap[0][0]
-        return min((entry[0] for entry in heap[1:3]), default=NO_HEAD)  # the second smallest of a heap is a child of its root
-
-
-class ReadyQueue:
-    """The lanes of a namespace. Empty ones are swept when the lanes have doubled in number."""
-
-    def __init__(self) -> None:
+    def __init__(self, *, opened: Callable[[Lane], None], closed: Callable[[Lane], None]) -> None:
         self.lanes: dict[str, Lane] = {}
+        self._opened = opened
+        self._closed = closed
         self._serial = 0
         self._sweep_at = _MIN_STALE
 
-    def add(self, task: Task) -> Lane | None:
-        """Adds a ready task. Answers its lane when the task may be its new head, which agents must be offered."""
-        task_type = task.spec.task_type
-        lane = self.lanes.get(task_type) or self._new_lane(task_type)
-        return lane if lane.levels[task.spec.priority].add(task) else None
+    def open(self, task: Task, *, spare: int) -> Lane:
+        """The lane for a task that has none.
+
+        Args:
+            task: a ready task.
+            spare: how many empty lanes may stay. Beyond that, and twice those in use, empty ones are swept.
+        """
+        if len(self.lanes) >= max(self._sweep_at, spare):
+            self._sweep()
+        self._serial += 1
+        lane = self.lanes[task.spec.task_type] = Lane(task.spec.task_type, self._serial)
+        self._opened(lane)
+        return lane
 
     def forget(self, task: Task) -> None:
         """A ready task has ended."""
         self.lanes[task.spec.task_type].levels[task.spec.priority].forget()
 
-    def _new_lane(self, task_type: str) -> Lane:
-        if len(self.lanes) >= self._sweep_at:
-            self.lanes = {key: lane for key, lane in self.lanes.items() if lane.live()}
-            self._sweep_at = max(_MIN_STALE, 2 * len(self.lanes))
-        self._serial += 1
-        lane = self.lanes[task_type] = Lane(task_type, self._serial)
-        return lane
+    def _sweep(self) -> None:
+        for key, lane in list(self.lanes.items()):
+            if not lane.live():
+                del self.lanes[key]
+                self._closed(lane)
+        self._sweep_at = max(_MIN_STALE, 2 * len(self.lanes))

@@ -56,13 +56,13 @@ class Scheduler:
         self.epoch = epoch
         self.jitter = jitter
         self.state = state or State()
-        self.ready = ReadyQueue()
         self.load = LoadMap()
+        self.ready = ReadyQueue(opened=self.load.open, closed=self.load.close)
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
-        self.awake: dict[AgentClass, None] = {}  # classes that may have both a free slot and a ready task
+        self.awake: dict[Lane | AgentClass, None] = {}  # lanes with a better head than before, and classes with a slot more
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
@@ -87,17 +87,10 @@ class Scheduler:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
             return
-        lane = self.ready.add(task)
-        if lane is not None:
-            self.offer(lane)
-
-    def offer(self, lane: Lane) -> None:
-        """A lane has a better head than before: the classes that can take it must know."""
-        head = lane.head()
-        if head is not None:
-            for group in self.load.capable(lane.task_type):
-                group.lanes.offer(lane, head[0])
-                self.awake[group] = None
+        lane = self.ready.lanes.get(task.spec.task_type) or self.ready.open(task, spare=self.load.types())
+        if lane.add(task):
+            lane.improved()
+            self.awake[lane] = None
 
     def release(self, task: Task) -> Attempt | None:
         """A running task's attempt is over: frees its slot. Answers the attempt, if the load map had it."""
@@ -107,10 +100,16 @@ class Scheduler:
             return None
         self.liveness.disarm(attempt)
         self.unjournalled_acks.pop(task.number, None)
-        if agent.group is not None:
-            agent.group.touch(agent)
-            self.awake[agent.group] = None
+        self.freed(agent)
         return attempt
+
+    def freed(self, agent: Agent) -> None:
+        """An agent in a class may have a free slot more than before."""
+        group = agent.group
+        if group is not None:
+            group.touch(agent)
+            group.improved()
+            self.awake[group] = None
 
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""

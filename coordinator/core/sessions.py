@@ -63,12 +63,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
         if number not in kept:
             _omitted(scheduler, attempt, now)
 
-    group = scheduler.load.join(agent, said.capabilities)
-    for task_type in group.capabilities:
-        lane = scheduler.ready.lanes.get(task_type)
-        if lane is not None and (head := lane.head()) is not None:
-            group.lanes.offer(lane, head[0])
-    scheduler.awake[group] = None
+    scheduler.load.join(agent, said.capabilities)
     return verdicts
 
 
@@ -85,9 +80,7 @@ def _omitted(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:
 def ready(scheduler: Scheduler, agent: Agent, limit: int) -> None:
     """How many attempts the agent will hold at a time."""
     agent.ready_limit = limit
-    if agent.group is not None:
-        agent.group.touch(agent)
-        scheduler.awake[agent.group] = None
+    scheduler.freed(agent)
 
 
 def lost(scheduler: Scheduler, session: str, now: Now) -> None:

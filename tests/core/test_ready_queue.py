@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.core.lazy_heap import LazyHeap
 from coordinator.core.model import Task, TaskState
-from coordinator.core.ready_queue import NO_HEAD, Lane, LaneHeap, Level, ReadyQueue
+from coordinator.core.ready_queue import Lane, Level, ReadyQueue
 from tests.support.core_world import spec_of
 
 
@@ -121,58 +122,93 @@ def test_a_lane_serves_the_higher_priority_first():
         lane.levels[one.spec.priority].add(one)
     order = []
     while (head := lane.head()) is not None:
-        order.append(head[1].place)
-        lane.pop(head[1])
+        order.append(head.place)
+        lane.pop(head)
     assert order == [2, 4, 1, 3]
+
+
+def queue_of(lanes_opened, lanes_closed):
+    return ReadyQueue(opened=lanes_opened.append, closed=lanes_closed.append)
+
+
+def add(queue, one):
+    lane = queue.lanes.get(one.spec.task_type) or queue.open(one, spare=0)
+    return lane if lane.add(one) else None
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["add", "add", "return", "take", "cancel", "best"]), st.integers(0, 4), st.integers(1, 4), st.integers(0, 10**6)
+            st.sampled_from(["add", "add", "return", "take", "cancel", "best", "take out"]),
+            st.integers(0, 4),
+            st.integers(1, 4),
+            st.integers(0, 10**6),
         ),
         max_size=150,
     )
 )
-def test_a_lane_heap_answers_the_best_head_of_all_lanes(operations):
+def test_heaps_of_lanes_answer_the_best_head_of_all(operations):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coordinator.core.ready_queue._MIN_STALE", 2)  # compact and sweep all the time
-        queue, heap, waiting, taken, number = ReadyQueue(), LaneHeap(), [], [], 0
+        patch.setattr("coordinator.core.lazy_heap._MIN_STALE", 2)
+        heaps, waiting, taken, number = [LazyHeap(), LazyHeap()], [], [], 0
+        queue = ReadyQueue(
+            opened=lambda lane: [heap.tell(lane) for heap in heaps], closed=lambda lane: [heap.discard(lane) for heap in heaps]
+        )
         for operation, kind, priority, pick in operations:
             if operation == "add" or (operation == "return" and taken):
                 number += operation == "add"
                 one = task(number, priority=priority, task_type=f"type{kind}") if operation == "add" else taken.pop(pick % len(taken))
                 waiting.append(one)
-                lane = queue.add(one)
+                lane = add(queue, one)
                 if lane is not None:
-                    heap.offer(lane, lane.head()[0])
+                    lane.improved()
             elif operation == "take" and waiting:
                 one = min(waiting, key=lambda each: (each.spec.task_type != f"type{kind}", -each.spec.priority, each.place))
                 lane = queue.lanes[one.spec.task_type]
-                assert lane.head()[1] is one
-                lane.pop(one)  # the heap isn't told
+                assert lane.head() is one
+                lane.pop(one)  # the heaps aren't told
                 waiting.remove(one)
                 taken.append(one)
             elif operation == "cancel" and waiting:
                 one = waiting.pop(pick % len(waiting))
                 one.state = TaskState.CANCELLED
                 queue.forget(one)
-            elif operation == "best":
+            elif operation in ("best", "take out"):
                 best = min(waiting, key=lambda each: (-each.spec.priority, each.place), default=None)
-                found = heap.best()
-                assert (found and found[2]) is best
-                if best is not None:
-                    others = [(-each.spec.priority, each.place) for each in waiting if each.spec.task_type != best.spec.task_type]
-                    assert heap.second(found[1]) <= min(others, default=NO_HEAD), "it must not promise more than there is"
+                heap = heaps[pick % 2]
+                bound = heap.bound()
+                found = heap.best() if operation == "best" else heap.take()
+                assert (found and found.top) is best
+                if found is not None:
+                    assert bound <= found.rank(), "it must not promise more than there is"
+                    if operation == "take out":
+                        assert found not in heap
+                        heap.put(found, found.rank())
+
+
+def test_whatever_gets_worse_costs_nothing_and_what_gets_better_costs_those_who_looked():
+    queue, heaps = queue_of([], []), [LazyHeap() for _ in range(100)]
+    lane = add(queue, task(1000))
+    for heap in heaps:
+        heap.tell(lane)
+    assert heaps[0].best() is lane
+    assert list(lane.watchers) == [heaps[0]]
+    for place in range(999, 900, -1):
+        assert add(queue, task(place)) is lane
+        lane.improved()
+        assert not lane.watchers, "the others have an entry before all others anyway"
+    assert all(len(heap._heap) <= 2 for heap in heaps)
 
 
 def test_lanes_that_are_empty_are_swept():
-    queue = ReadyQueue()
+    opened, closed = [], []
+    queue = queue_of(opened, closed)
     for place in range(1, 1001):
-        one = task(place, task_type=f"type{place}")
-        lane = queue.add(one)
-        lane.pop(lane.head()[1])
+        lane = add(queue, task(place, task_type=f"type{place}"))
+        lane.pop(lane.head())
     assert len(queue.lanes) <= 64
+    assert len(opened) - len(closed) == len(queue.lanes)
 
 
 def test_a_returned_task_leads_although_an_ended_one_was_before_it():
