@@ -338,20 +338,14 @@ class Shard:
             commit = self._pending
             self._pending = PendingCommit(commit.date_ms)
             self._writing = commit
-            if self._snapshots.is_due():
-                self._begin_snapshot(commit)
+            if self._snapshots.is_due():  # memory is now as it will be right after `commit`: nothing else has been decided
+                sequence = self._sequence + bool(commit.events)
+                commit.waiters.append(self._snapshots.begin(sequence=sequence, date_ms=commit.date_ms, namespaces=self.namespaces))
             if commit.events:
                 await self._append(commit)
             self._writing = None
             self._release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
-
-    def _begin_snapshot(self, commit: PendingCommit) -> None:
-        """Memory is now as it will be right after `commit`, which is about to be written: nothing else has been decided."""
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        commit.waiters.append(durable)
-        sequence = self._sequence + bool(commit.events)
-        self._snapshots.begin(sequence=sequence, date_ms=commit.date_ms, durable=durable, namespaces=self.namespaces)
 
     async def _append(self, commit: PendingCommit) -> None:
         self._sequence += 1

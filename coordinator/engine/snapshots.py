@@ -73,22 +73,25 @@ class Snapshotter:
             return True
         return False
 
-    def begin(self, *, sequence: int, date_ms: int, durable: asyncio.Future[None], namespaces: Mapping[str, Namespace]) -> None:
+    def begin(self, *, sequence: int, date_ms: int, namespaces: Mapping[str, Namespace]) -> asyncio.Future[None]:
         """Begins a snapshot of the namespaces as they are now, which is right after journal entry `sequence`.
 
         Args:
             sequence: of the last entry that was decided.
             date_ms: when it was.
-            durable: done when it is durable: the snapshot must not be current before.
             namespaces: all of the shard.
+
+        Returns:
+            To be done when that entry is durable: the snapshot must not be current before.
         """
         heads = [SnapshotNamespace(one.name, one.created_ms, one.scheduler.state.next_number) for one in namespaces.values()]
         encoder = self._codec.snapshot_encoder(sequence=sequence, date_ms=date_ms, namespaces=heads, max_bytes=self._settings.piece_bytes)
         self._walks = [
             Walk(namespace.scheduler.state, partial(encoder.add, head)) for namespace, head in zip(namespaces.values(), heads, strict=True)
         ]
-        self._durable = durable
+        durable = self._durable = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._take(encoder, sequence, durable), name="snapshot")
+        return durable
 
     def abandon(self) -> None:
         """The shard stops: so does the snapshot that is under way. Half of one in the store is removed by the next claim."""
