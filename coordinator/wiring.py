@@ -18,6 +18,7 @@ from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
 from coordinator.journal.opening import Store, open_store
+from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
 from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
@@ -102,11 +103,12 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
         durability=durability,
         start_ms=await stores[0].now_ms(),
     )
+    stalls = LoopStalls()
     directory = Shards(shards=shards, shard_of=home)
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        admin=AdminService(shards=directory, facts=facts),
+        admin=AdminService(shards=directory, facts=facts, stalls=stalls),
     )
     sweeper = Sweeper(shards=shards, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -125,6 +127,7 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
         port = await server.start(settings.listen)
         yield Coordinator(port=port, facts=facts, failed=failed, shards=shards)
     finally:
+        stalls.close()
         await server.stop(settings.stop_grace_s)
         for task in work:
             task.cancel()
