@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill it
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("MUSTER_REDIS_URL"),
         metavar="URL",
         help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss:// or unix:// [MUSTER_REDIS_URL]",
+    )
+    parser.add_argument(
+        "--store-memory",
+        type=int,
+        metavar="N",
+        help="the embedded store may use N bytes of memory: submits are refused from 80 %% on (default half of the machine's)",
     )
     parser.add_argument(
         "--listen",
@@ -99,11 +106,14 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         if options.snapshot_after < 1:
             raise ValueError(f"--snapshot-after {options.snapshot_after} is too little: give 1 or more bytes")
         snapshots = replace(snapshots, min_journal_bytes=options.snapshot_after)
+    if options.store_memory is not None and options.store_memory < MIN_STORE_MEMORY:
+        raise ValueError(f"--store-memory {options.store_memory} is too little: give {MIN_STORE_MEMORY} or more bytes")
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
+        store_memory_bytes=options.store_memory,
         shards=options.shards,
         key_prefix=options.key_prefix,
         core=core,

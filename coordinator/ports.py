@@ -91,6 +91,28 @@ class Retention:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoreFullness:
+    """How full a store is.
+
+    Attributes:
+        used_bytes: of its memory, as it counts for its limit.
+        limit_bytes: its `maxmemory`; 0 is no limit.
+        free_disk_bytes: where a store of our own writes; None for somebody else's.
+    """
+
+    used_bytes: int
+    limit_bytes: int
+    free_disk_bytes: int | None
+
+
+class StoreGauge(Protocol):
+    """Says how full a store is."""
+
+    async def fullness(self) -> StoreFullness:
+        """Now. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
+
+
 class ShardStore(Protocol):
     """One shard's journal and the records of its ended tasks. Every method raises StoreOutage or StoreCorrupt."""
 

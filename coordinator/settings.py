@@ -20,6 +20,7 @@ class CoordinatorSettings:
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
+    store_memory_bytes: int | None = None  # of the embedded store; None is half of the machine's, or of what this process may have
     shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
     key_prefix: str = "muster"  # several deployments may share a store
     core: CoreSettings = field(default_factory=CoreSettings)

@@ -230,6 +230,21 @@ MUTATIONS = [
         "        shard.unfinished = None\n        _after",
         "        _after",
     ),
+    # Room in the store: G7.
+    Mutation("a full store takes nothing new", ENGINE + "intake.py", "if full is not None and", "if False and"),
+    Mutation(
+        "what is there already is known in a full store", ENGINE + "intake.py", " and scheduler.state.find(spec.task_id) is None:", ":"
+    ),
+    Mutation(
+        "submits stop at a share of the memory",
+        ENGINE + "room.py",
+        "self._wanted_bytes() >= allowed:",
+        "self._used_bytes >= self._limit_bytes:",
+    ),
+    Mutation("the next snapshot counts", ENGINE + "room.py", "return self._used_bytes + self._reserve_bytes", "return self._used_bytes"),
+    Mutation("what is written meanwhile counts", ENGINE + "room.py", "        self._used_bytes += 2 * count", "        pass"),
+    Mutation("the disk counts", ENGINE + "room.py", "self._free_disk_bytes < MIN_FREE_DISK_BYTES:", "False:"),
+    Mutation("where room is tight, a snapshot comes sooner", ENGINE + "snapshots.py", "if not self._room.is_tight():", "if True:"),
     # The store in memory, which the simulation relies on
     Mutation(
         "the store refuses another owner",

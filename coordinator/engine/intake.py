@@ -26,9 +26,13 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
     now = shard.now()
     exceptions: Exceptions = []
     scheduler = namespace.scheduler
+    full = shard.room.refusal()
     for index, spec in enumerate(specs):
         if isinstance(spec, MusterError):
             exceptions.append((index, spec))
+            continue
+        if full is not None and scheduler.state.find(spec.task_id) is None:
+            exceptions.append((index, full))
             continue
         task = submit(scheduler, spec, now)
         if not isinstance(task, Task):

@@ -1,12 +1,15 @@
 """Recovery: the state of a shard's namespaces, from its snapshot and the journal behind it."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
+from coordinator.core.model import Now
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
+from coordinator.engine.namespace import Namespace
 from coordinator.ports import Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
 READ_PAGE = 100  # journal entries per command: each may hold a megabyte
@@ -49,6 +52,15 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recov
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
     return recovered
+
+
+async def rebuild(namespaces: Sequence[Namespace], now: Callable[[], Now]) -> None:
+    """Derives what follows from the recovered states, bit by bit."""
+    for namespace in namespaces:
+        for _ in namespace.scheduler.rebuild(now()):
+            await asyncio.sleep(0)
+    for namespace in namespaces:  # leases begin once it is done: it may have taken a second
+        namespace.scheduler.extend_leases(now())
 
 
 async def _lost_or_corrupt(store: ShardStore, problem: str) -> None:

@@ -29,9 +29,10 @@ from coordinator.core.ticks import tick
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
-from coordinator.engine.recovery import ShardLost, recover
+from coordinator.engine.recovery import ShardLost, rebuild, recover
+from coordinator.engine.room import StoreRoom
 from coordinator.engine.sinks import AgentSink, ClientSink
-from coordinator.engine.snapshots import SnapshotSettings, Snapshotter
+from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Watch, WatchEvent
 from coordinator.errors import NotFound, Unavailable
@@ -59,6 +60,7 @@ class Shard:
         clock: the machine's clock of durations.
         entropy: where jitter and commit nonces come from.
         snapshots: when they are taken.
+        room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
     """
 
@@ -71,7 +73,8 @@ class Shard:
         settings: Settings,
         clock: Clock,
         entropy: Entropy,
-        snapshots: SnapshotSettings | None = None,
+        snapshots: SnapshotSettings = DEFAULT_SETTINGS,
+        room: StoreRoom | None = None,
         default_here: bool = False,
     ) -> None:
         self.number = number
@@ -86,7 +89,8 @@ class Shard:
         self._clock = clock
         self._entropy = entropy
         self._default_here = default_here
-        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots or SnapshotSettings(), entropy=entropy)
+        self.room = room or StoreRoom()
+        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
@@ -131,13 +135,9 @@ class Shard:
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self._pending, self._writing = PendingCommit(0), None
         namespaces = [self._new_namespace(name, created_ms, state) for name, (state, created_ms) in recovered.states.items()]
-        for namespace in namespaces:
-            for _ in namespace.scheduler.rebuild(self._time.now()):
-                await asyncio.sleep(0)
+        await rebuild(namespaces, self._time.now)
         self.namespaces |= {namespace.name: namespace for namespace in namespaces}
         self._serving = True
-        for namespace in namespaces:  # once more: it may have taken a second
-            namespace.scheduler.extend_leases(self.now())
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
@@ -338,9 +338,8 @@ class Shard:
             commit = self._pending
             self._pending = PendingCommit(commit.date_ms)
             self._writing = commit
-            if self._snapshots.is_due():  # memory is now as it will be right after `commit`: nothing else has been decided
-                sequence = self._sequence + bool(commit.events)
-                commit.waiters.append(self._snapshots.begin(sequence=sequence, date_ms=commit.date_ms, namespaces=self.namespaces))
+            # Memory is now as it will be right after `commit`: nothing else has been decided.
+            self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
             if commit.events:
                 await self._append(commit)
             self._writing = None
@@ -374,7 +373,7 @@ class Shard:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self._time.store_said(appended.date_ms)
                     self._outage_over()
-                    self._snapshots.journal_bytes += len(blob)
+                    self._snapshots.wrote(len(blob))
                     return
                 case AppendAnswer.FENCED:
                     raise ShardLost(f"shard {self.number} was taken over by another coordinator")

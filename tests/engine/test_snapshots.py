@@ -7,6 +7,7 @@ import pytest
 from muster.v1 import event_pb2
 
 from coordinator.core.model import Settings
+from coordinator.core.submits import cancel
 from coordinator.engine.intake import take_in_new
 from coordinator.engine.recovery import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
@@ -116,6 +117,32 @@ def test_one_is_taken_when_the_journal_has_outgrown_its_bound_and_the_next_when_
         await bench.submit(410, 300)
         await asyncio.sleep(1)
         assert bench.data.snapshot.sequence > second.sequence
+
+    on_a_bench(story)
+
+
+def test_where_room_is_tight_one_is_taken_as_soon_as_it_frees_enough():
+    def tight(bench):
+        bench.shard.room.seen(used_bytes=70_000, limit_bytes=100_000, free_disk_bytes=None, reserve_bytes=0)
+        assert bench.shard.room.is_tight()
+
+    async def story(bench):
+        await bench.submit(0, 100)
+        await asyncio.sleep(1)
+        first = bench.data.snapshot
+        assert first is not None
+        tight(bench)
+        await bench.submit(100, 20)
+        await asyncio.sleep(1)
+        assert bench.data.snapshot is first, "it would free nothing: all tasks are live"
+        for number in range(120):
+            cancel(bench.shard.namespaces[DEFAULT_NAMESPACE].scheduler, f"task{number}", "", bench.shard.now())
+        bench.shard.decided(bench.shard.namespace(DEFAULT_NAMESPACE), bench.shard.now())
+        tight(bench)
+        for _ in range(2):
+            await bench.shard.durable_write()
+        await asyncio.sleep(1)
+        assert bench.data.snapshot.stored().size_bytes < 100
 
     on_a_bench(story)
 

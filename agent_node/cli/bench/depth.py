@@ -194,10 +194,12 @@ class _Run:
             return await self._window(client, WINDOW_TASKS)
 
     async def _window(self, client: Client, tasks: int) -> float:
+        before = (await client.queue_stats()).completed_total
         outcome = await run_window(client, tasks=tasks, in_flight=IN_FLIGHT, payload=self.payload, on_progress=self.bar.advance)
+        completed = (await client.queue_stats()).completed_total - before  # where the agent had a free slot, it took a queued one
         if outcome.first_error:
             raise CommandFailure(f"a task failed: {outcome.first_error}", ExitCode.NEGATIVE)
-        return outcome.tasks_per_s
+        return completed / outcome.elapsed_s
 
     async def _queue(self, client: Client, tasks: int) -> None:
         self.bar.show(description="queueing", total=tasks, completed=0)
