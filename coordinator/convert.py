@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from sys import intern
 from typing import cast
@@ -179,9 +180,12 @@ def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
     )
 
 
-def request_of_record(record: bytes) -> bytes:
-    """The serialized TaskSpec that a record holds."""
-    return event_pb2.TaskRecord.FromString(record).request
+def same_as_recorded(record: bytes, request: bytes) -> bool:
+    """Whether a serialized TaskSpec describes the task of a record."""
+    known = event_pb2.TaskRecord.FromString(record)
+    if known.request_digest:
+        return known.request_digest == request_digest(request)
+    return same_task(known.request, request)
 
 
 def record_in(record: bytes) -> event_pb2.TaskRecord:
@@ -201,6 +205,11 @@ def _identity(request: bytes) -> common_pb2.TaskSpec:
     message.ClearField("traceparent")
     message.ClearField("tracestate")
     return message
+
+
+def request_digest(request: bytes) -> bytes:
+    """What a serialized TaskSpec is known by once its payload is gone."""
+    return sha256(_identity(request).SerializeToString(deterministic=True)).digest()
 
 
 def failure_in(message: common_pb2.Failure) -> Failure:

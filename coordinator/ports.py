@@ -1,6 +1,6 @@
 """What the engine asks of the outside world: a store for a shard, and a clock. Adapters implement these; wiring chooses them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -182,6 +182,12 @@ class ShardStore(Protocol):
         Nothing younger than ten minutes is removed: G6 needs its id and outcome.
         """
 
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """Rewrites by `slim` at most `limit` of the records that it hasn't rewritten yet, the oldest first. Answers how many it went over.
+
+        Answers 0 as well when the shard has another owner: the next append says so.
+        """
+
     async def now_ms(self) -> int:
         """The store's time."""
 
@@ -228,6 +234,9 @@ class JournalCodec(Protocol):
 
     def record_out(self, task: Task) -> bytes:
         """What stays of an ended task."""
+
+    def slim_record(self, record: bytes) -> bytes:
+        """A record without its payload and its outcome, which still tells what task it was, and that it is over."""
 
     def snapshot_encoder(self, *, sequence: int, date_ms: int, namespaces: Sequence[SnapshotNamespace], max_bytes: int) -> SnapshotEncoder:
         """What packs the tasks of a snapshot after entry `sequence` into pieces of about `max_bytes`, or of one task that is larger."""

@@ -120,7 +120,7 @@ async def serve(
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls),
     )
-    sweeper = Sweeper(shards=shards, retention=settings.retention, period_s=settings.sweep_s)
+    sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     work = [asyncio.create_task(sweeper.run(), name="sweeper")]
     if gauge is not None:

@@ -245,6 +245,9 @@ MUTATIONS = [
     Mutation("what is written meanwhile counts", ENGINE + "room.py", "        self._used_bytes += 2 * count", "        pass"),
     Mutation("the disk counts", ENGINE + "room.py", "self._free_disk_bytes < MIN_FREE_DISK_BYTES:", "False:"),
     Mutation("where room is tight, a snapshot comes sooner", ENGINE + "snapshots.py", "if not self._room.is_tight():", "if True:"),
+    Mutation("with room, results stay", ENGINE + "sweeper.py", "if shard.room.is_tight() else ()", "if True else ()"),
+    Mutation("without, they go", ENGINE + "sweeper.py", "if shard.room.is_tight() else ()", "if False else ()"),
+    Mutation("a slim record knows its task", "coordinator/convert.py", "known.request_digest == request_digest(request)", "True"),
     # The store in memory, which the simulation relies on
     Mutation(
         "the store refuses another owner",

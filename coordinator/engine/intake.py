@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coordinator.convert import request_of_record, same_task
+from coordinator.convert import same_as_recorded, same_task
 from coordinator.core.model import Spec, Task
 from coordinator.core.submits import Refused, submit
 from coordinator.engine.namespace import Namespace
@@ -93,7 +93,7 @@ def _known(shard: Shard, namespace: Namespace, task: Task, spec: Spec, sink: Cli
 
 
 def _recorded(record: bytes, spec: Spec, sink: ClientSink | None) -> Verdict:
-    if not same_task(request_of_record(record), spec.request):
+    if not same_as_recorded(record, spec.request):
         return _conflict(spec)
     if sink is not None:
         sink.recorded(spec.task_id, record)

@@ -10,7 +10,7 @@ from coordinator.ports import StoreCorrupt, StoreGauge, StoreOutage
 log = logging.getLogger(__name__)
 
 FULL_PERCENT = 80  # of the store's memory: the rest is for completions, checkpoints and trimming
-TIGHT_PERCENT = 60  # from here on results are dropped and snapshots are taken sooner
+TIGHT_PERCENT = 70  # from here on results are dropped and snapshots are taken sooner
 MIN_FREE_DISK_BYTES = 512 * 1024 * 1024  # with fsync always, Valkey exits on a full disk
 PERIOD_S = 0.5  # at a hundred megabytes a second that is 50 MB; a look takes 0.3 ms
 RETRY_AFTER_S = 2.0

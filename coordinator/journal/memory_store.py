@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import islice
 
@@ -53,6 +53,7 @@ async def no_faults(call: StoreCall) -> Fault:  # noqa: ARG001
 class _Namespace:
     index: deque[tuple[bytes, EndedEntry]] = field(default_factory=deque)
     base: int = 0
+    slimmed: int = 0
     record_bytes: int = 0
     records: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
@@ -261,6 +262,28 @@ class MemoryShardStore:
             if entry.task_id in held.records and held.records[entry.task_id][0] == task_marker:
                 del held.records[entry.task_id]
         return expired
+
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.EXPIRE)
+        gone_over = self._slim(self._namespace(namespace), slim, limit) if self._shard.owner is token else 0
+        _after(fault)
+        return gone_over
+
+    def _slim(self, held: _Namespace, slim: Callable[[bytes], bytes], limit: int) -> int:
+        first = max(held.base, held.slimmed)
+        stop = min(first + limit, held.base + len(held.index))
+        for place in range(first - held.base, stop - held.base):
+            task_marker, entry = held.index[place]
+            known = held.records.get(entry.task_id)
+            if known is not None and known[0] == task_marker:
+                record = slim(known[1])
+                held.records[entry.task_id] = (task_marker, record)
+                held.index[place] = (task_marker, replace(entry, record_bytes=len(record)))
+                held.record_bytes += len(record) - len(known[1])
+        held.slimmed = stop
+        return stop - first
 
     async def now_ms(self) -> int:
         """See ShardStore."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 
-from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, unpack_line
+from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, resized_line, unpack_line
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
@@ -19,7 +19,9 @@ from coordinator.journal.scripts import (
     OLDEST_ENDED,
     READ_RECORDS,
     READ_SNAPSHOT,
+    SLIM_ENDED,
     TRIM_JOURNAL,
+    UNSLIMMED_ENDED,
     WRITE_SNAPSHOT,
     Script,
 )
@@ -136,17 +138,22 @@ class RedisShardStore:
 
     async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
+        values = await self._values(namespace, task_ids, max_bytes)
+        return [None if value is None else value[MARKER_BYTES:] for value in values]
+
+    async def _values(self, namespace: str, task_ids: Sequence[str], max_bytes: int) -> list[bytes | None]:
+        """The records of the first ids, each behind its marker."""
         prefix = self._keys.tasks(namespace)
-        records: list[bytes | None] = []
+        values: list[bytes | None] = []
         room = max_bytes
         for start in range(0, len(task_ids), _KEYS_PER_READ):
             keys = [prefix + task_id for task_id in task_ids[start : start + _KEYS_PER_READ]]
-            found = await self._run_read(READ_RECORDS, keys=keys, arguments=(room, 0 if records else 1))
-            records.extend(None if value is None else value[MARKER_BYTES:] for value in found)
+            found = await self._run_read(READ_RECORDS, keys=keys, arguments=(room, 0 if values else 1))
+            values.extend(found)
             room -= sum(len(value) for value in found if value is not None)
             if len(found) < len(keys):
                 break
-        return records
+        return values
 
     async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
         """See ShardStore."""
@@ -185,6 +192,29 @@ class RedisShardStore:
                 ],
             )
         return removed
+
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """See ShardStore."""
+        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
+        first, lines = await self._run_read(UNSLIMMED_ENDED, keys=(ended, counters), arguments=(limit,))
+        task_ids = [entry.task_id for entry in _entries(lines, base=first)]
+        values = await self._values(namespace, task_ids, MAX_READ_BYTES) if task_ids else []
+        arguments: list[Any] = [self._token, first]
+        for line, value in zip(lines, values, strict=False):
+            task_marker = marker_of_line(line)
+            if value is None or not value.startswith(task_marker):  # it has ended again since: that end has a line of its own
+                arguments += (task_marker, b"", b"", 0)
+                continue
+            slimmed = task_marker + slim(value[MARKER_BYTES:])
+            shorter = resized_line(line, record_bytes=len(slimmed) - MARKER_BYTES)
+            arguments += (task_marker, slimmed, shorter, len(value) - len(slimmed))
+        if not values:
+            return 0
+        prefix = self._keys.tasks(namespace)
+        keys = [self._keys.head, ended, counters, *(prefix + task_id for task_id in task_ids[: len(values)])]
+        with as_store_errors():
+            gone_over: int = await self._writes.run(SLIM_ENDED, keys=keys, arguments=arguments)
+        return gone_over
 
     async def now_ms(self) -> int:
         """See ShardStore."""

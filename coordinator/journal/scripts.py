@@ -178,6 +178,40 @@ end
 return tasks
 """)
 
+UNSLIMMED_ENDED: Final = Script("""#!lua flags=no-writes
+-- The oldest lines whose results weren't dropped yet. KEYS: list, counters. ARGV: how many.
+-- Answers the first one's position, and the lines.
+local counters = redis.call('HMGET', KEYS[2], 'base', 'slimmed')
+local base = tonumber(counters[1] or '0')
+local first = math.max(base, tonumber(counters[2] or '0'))
+return {first, redis.call('LRANGE', KEYS[1], first - base, first - base + ARGV[1] - 1)}
+""")
+
+SLIM_ENDED: Final = Script("""#!lua flags=allow-oom
+-- Rewrites the oldest records. KEYS: head, list, counters, then the record of each task, in order. ARGV: token, position of the first, then
+-- for each task its marker, its new value ('' leaves it), its new line, and by how many bytes the record has shrunk.
+-- Answers how many it went over: none when the shard has another owner, or when the index has moved on since it was read.
+local tasks = #KEYS - 3
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+local counters = redis.call('HMGET', KEYS[3], 'base', 'slimmed')
+local base = tonumber(counters[1] or '0')
+local first = math.max(base, tonumber(counters[2] or '0'))
+if first ~= tonumber(ARGV[2]) then return 0 end
+if redis.call('LLEN', KEYS[2]) < first - base + tasks then return redis.error_reply('CORRUPT the index is shorter than it was') end
+local shrunk = 0
+for i = 1, tasks do
+  local at = 4 * i - 1
+  if ARGV[at + 1] ~= '' and redis.call('GETRANGE', KEYS[3 + i], 0, 7) == ARGV[at] then
+    redis.call('SET', KEYS[3 + i], ARGV[at + 1])
+    redis.call('LSET', KEYS[2], first - base + i - 1, ARGV[at + 2])
+    shrunk = shrunk + ARGV[at + 3]
+  end
+end
+redis.call('HSET', KEYS[3], 'slimmed', string.format('%.0f', first + tasks))
+redis.call('HINCRBY', KEYS[3], 'bytes', string.format('%.0f', 0 - shrunk))
+return tasks
+""")
+
 # Snapshots. A late call of one that was given up can't do harm: it doesn't name the one in `unfinished`, or it begins that one again, and
 # then the pieces of the other are refused.
 WRITE_SNAPSHOT: Final = Script("""#!lua

@@ -58,6 +58,12 @@ async def test_full_memory_is_an_outage_that_leaves_nothing_and_ends(server, own
     assert await append(owner, 1, ended=ENDED) is AppendAnswer.APPLIED
 
 
+async def test_a_full_store_can_be_made_roomier(owner, raw):
+    await append(owner, 1, ended=LONG_AGO)
+    await raw.config_set("maxmemory", 1)
+    assert await owner.slim_ended("default", lambda record: record[:1], limit=100) == len(LONG_AGO)
+
+
 async def test_a_full_store_can_be_claimed_and_emptied(server, owner, raw):
     await append(owner, 1, ended=LONG_AGO)
     await raw.config_set("maxmemory", 1)

@@ -299,6 +299,7 @@ class TestOutage:
                 lambda: owner.list_ended("default", before=None, limit=1),
                 lambda: owner.count_ended("default"),
                 lambda: owner.expire_ended("default", KEEP_ALL, limit=1),
+                lambda: owner.slim_ended("default", bytes, limit=1),
                 owner.now_ms,
                 lambda: backing.open().claim(),
                 owner.is_owner,

@@ -51,15 +51,15 @@ def test_what_is_written_between_two_looks_counts():
 
 def test_room_is_made_before_submits_are_refused():
     room = StoreRoom()
-    assert seen(room, 600_000) is None
+    assert seen(room, 700_000) is None
     assert room.is_tight()
-    seen(room, 599_999)
+    seen(room, 699_999)
     assert not room.is_tight()
 
 
 def test_a_snapshot_must_free_a_32nd_where_room_is_tight():
     room = StoreRoom()
-    seen(room, 600_000)
+    seen(room, 700_000)
     assert room.worthwhile_bytes() == LIMIT // 32
 
 

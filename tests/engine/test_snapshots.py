@@ -123,7 +123,7 @@ def test_one_is_taken_when_the_journal_has_outgrown_its_bound_and_the_next_when_
 
 def test_where_room_is_tight_one_is_taken_as_soon_as_it_frees_enough():
     def tight(bench):
-        bench.shard.room.seen(used_bytes=70_000, limit_bytes=100_000, free_disk_bytes=None, reserve_bytes=0)
+        bench.shard.room.seen(used_bytes=75_000, limit_bytes=100_000, free_disk_bytes=None, reserve_bytes=0)
         assert bench.shard.room.is_tight()
 
     async def story(bench):

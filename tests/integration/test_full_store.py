@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -18,55 +19,69 @@ PAYLOAD = b"x" * 10_000
 
 
 @pytest.fixture
-async def address(tmp_path):
+async def running(tmp_path):
     settings = CoordinatorSettings(listen="127.0.0.1:0", data_dir=tmp_path, shards=1, store_memory_bytes=LIMIT_BYTES, stop_grace_s=0.0)
-    async with coordinator(settings) as running:
-        yield f"127.0.0.1:{running.port}"
+    async with coordinator(settings) as coordinator_here:
+        yield coordinator_here
 
 
-async def fill(client, number=0):
+@pytest.fixture
+def address(running):
+    return f"127.0.0.1:{running.port}"
+
+
+@asynccontextmanager
+async def serving_agent(address, task_type="works"):
+    """An agent that answers with the length of the payload."""
+    agent = Agent(f"agent-{task_type}", address=address)
+
+    @agent.handler(task_type)
+    async def work(context):
+        return len(context.payload)
+
+    serving = asyncio.create_task(agent.serve())
+    try:
+        yield
+    finally:
+        agent.stop()
+        await serving
+
+
+async def fill(client, name):
     """Submits until one is refused. Answers the handles of what was taken, and the refusal."""
     taken = []
     while True:
         try:
-            taken.append(await client.submit("work", PAYLOAD, task_id=f"task-{number + len(taken)}"))
+            taken.append(await client.submit("waits", PAYLOAD, task_id=f"{name}-{len(taken)}"))
         except LimitError as refusal:
             return taken, refusal
 
 
-async def test_it_refuses_drains_and_takes_again(address, tmp_path):
-    async with Client(address) as client:
-        taken, refusal = await fill(client)
-        assert len(taken) > 300
-        assert refusal.metadata["limit"] == "store_memory"
-        assert refusal.retry_after_s > 0
-        assert f"submits stop at {FULL_PERCENT} %" in str(refusal)
-        again = await client.submit("work", PAYLOAD, task_id="task-0")
-        assert again.task_id == "task-0", "what is there already is the same task"
-        with pytest.raises(LimitError):
-            await client.submit("work", b"", task_id="small")
+async def test_it_refuses_drains_and_takes_again_and_again(running, address):
+    """Each round's tasks would fill half of the store for good, if nothing made room."""
+    async with Client(address) as client, serving_agent(address):
+        for number in range(3):
+            taken, refusal = await fill(client, f"round-{number}")
+            assert len(taken) > 300
+            assert refusal.metadata["limit"] == "store_memory"
+            assert refusal.retry_after_s > 0
+            assert f"submits stop at {FULL_PERCENT} %" in str(refusal)
+            again = await client.submit("waits", PAYLOAD, task_id=taken[0].task_id)
+            assert again.task_id == taken[0].task_id, "what is there already is the same task"
+            with pytest.raises(LimitError):
+                await client.submit("works", b"", task_id="small")
+            async with serving_agent(address, "waits"), asyncio.timeout(60):
+                results = await asyncio.gather(*(handle.result() for handle in taken))
+            assert {result.json() for result in results} == {len(PAYLOAD)}
 
-        agent = Agent("agent", address=address)
+            async def takes(number=number):
+                try:
+                    await client.submit("works", b"", task_id=f"after-{number}")
+                except LimitError:
+                    return False
+                return not running.shards[0].room.is_tight()
 
-        @agent.handler("work")
-        async def work(context):
-            return len(context.payload)
-
-        serving = asyncio.create_task(agent.serve())
-        async with asyncio.timeout(60):
-            results = await asyncio.gather(*(handle.result() for handle in taken))
-        assert {result.json() for result in results} == {len(PAYLOAD)}
-
-        async def takes():
-            try:
-                await client.submit("work", PAYLOAD, task_id="afterwards")
-            except LimitError:
-                return False
-            return True
-
-        await eventually(takes, within_s=20, message="submits to be taken again")
-        agent.stop()
-        await serving
+            await eventually(takes, within_s=30, message="submits to be taken again, and room for many")
 
 
 async def test_a_server_with_no_room_at_all_is_an_outage_that_ends(address, tmp_path, caplog):
@@ -74,19 +89,11 @@ async def test_a_server_with_no_room_at_all_is_an_outage_that_ends(address, tmp_
     caplog.set_level(logging.CRITICAL, logger="coordinator")
     store = Redis(unix_socket_path=str(tmp_path / "store.sock"))
     async with Client(address) as client:
-        handle = await client.submit("work", b"")
+        handle = await client.submit("works", b"done")
         await store.config_set("maxmemory", 1)
-        agent = Agent("agent", address=address)
-
-        @agent.handler("work")
-        async def work(context):
-            return b"done"
-
-        serving = asyncio.create_task(agent.serve())
-        await asyncio.sleep(0.5)
-        await store.config_set("maxmemory", LIMIT_BYTES)
-        async with asyncio.timeout(30):
-            assert (await handle.result()).payload == b"done"
-        agent.stop()
-        await serving
+        async with serving_agent(address):
+            await asyncio.sleep(0.5)
+            await store.config_set("maxmemory", LIMIT_BYTES)
+            async with asyncio.timeout(30):
+                assert (await handle.result()).json() == 4
     await store.aclose()

@@ -838,8 +838,9 @@ class TaskRecord(_message.Message):
     OUTCOME_DROPPED_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
-    """The task as it was submitted: a serialized TaskSpec."""
+    """The task as it was submitted: a serialized TaskSpec. Without its payload once results were dropped under pressure."""
     outcome: _builtins.bytes
     """How it ended: a serialized Outcome. Empty once results were dropped under pressure."""
     state: _common_pb2.TaskState.ValueType
@@ -876,6 +877,10 @@ class TaskRecord(_message.Message):
     """True: the outcome was dropped to make room."""
     result_fence: _builtins.int
     """The fence of the attempt whose result was accepted; 0 when none was."""
+    request_digest: _builtins.bytes
+    """Set when the outcome was dropped, and the payload of the request with it: SHA-256 of the request, serialized deterministically and without
+    its trace context, to know the same task by.
+    """
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
         """What all its attempts consumed."""
@@ -908,10 +913,11 @@ class TaskRecord(_message.Message):
         outcome_dropped: _builtins.bool = ...,
         last_failure: _common_pb2.Failure | None = ...,
         result_fence: _builtins.int = ...,
+        request_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
