@@ -30,11 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    from agent_node.addresses import check_address
     from agent_node.errors import MusterError
 
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     try:
+        if options.address is not None:
+            check_address(options.address)
         agent = _llm_agent(options.config) if options.agent == "llm" else load_agent(options.agent)
         agent.override(name=options.name, address=options.address, namespace=options.namespace, capacity=options.capacity)
     except (UsageError, ValueError) as error:

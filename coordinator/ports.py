@@ -122,14 +122,14 @@ class ShardStore(Protocol):
         Half a snapshot that somebody left is removed.
         """
 
-    async def is_owner(self) -> bool:
-        """Whether nobody has claimed the shard since this store did."""
-
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """Writes entry `sequence` (the last one plus 1) and the records of tasks that it ended, all or nothing, if still the owner.
 
         Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE when it had been applied.
         """
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """What an append after entry `sequence` would answer now, without one: APPLIED, FENCED or DIVERGED."""
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""

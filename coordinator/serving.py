@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator import collector
-from coordinator.engine.recovery import ShardLost
+from coordinator.engine.ownership import ShardLost
 from coordinator.journal.errors import StoreStartError
 from coordinator.ports import JournalTooNew, StoreCorrupt
 from coordinator.rpc.server import ListenError

@@ -15,7 +15,7 @@ class Mutation(NamedTuple):
     instead: str
 
 
-_APPEND = "            if commit.events:\n                await self._append(commit)\n            self._writing = None\n"
+_APPEND = "            if commit.events:\n                await self._append(commit)\n            self.commits.written()\n"
 _RELEASE = "            self._release(commit)\n"
 
 MUTATIONS = [
@@ -171,7 +171,9 @@ MUTATIONS = [
         _APPEND + _RELEASE,
         _RELEASE + _APPEND,
     ),
-    Mutation("answers wait for the append", ENGINE + "shard.py", "        self._pending.answers.append(answer)\n", "        answer()\n"),
+    Mutation(
+        "answers wait for the append", ENGINE + "shard.py", "        self.commits.last.answers.append(answer)\n", "        answer()\n"
+    ),
     Mutation(
         "a refused append ends the shard",
         ENGINE + "shard.py",
@@ -203,6 +205,50 @@ MUTATIONS = [
     Mutation(
         "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and state.find(spec.task_id) is None]", "if False]"
     ),
+    Mutation(
+        "a commit is bounded in bytes",
+        ENGINE + "commits.py",
+        "if self.last.size + size > MAX_COMMIT_BYTES or",
+        "if False or",
+    ),
+    Mutation("a commit is bounded in events", ENGINE + "commits.py", " or len(self.last.events) >= MAX_COMMIT_EVENTS:", ":"),
+    Mutation("one command's decisions are bounded", ENGINE + "commits.py", "        if size > MAX_COMMIT_BYTES:\n", "        if False:\n"),
+    Mutation(
+        "an answer goes with what it answers",
+        ENGINE + "commits.py",
+        "full.answers[: full.settled], full.answers[full.settled :]",
+        "full.answers, []",
+    ),
+    Mutation(
+        "an end comes with its record", ENGINE + "commits.py", "stop = ends[effect.task.number] + 1", "stop = ends[effect.task.number]"
+    ),
+    Mutation(
+        "a checkpoint's size counts", CORE + "reports.py", "scheduler.apply_sized(CheckpointStored", "scheduler.apply(CheckpointStored"
+    ),
+    Mutation("a record's size counts", CORE + "scheduler.py", "        self.bytes += size_of_record(task)\n", ""),
+    Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),
+    Mutation(
+        "all that waits is failed", ENGINE + "commits.py", "in (self.writing, *self._full, self.last):", "in (self.writing, self.last):"
+    ),
+    Mutation(
+        "a shard at rest asks whether it is owned",
+        ENGINE + "shard.py",
+        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake.set()\n",
+        "",
+    ),
+    Mutation(
+        "no read from a past too long ago",
+        ENGINE + "shard.py",
+        "if self.commits.is_empty() and not self.ownership.is_doubtful():",
+        "if self.commits.is_empty():",
+    ),
+    Mutation("an append says who owns the shard", ENGINE + "shard.py", "                    self.ownership.confirmed(asked_s)\n", ""),
+    Mutation(
+        "a shard without namespaces asks nothing",
+        ENGINE + "shard.py",
+        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake",
+        "        if self.ownership.is_doubtful():\n            self._wake",
+    ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
     Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
     # Snapshots: G1.
@@ -223,7 +269,7 @@ MUTATIONS = [
     Mutation("it waits until that is durable", ENGINE + "snapshots.py", "        await durable\n", ""),
     Mutation("a gap in the journal is not skipped", ENGINE + "recovery.py", "if sequence != recovered.sequence + 1:", "if False:"),
     Mutation("replay begins behind the snapshot", ENGINE + "recovery.py", "    recovered.sequence = snapshot.sequence\n", ""),
-    Mutation("who lost the shard while reading says so", ENGINE + "recovery.py", "    if await store.is_owner():\n", "    if True:\n"),
+    Mutation("who lost the shard while reading says so", ENGINE + "recovery.py", ".answer is AppendAnswer.FENCED:", ".answer is None:"),
     Mutation(
         "a claim removes half a snapshot",
         "coordinator/journal/memory_store.py",

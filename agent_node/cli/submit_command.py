@@ -62,7 +62,7 @@ async def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 1, the task lives on.")
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 6, the task lives on.")
     ] = None,
 ) -> ExitCode:
     """Submit a task.
@@ -95,7 +95,7 @@ async def submit(
         except TimeoutError:
             raise CommandFailure(
                 f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
-                ExitCode.NEGATIVE,
+                ExitCode.TIMED_OUT,
             ) from None
 
 

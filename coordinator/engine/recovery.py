@@ -1,7 +1,7 @@
 """Recovery: the state of a shard's namespaces, from its snapshot and the journal behind it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.core.events import Commit, NamespaceCreated
@@ -10,13 +10,10 @@ from coordinator.core.model import Now
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.engine.namespace import Namespace
-from coordinator.ports import Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
+from coordinator.engine.ownership import ShardLost
+from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
 READ_PAGE = 100  # journal entries per command: each may hold a megabyte
-
-
-class ShardLost(Exception):
-    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
 
 
 @dataclass(slots=True)
@@ -40,42 +37,48 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recov
     """
     recovered = Recovered()
     if claim.snapshot is not None:
-        await _load(store, codec, claim.snapshot, recovered)
+        await _load(store, codec, claim, claim.snapshot, recovered)
     while page := await store.read(after=recovered.sequence, limit=READ_PAGE):
         for sequence, blob in page:
             if sequence != recovered.sequence + 1:
-                await _lost_or_corrupt(store, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing")
+                await _lost_or_corrupt(
+                    store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
+                )
             _replay(codec.decode(blob), recovered)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
         await asyncio.sleep(0)  # other shards, and health checks
     if recovered.sequence != claim.sequence:
-        await _lost_or_corrupt(store, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
+        await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
     return recovered
 
 
-async def rebuild(namespaces: Sequence[Namespace], now: Callable[[], Now]) -> None:
-    """Derives what follows from the recovered states, bit by bit."""
-    for namespace in namespaces:
+async def rebuild(recovered: Recovered, make: Callable[[str, int, State], Namespace], now: Callable[[], Now]) -> dict[str, Namespace]:
+    """Makes the namespaces, and derives bit by bit what follows from their states."""
+    namespaces = {name: make(name, created_ms, state) for name, (state, created_ms) in recovered.states.items()}
+    for namespace in namespaces.values():
         for _ in namespace.scheduler.rebuild(now()):
             await asyncio.sleep(0)
-    for namespace in namespaces:  # leases begin once it is done: it may have taken a second
+    for namespace in namespaces.values():  # leases begin once it is done: it may have taken a second
         namespace.scheduler.extend_leases(now())
+    return namespaces
 
 
-async def _lost_or_corrupt(store: ShardStore, problem: str) -> None:
+async def _lost_or_corrupt(store: ShardStore, claim: Claim, problem: str) -> None:
     """A coordinator that takes the shard while we read writes on, and trims the journal."""
-    if await store.is_owner():
-        raise StoreCorrupt(problem)
-    raise ShardLost("the shard was taken over by another coordinator while its journal was read")
+    if (await store.confirm(sequence=claim.sequence)).answer is AppendAnswer.FENCED:
+        raise ShardLost("the shard was taken over by another coordinator while its journal was read")
+    raise StoreCorrupt(problem)
 
 
-async def _load(store: ShardStore, codec: JournalCodec, snapshot: StoredSnapshot, recovered: Recovered) -> None:
+async def _load(store: ShardStore, codec: JournalCodec, claim: Claim, snapshot: StoredSnapshot, recovered: Recovered) -> None:
     next_numbers: dict[str, int] = {}
     for place in range(snapshot.pieces):
         blob = await store.read_snapshot(sequence=snapshot.sequence, place=place)
         if blob is None:
-            await _lost_or_corrupt(store, f"piece {place} of {snapshot.pieces} of the snapshot at entry {snapshot.sequence} is missing")
+            await _lost_or_corrupt(
+                store, claim, f"piece {place} of {snapshot.pieces} of the snapshot at entry {snapshot.sequence} is missing"
+            )
             return
         piece = codec.decode_snapshot(blob)
         if piece.sequence != snapshot.sequence:

@@ -6,7 +6,7 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from coordinator.core.effects import (
     Assign,
@@ -26,18 +26,19 @@ from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
 from coordinator.core.ticks import tick
-from coordinator.engine.commits import PendingCommit
+from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
+from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
-from coordinator.engine.recovery import ShardLost, rebuild, recover
+from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.room import StoreRoom
-from coordinator.engine.sinks import AgentSink, ClientSink
+from coordinator.engine.sinks import AgentSink, ClientSink, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
-from coordinator.engine.watches import Watch, WatchEvent
+from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
-from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import AppendAnswer, Appended, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,8 @@ class Shard:
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
-        self._pending = PendingCommit(0)
-        self._writing: PendingCommit | None = None
+        self.commits = CommitQueue()
+        self.ownership = Ownership(clock=clock)
         self._wake = asyncio.Event()
         self._serving = False
         self._timer: asyncio.TimerHandle | None = None
@@ -129,14 +130,14 @@ class Shard:
                 raise
 
     async def _recover(self) -> None:
+        asked_s = self._clock.now_s()
         claim = await self.store.claim()
         recovered = await recover(self.store, self._codec, claim)
         self._epoch, self._sequence = claim.epoch, recovered.sequence
+        self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
-        self._pending, self._writing = PendingCommit(0), None
-        namespaces = [self._new_namespace(name, created_ms, state) for name, (state, created_ms) in recovered.states.items()]
-        await rebuild(namespaces, self._time.now)
-        self.namespaces |= {namespace.name: namespace for namespace in namespaces}
+        self.commits = CommitQueue()
+        self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self._serving = True
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
@@ -155,15 +156,10 @@ class Shard:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
-        for commit in (self._writing, self._pending):
-            if commit is not None:
-                commit.fail(error)
-        for agent_sink in self.agent_sinks.values():
-            agent_sink.close(message)
-        for client_sink in self.client_sinks:
-            client_sink.close(message)
-        for namespace in self.namespaces.values():
-            namespace.watches.close(message)
+        self.commits.fail(error)
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
+        for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
+            stream.close(message)
         self.agent_sinks.clear()
         self.client_sinks.clear()
         self.namespaces.clear()
@@ -174,9 +170,10 @@ class Shard:
     def now(self) -> Now:
         """The time of a decision made now: all decisions of one commit have one date, so that replay repeats them exactly."""
         now = self._time.now()
-        if not self._pending.events:
-            self._pending.date_ms = max(now.date_ms, self._pending.date_ms)
-        return Now(now.mono_s, self._pending.date_ms)
+        commit = self.commits.last
+        if not commit.events:
+            commit.date_ms = max(now.date_ms, commit.date_ms)
+        return Now(now.mono_s, commit.date_ms)
 
     def namespace(self, name: str) -> Namespace:
         """A namespace of this shard.
@@ -228,7 +225,7 @@ class Shard:
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
-            self._pending.events.append((name, NamespaceCreated()))
+            self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
 
@@ -242,19 +239,15 @@ class Shard:
         scheduler = namespace.scheduler
         if scheduler.awake:
             place(scheduler, now)
-        events, effects = scheduler.take()
-        name, pending = namespace.name, self._pending
-        if events:
-            pending.events.extend([(name, event) for event in events])
-        if effects:
-            pending.effects.extend([(name, effect) for effect in effects])
+        events, effects, size = scheduler.take()
         if events or effects:
+            self.commits.add(namespace.name, events, effects, size)
             self._wake.set()
         self._arm_timer()
 
     def when_durable(self, answer: Callable[[], None]) -> None:
         """Calls `answer` once everything that was decided so far is durable. Never, if the shard stops first: then streams are closed."""
-        self._pending.answers.append(answer)
+        self.commits.last.answers.append(answer)
         self._wake.set()
 
     async def durable(self) -> None:
@@ -264,10 +257,10 @@ class Shard:
             Unavailable: the store has been out for a second, or the shard stopped.
         """
         self.require_served()
-        if self._writing is None and self._pending.is_empty():
+        if self.commits.is_empty() and not self.ownership.is_doubtful():
             return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.waiters.append(waiter)
+        self.commits.last.waiters.append(waiter)
         self._wake.set()
         while True:
             timeout_s = None if self.outage_since_s is None else self.outage_since_s + READS_FAIL_AFTER_S - self._clock.now_s()
@@ -285,14 +278,14 @@ class Shard:
         """
         self.require_served()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.waiters.append(waiter)
+        self.commits.last.waiters.append(waiter)
         self._wake.set()
         await waiter
 
-    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
-        """Begins a watch with the state as it is now; it is released with what was decided so far."""
-        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
-        self._pending.effects.append((namespace.name, effect))
+    def tell_page(self, namespace: Namespace, watch: Watch, page: Page) -> None:
+        """Begins a watch, or goes on with what it is told first: state as it is now, released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, page))
+        self.commits.last.effects.append((namespace.name, effect))
         self._wake.set()
 
     # --- time -----------------------------------------------------------------------------------------------------------------
@@ -326,6 +319,8 @@ class Shard:
             for namespace in self.namespaces.values():
                 tick(namespace.scheduler, now)
                 self.decided(namespace, now)
+        if self.namespaces and self.ownership.is_doubtful():
+            self._wake.set()
         self._arm_timer()
 
     # --- the journal ----------------------------------------------------------------------------------------------------------
@@ -335,14 +330,16 @@ class Shard:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            commit = self._pending
-            self._pending = PendingCommit(commit.date_ms)
-            self._writing = commit
-            # Memory is now as it will be right after `commit`: nothing else has been decided.
-            self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
+            commit = self.commits.take()
+            if self.commits.has_next():
+                self._wake.set()
+            else:  # memory is now as it will be right after `commit`: nothing else has been decided
+                self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
             if commit.events:
                 await self._append(commit)
-            self._writing = None
+            elif self.ownership.is_doubtful():
+                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
+            self.commits.written()
             self._release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
@@ -354,14 +351,20 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
-        nonce = self._entropy.nonce()
+        sequence, nonce = self._sequence, self._entropy.nonce()
+        await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+        self._snapshots.wrote(len(blob))
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
+        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""
         retry_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         while True:
             # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
+            asked_s = self._clock.now_s()
             slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
             try:
-                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+                appended = await ask()
             except StoreOutage as error:
                 self._outage(str(error))
                 await asyncio.sleep(retry_s)
@@ -371,9 +374,9 @@ class Shard:
                 slow.cancel()
             match appended.answer:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
+                    self.ownership.confirmed(asked_s)
                     self._time.store_said(appended.date_ms)
                     self._outage_over()
-                    self._snapshots.wrote(len(blob))
                     return
                 case AppendAnswer.FENCED:
                     raise ShardLost(f"shard {self.number} was taken over by another coordinator")

@@ -26,6 +26,7 @@ class StoreCall(Enum):
 
     CLAIM = auto()
     APPEND = auto()
+    CONFIRM = auto()
     READ = auto()
     EXPIRE = auto()
     SNAPSHOT = auto()
@@ -109,11 +110,6 @@ class MemoryShardStore:
         snapshot = shard.snapshot.stored() if shard.snapshot is not None else None
         return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now, snapshot=snapshot)
 
-    async def is_owner(self) -> bool:
-        """See ShardStore."""
-        _after(await self._before(StoreCall.READ))
-        return self._shard.owner is self._token
-
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
         token = self._token
@@ -142,6 +138,14 @@ class MemoryShardStore:
         shard.sequence = sequence
         shard.commit_nonce = commit_nonce
         return AppendAnswer.APPLIED
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """See ShardStore."""
+        token = self._token
+        _after(await self._before(StoreCall.CONFIRM))
+        shard = self._shard
+        answer = AppendAnswer.APPLIED if shard.sequence == sequence else AppendAnswer.DIVERGED
+        return Appended(answer=answer if shard.owner is token else AppendAnswer.FENCED, date_ms=self._now_ms())
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""

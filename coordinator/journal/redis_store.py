@@ -13,6 +13,7 @@ from coordinator.journal.retention import count_expired
 from coordinator.journal.scripts import (
     APPEND,
     CLAIM,
+    CONFIRM,
     EXPIRE_ENDED,
     FINISH_SNAPSHOT,
     LIST_ENDED,
@@ -73,11 +74,6 @@ class RedisShardStore:
         self._token = f"{epoch}:{nonce}"
         return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
 
-    async def is_owner(self) -> bool:
-        """See ShardStore."""
-        token = await self._read("HGET", self._keys.head, "token")
-        return bool(token == self._token.encode())
-
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
         by_namespace: dict[str, list[tuple[int, EndedTask]]] = {}
@@ -96,6 +92,12 @@ class RedisShardStore:
             arguments += group.values
         with as_store_errors():
             answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
+        return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """See ShardStore."""
+        with as_store_errors():
+            answer, date_ms = await self._writes.run(CONFIRM, keys=(self._keys.head,), arguments=(self._token, sequence))
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:

@@ -42,6 +42,7 @@ def test_the_codes_are_an_interface():
         "NOT_FOUND": 3,
         "REFUSED": 4,
         "UNAVAILABLE": 5,
+        "TIMED_OUT": 6,
         "BUG": 70,
         "INTERRUPTED": 130,
         "BROKEN_PIPE": 141,

@@ -9,7 +9,7 @@ from muster.v1 import event_pb2
 from coordinator.core.model import Settings
 from coordinator.core.submits import cancel
 from coordinator.engine.intake import take_in_new
-from coordinator.engine.recovery import ShardLost
+from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.ids import Entropy

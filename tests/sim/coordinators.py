@@ -4,7 +4,7 @@ import asyncio
 
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
-from coordinator.engine.recovery import ShardLost
+from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.errors import MusterError
@@ -137,7 +137,7 @@ class Coordinator:
             check(namespace.scheduler)
             check_placed(namespace.scheduler)
         shard = self.shard
-        if self.alive and self.owns_the_shard() and shard.namespaces and shard._writing is None and not shard._pending.events:
+        if self.alive and self.owns_the_shard() and shard.namespaces and shard.commits.writing is None and not shard.commits.has_next():
             self.sim.count("compared")
             self.sim.auditor.agrees_with(shard)
 
