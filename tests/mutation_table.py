@@ -15,7 +15,10 @@ class Mutation(NamedTuple):
     instead: str
 
 
-_APPEND = "            if commit.events:\n                await self._append(commit)\n            self.commits.written()\n"
+_APPEND = (
+    "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
+    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n            self.commits.written()\n"
+)
 _RELEASE = "            self._release(commit)\n"
 
 MUTATIONS = [
@@ -226,6 +229,12 @@ MUTATIONS = [
         "a checkpoint's size counts", CORE + "reports.py", "scheduler.apply_sized(CheckpointStored", "scheduler.apply(CheckpointStored"
     ),
     Mutation("a record's size counts", CORE + "scheduler.py", "        self.bytes += size_of_record(task)\n", ""),
+    Mutation(
+        "no answer before the store was asked",
+        ENGINE + "shard.py",
+        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n",
+        "                pass\n",
+    ),
     Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),
     Mutation(
         "all that waits is failed", ENGINE + "commits.py", "in (self.writing, *self._full, self.last):", "in (self.writing, self.last):"
@@ -250,7 +259,7 @@ MUTATIONS = [
         "        if self.ownership.is_doubtful():\n            self._wake",
     ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
-    Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        if not self._open:\n", "        if True:\n"),
+    Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        return not self._open\n", "        return True\n"),
     # Snapshots: G1.
     Mutation("a task is handed over before it changes", CORE + "evolve.py", "        state.walk.before_change(task)\n", "        pass\n"),
     Mutation("once", CORE + "snapshot.py", " and number not in self._early:", ":"),

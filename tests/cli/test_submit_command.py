@@ -1,8 +1,10 @@
+import asyncio
 import json
 from dataclasses import dataclass, field
 
 import pytest
 
+from agent_node.cli import submit_command
 from agent_node.client.tasks import Chunk, Priority, TaskOutput
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
@@ -142,3 +144,16 @@ def test_a_wait_that_takes_too_long_says_how_to_go_on(muster, client):
     result = muster("submit", "x", "--wait", "--timeout", "0")
     assert result.exit_code == 6, "a script can tell it from a task that failed"
     assert "muster watch t-1" in result.stderr
+
+
+def test_a_submit_that_nobody_acknowledges_is_bounded_too_and_says_why_it_hangs(muster, client, monkeypatch):
+    async def never(*_args, **_options):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(submit_command, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(type(client), "submit", never, raising=False)
+    result = muster("submit", "x", "--timeout", "0.05")
+    assert (result.exit_code, result.stdout) == (6, "")
+    hint, sentence = result.stderr.splitlines()
+    assert hint.startswith("The coordinator has not taken the task yet")
+    assert sentence.startswith("muster: the task was not acknowledged within 0.05 s, and may be taken all the same")
