@@ -272,8 +272,14 @@ MUTATIONS = [
     Mutation(
         "a snapshot is of the entry that is being written",
         ENGINE + "shard.py",
-        "sequence = self._sequence + bool(commit.events)",
-        "sequence = self._sequence",
+        "sequence=self._sequence + bool(commit.events), namespaces",
+        "sequence=self._sequence, namespaces",
+    ),
+    Mutation(
+        "it is not begun while something else waits to be written",
+        ENGINE + "shard.py",
+        "            else:  # memory is now as it will be",
+        "            if True:  # memory is now as it will be",
     ),
     Mutation("it waits until that is durable", ENGINE + "snapshots.py", "        await durable\n", ""),
     Mutation("a gap in the journal is not skipped", ENGINE + "recovery.py", "if sequence != recovered.sequence + 1:", "if False:"),

@@ -8,6 +8,7 @@ from muster.v1 import event_pb2
 
 from coordinator.core.model import Settings
 from coordinator.core.submits import cancel
+from coordinator.engine import commits
 from coordinator.engine.intake import take_in_new
 from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
@@ -201,16 +202,33 @@ def test_one_that_the_store_refuses_is_tried_again_when_the_journal_has_grown():
 
 def test_it_is_not_current_before_its_entry_is_durable():
     async def story(bench):
-        await bench.submit(0, 70)
-        bench.faults[StoreCall.APPEND] = Fault.BEFORE
-        waiting = asyncio.create_task(bench.submit(70, 10, payload=b"x" * 1000))
-        await asyncio.sleep(5)
-        bench.faults.clear()
-        await waiting
+        await bench.submit(0, 80)
         bench.delays_s[StoreCall.APPEND] = 0.5
         await bench.submit(80, 10)
-        await asyncio.sleep(5)
+        assert StoreCall.SNAPSHOT not in bench.calls
+        await bench.submit(90, 10)
+        await asyncio.sleep(0.1)
+        assert bench.data.snapshot.sequence == bench.data.sequence
+
+    on_a_bench(story)
+
+
+def test_it_is_not_begun_while_something_else_waits_to_be_written(monkeypatch):
+    """Memory is ahead of the commit that is written then."""
+    monkeypatch.setattr(commits, "MAX_COMMIT_EVENTS", 10)
+
+    async def story(bench):
+        await bench.submit(0, 70)
+        for number in range(70, 200):
+            assert take_in_new(bench.shard, bench.shard.namespace(DEFAULT_NAMESPACE), [spec_of(f"task{number}")], None) == []
+        await bench.shard.durable_write()
+        await bench.submit(200, 20)
+        await asyncio.sleep(1)
         assert bench.data.snapshot is not None
+        lived = durable(bench.state)
+        await bench.stop()
+        await bench.start()
+        assert durable(bench.state) == lived
 
     on_a_bench(story)
 
