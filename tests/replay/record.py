@@ -12,7 +12,7 @@ from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
-from coordinator.journal.codec import encode, record_out
+from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
 from tests.replay.recordings import FOLDER, Recording, record_said, said
 from tests.support.core_world import FAILED_FOR_GOOD, FIRST_DATE_MS, GIVEN_BACK, NAMESPACE, CoreWorld, spec_of
@@ -77,6 +77,10 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     for name in ("two-crashes", "two-undelivered"):
         assert world.task(name).state.name == "RUNNING"
     world.connect("ann", ["work"], capacity=10, in_flight={name: world.task(name).fence for name in world.running("ann")[:3]})
+    for name in world.running("ann"):  # of the first chapter, some have been through a lot
+        if name.startswith("one-"):
+            world.finish("ann", name, Success(DONE.outcome, (Usage("large", 5, 6, 7),)))
+    world.cancel("one-crashes", "it was enough")
     assert world.snapshot is not None
     namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "tasks": {}}}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}
@@ -87,6 +91,7 @@ def record() -> Recording:
     world, expected = story()
     assert world.snapshot is not None
     records = [record_out(effect.task) for effect in world.effects if isinstance(effect, TaskEnded)]
+    records += [slim_record(one) for one in records[:2]]
     return Recording(world.journal, world.snapshot[1], records, expected | {"records": [record_said(one) for one in records]})
 
 

@@ -14,6 +14,7 @@ from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
 from tests.replay.record import record
 from tests.replay.recordings import FOLDER, Recording, record_said, said
 
+KINDS = (event_pb2.Commit, event_pb2.SnapshotChunk, event_pb2.TaskRecord)
 NAMES = sorted(folder.name for folder in FOLDER.iterdir())
 
 
@@ -74,15 +75,15 @@ def test_a_recording_is_as_it_was_made(recording, tmp_path):
 
 
 def test_whatever_can_be_written_was_recorded():
-    """Fails when a journal or a snapshot can hold something new."""
+    """Fails when a journal, a snapshot or a record can hold something new."""
     seen = Counter()
     for name in NAMES:
         recording = Recording.read(FOLDER / name)
-        for kind, blobs in ((event_pb2.Commit, recording.journal), (event_pb2.SnapshotChunk, recording.snapshot)):
+        for kind, blobs in zip(KINDS, (recording.journal, recording.snapshot, recording.records), strict=True):
             for blob in blobs:
                 count(kind.FromString(blob), seen)
     wanted = set()
-    for kind in (event_pb2.Commit, event_pb2.SnapshotChunk):
+    for kind in KINDS:
         want(kind.DESCRIPTOR, wanted)
     missing = sorted(wanted - seen.keys())
     assert not missing, f"never recorded: {missing}; extend tests/replay/record.py and run: python -m tests.replay.record NAME"
