@@ -13,7 +13,8 @@ from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
 from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
-READ_PAGE = 100  # journal entries per command: each may hold a megabyte
+READ_PAGE = 20  # journal entries per command: each may hold megabytes
+BYTES_PER_STEP = 128 * 1024  # of the journal: some milliseconds; then other shards, and health checks
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recov
     recovered = Recovered()
     if claim.snapshot is not None:
         await _load(store, codec, claim, claim.snapshot, recovered)
+    since_rest = 0
     while page := await store.read(after=recovered.sequence, limit=READ_PAGE):
         for sequence, blob in page:
             if sequence != recovered.sequence + 1:
@@ -47,7 +49,10 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recov
             _replay(codec.decode(blob), recovered)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
-        await asyncio.sleep(0)  # other shards, and health checks
+            since_rest += len(blob)
+            if since_rest >= BYTES_PER_STEP:
+                since_rest = 0
+                await asyncio.sleep(0)
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
     return recovered
