@@ -4,16 +4,19 @@ import asyncio
 import json
 from collections.abc import Awaitable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from agent_node.attempt import Attempt, Progress
 from agent_node.reports import MAX_MESSAGE_CHARACTERS, AttemptReports, ReportsHost, reports_of
+from agent_node.typed import from_json
 
 if TYPE_CHECKING:
     from agent_node.client import BlockingClient, Client
     from agent_node.handler_clients import HandlerClients
 
 _MAX_MODEL_CHARACTERS = 128
+
+T = TypeVar("T")
 
 
 class ContextHost(ReportsHost, Protocol):
@@ -61,13 +64,23 @@ class Context:
         """The payload's media type."""
         return self._attempt.content_type or "application/octet-stream"
 
-    def json(self) -> Any:
-        """The payload, read as JSON.
+    @overload
+    def json(self) -> Any: ...
+
+    @overload
+    def json(self, kind: type[T]) -> T: ...
+
+    def json(self, kind: type[Any] | None = None) -> Any:
+        """The payload, read as JSON; into a type, if one is given.
+
+        Args:
+            kind: a dataclass, a pydantic model, or what JSON has, such as `list[int]`.
 
         Raises:
-            ValueError: it isn't JSON.
+            ValueError: it isn't JSON, and no type is given.
+            PayloadError: it isn't JSON, or doesn't fit the type.
         """
-        return json.loads(self._attempt.payload)
+        return json.loads(self._attempt.payload) if kind is None else from_json(self._attempt.payload, self._attempt.content_type, kind)
 
     @property
     def attempt(self) -> int:

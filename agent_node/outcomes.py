@@ -2,13 +2,13 @@
 
 import asyncio
 import concurrent.futures
-import json
 import traceback
 
 from muster.v1.common_pb2 import FailureKind
 
 from agent_node.attempt import Failed, HandlerOutcome, Stopped, Succeeded
-from agent_node.errors import AttemptLostError, NonRetryableError, RetryableError
+from agent_node.errors import AttemptLostError, NonRetryableError, ProcessFailedError, RetryableError
+from agent_node.typed import to_json
 
 MAX_MESSAGE_CHARACTERS = 4096
 MAX_TRACE_CHARACTERS = 16 * 1024
@@ -18,7 +18,7 @@ CANCELLATIONS = (asyncio.CancelledError, concurrent.futures.CancelledError)
 
 
 def from_value(value: object) -> HandlerOutcome:
-    """A handler's return value: bytes as they are, text as UTF-8, None as nothing, anything else as JSON."""
+    """A handler's return value: bytes as they are, text as UTF-8, None as nothing, anything else as JSON. An outcome stays what it is."""
     if value is None:
         return Succeeded(b"", "")
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -26,11 +26,13 @@ def from_value(value: object) -> HandlerOutcome:
     try:
         if isinstance(value, str):
             return Succeeded(value.encode(), "text/plain; charset=utf-8")
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return Succeeded(text.encode(), "application/json")
+        if isinstance(value, (Succeeded, Failed)):
+            return value
+        return Succeeded(to_json(value), "application/json")
     except (TypeError, ValueError, RecursionError) as error:
         return Failed(
-            f"the handler returned a {type(value).__name__} that can't be sent: {error}; return bytes, str, None or what JSON can hold",
+            f"the handler returned a {type(value).__name__} that can't be sent: {error}; return bytes, str, None, what JSON can hold, "
+            "a dataclass or a pydantic model",
             error_type=type(error).__name__,
             non_retryable=True,
         )
@@ -42,6 +44,8 @@ def from_exception(error: BaseException) -> HandlerOutcome:
         return Stopped()
     if isinstance(error, AttemptLostError):
         return Stopped()
+    if isinstance(error, ProcessFailedError):
+        return Failed(error.message, error.kind, error.error_type, error.stack_trace, error.non_retryable, error.retry_after_s)
     failed = Failed(_clip(_message_of(error), MAX_MESSAGE_CHARACTERS), error_type=type(error).__qualname__, stack_trace=_trace_of(error))
     if isinstance(error, (RetryableError, NonRetryableError)):
         failed.kind = _kind(error.kind)
