@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
+    BlobGoneError,
     LimitError,
     MusterError,
     NonRetryableError,
     NotFoundError,
+    PayloadError,
+    ProcessFailedError,
     RefusedError,
     ResultExpiredError,
     RetryableError,
@@ -23,25 +26,44 @@ from agent_node.errors import (
 
 if TYPE_CHECKING:
     from agent_node.agent import Agent
-    from agent_node.client import BlockingClient, Client, Priority, RetryPolicy, TaskHandle, TaskOutput, TaskRequest, as_completed
+    from agent_node.client import (
+        BlockingClient,
+        Client,
+        Priority,
+        RetryPolicy,
+        SubmitMiddleware,
+        SubmitNext,
+        TaskHandle,
+        TaskOutput,
+        TaskRequest,
+        as_completed,
+    )
     from agent_node.context import Context
+    from agent_node.handler import CallNext, Middleware
 
 __all__ = [
     "Agent",
     "AlreadyExistsError",
     "AttemptLostError",
+    "BlobGoneError",
     "BlockingClient",
+    "CallNext",
     "Client",
     "Context",
     "LimitError",
+    "Middleware",
     "MusterError",
     "NonRetryableError",
     "NotFoundError",
+    "PayloadError",
     "Priority",
+    "ProcessFailedError",
     "RefusedError",
     "ResultExpiredError",
     "RetryPolicy",
     "RetryableError",
+    "SubmitMiddleware",
+    "SubmitNext",
     "TaskCancelledError",
     "TaskFailedError",
     "TaskHandle",
@@ -51,7 +73,12 @@ __all__ = [
     "as_completed",
 ]
 
-_MODULES = {"Agent": "agent_node.agent", "Context": "agent_node.context"}
+_MODULES = {
+    "Agent": "agent_node.agent",
+    "Context": "agent_node.context",
+    "CallNext": "agent_node.handler",
+    "Middleware": "agent_node.handler",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     from agent_node.addresses import check_address
-    from agent_node.errors import MusterError
+    from agent_node.errors import MusterError, NotFoundError
 
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
@@ -44,6 +44,8 @@ def _run(arguments: list[str]) -> int:
         return _fail(str(error), EXIT_USAGE)
     try:
         agent.run()
+    except NotFoundError as error:  # what follows is advice for programs
+        return _fail(f"{str(error).partition(':')[0]}: create it with `muster namespaces create`, or name another", EXIT_REFUSED)
     except MusterError as error:
         return _fail(str(error), EXIT_REFUSED)
     except RuntimeError as error:

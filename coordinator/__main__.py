@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill it
+MAX_SHARDS = 1024  # each has up to three connections to the store, and a tick a second
+MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss:// or unix:// [MUSTER_REDIS_URL]",
     )
     parser.add_argument(
+        "--store-memory",
+        type=int,
+        metavar="N",
+        help="the embedded store may use N bytes of memory: submits are refused from 80 %% on (default half of the machine's)",
+    )
+    parser.add_argument(
         "--listen",
         default=os.environ.get("MUSTER_LISTEN", "127.0.0.1:7450"),
         metavar="HOST:PORT",
@@ -54,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-live-bytes", type=int, metavar="N", help="refuse submits beyond this many bytes of live tasks (default 2147483648)"
     )
+    parser.add_argument(
+        "--snapshot-after",
+        type=int,
+        metavar="N",
+        help="take a snapshot when the journal has outgrown N bytes and the last snapshot (default 67108864)",
+    )
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="(default warning)")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
@@ -64,6 +79,8 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from dataclasses import replace
 
     from coordinator.core.model import Settings as CoreSettings
+    from coordinator.engine.snapshots import SnapshotSettings
+    from coordinator.journal.layout import check_prefix
     from coordinator.settings import CoordinatorSettings
 
     host, colon, port = options.listen.rpartition(":")
@@ -74,27 +91,41 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
             f"--listen {options.listen} isn't loopback, and anyone who can reach it could do anything: "
             "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
         )
-    if options.shards < 1:
-        raise ValueError(f"--shards {options.shards} is too few: give 1 or more")
-    core = CoreSettings()
-    if options.lease is not None:
-        core = replace(core, lease_s=options.lease, renew_period_s=options.lease / 3)
-    for name, value in (("session_grace_s", options.session_grace), ("ack_timeout_s", options.ack_timeout)):
-        if value is not None:
-            core = replace(core, **{name: value})
-    for name, count in (("max_live_tasks", options.max_live_tasks), ("max_live_bytes", options.max_live_bytes)):
-        if count is not None:
-            core = replace(core, **{name: count})
-    if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks, core.max_live_bytes) <= 0:
-        raise ValueError("--lease, --session-grace, --ack-timeout, --max-live-tasks and --max-live-bytes must be above zero")
+    if not 1 <= options.shards <= MAX_SHARDS:
+        raise ValueError(f"--shards {options.shards} is out of range: give 1 to {MAX_SHARDS}")
+    try:
+        check_prefix(options.key_prefix)
+    except ValueError as error:
+        raise ValueError(f"--key-prefix: {error}") from None
+    for name in ("lease", "session_grace", "ack_timeout"):
+        value = getattr(options, name)
+        if value is not None and not MIN_DURATION_S <= value <= MAX_DURATION_S:  # nor NaN
+            raise ValueError(f"--{name.replace('_', '-')} {value:g} is out of range: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
+    least = {"max_live_tasks": 1, "max_live_bytes": 1, "snapshot_after": 1, "store_memory": MIN_STORE_MEMORY}
+    for name, minimum in least.items():
+        value = getattr(options, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is too few: give {minimum} or more")
+    given = {
+        "lease_s": options.lease,
+        "renew_period_s": None if options.lease is None else options.lease / 3,
+        "session_grace_s": options.session_grace,
+        "ack_timeout_s": options.ack_timeout,
+        "max_live_tasks": options.max_live_tasks,
+        "max_live_bytes": options.max_live_bytes,
+    }
+    core = replace(CoreSettings(), **{name: value for name, value in given.items() if value is not None})
+    snapshots = SnapshotSettings() if options.snapshot_after is None else SnapshotSettings(min_journal_bytes=options.snapshot_after)
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
+        store_memory_bytes=options.store_memory,
         shards=options.shards,
         key_prefix=options.key_prefix,
         core=core,
+        snapshots=snapshots,
     )
 
 

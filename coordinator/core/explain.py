@@ -102,7 +102,7 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     ahead = _ahead(scheduler, task) if reason.kind is not WaitKind.BACKOFF else 0
     summary = f"It waits because {reason.message}."
     if ahead:
-        summary += f" {ahead} ready tasks of its type go before it."
+        summary += f" {ahead} ready tasks of its type go before it." if ahead > 1 else " 1 ready task of its type goes before it."
     return Explanation(reason, ahead, agents, summary)
 
 

@@ -7,6 +7,7 @@ costs only those that used it.
 """
 
 import heapq
+from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
 Rank = tuple[float, ...]
@@ -24,9 +25,9 @@ class Ranked:
         self.serial = serial
         self.watchers: dict[LazyHeap[Any], None] = {}  # heaps that have looked, and rely on the rank not getting better
 
+    @abstractmethod
     def rank(self) -> Rank | None:
         """How early the item is due, the lower the earlier; None when it isn't due at all."""
-        raise NotImplementedError
 
     def improved(self) -> None:
         """The rank may have got better."""

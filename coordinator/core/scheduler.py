@@ -4,7 +4,7 @@ It decides nothing itself: submits, reports, sessions, ticks and placement are f
 them change durable state through `apply` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
@@ -16,6 +16,8 @@ from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
+
+REBUILT_PER_STEP = 5000  # tasks: some milliseconds
 
 
 class Backoff:
@@ -145,13 +147,15 @@ class Scheduler:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
         return self.liveness.next_due(), self.dates.next_due()
 
-    def rebuild(self, now: Now) -> None:
-        """Derives queue, load map and timers from the state, after recovery.
+    def rebuild(self, now: Now) -> Iterator[None]:
+        """Derives queue, load map and timers from the state, after recovery; stops now and then, to be gone on with soon.
 
         Every deadline starts anew: nothing is given up before one lease has passed.
         """
         until_s = now.mono_s + self.settings.lease_s
-        for task in self.state.tasks.values():
+        for place, task in enumerate(self.state.tasks.values(), 1):
+            if place % REBUILT_PER_STEP == 0:
+                yield
             if task.state in WAITING:
                 self.enqueue(task, now)
                 continue
