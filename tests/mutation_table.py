@@ -322,4 +322,32 @@ MUTATIONS = [
         "if shard.sequence == sequence and shard.commit_nonce == commit_nonce:",
         "if False:",
     ),
+    # What a task remembers
+    Mutation("history: the middle goes", CORE + "history.py", "if len(history) > FIRST_ENTRIES + LAST_ENTRIES:", "if False:"),
+    Mutation("history: what goes is counted", CORE + "history.py", "omitted=gone.omitted + 1", "omitted=1"),
+    Mutation(
+        "history: checkpoints are counted per attempt",
+        CORE + "history.py",
+        "is HistoryKind.CHECKPOINTS_STORED and last.fence == task.fence",
+        "is HistoryKind.CHECKPOINTS_STORED",
+    ),
+    Mutation(
+        "history: messages are shortened",
+        CORE + "history.py",
+        "return text if len(text) <= MAX_MESSAGE_CHARS else",
+        "return text if True else",
+    ),
+    Mutation("history: no stack traces", CORE + "history.py", "(not failure.stack_trace and len(", "(len("),
+    Mutation("history: what waits is nobody's", CORE + "history.py", "if task.state is not TaskState.RUNNING:", "if False:"),
+    Mutation("history: a backoff is in the future", CORE + "history.py", "ready_at_ms if ready_at_ms > date_ms else 0", "ready_at_ms"),
+    Mutation(
+        "history: the last failure costs no retry",
+        CORE + "evolve.py",
+        "Cost.NONE if event.cost is Cost.RETRY and not retried else event.cost",
+        "event.cost",
+    ),
+    Mutation(
+        "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
+    ),
+    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in task.history)", "for entry in ())"),
 ]

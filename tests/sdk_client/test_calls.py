@@ -110,6 +110,14 @@ async def test_a_call_asks_and_answers(
         assert got in (answer, inner) or [got] == list(inner)
 
 
+async def test_a_history_is_that_of_the_whole_task(client: Client, server: AnyUnary) -> None:
+    entries = [task_pb2.TaskHistoryEntry(attempt=attempt) for attempt in (0, 1)]
+    server.answers = [task_pb2.GetTaskResponse(task=task_pb2.Task(task_id="x", history=entries))]
+    assert list(await client.history("x")) == entries
+    asked = task_pb2.GetTaskRequest(task_id="x", view=task_pb2.TASK_VIEW_FULL)
+    assert server.asked == [("GetTask", asked.SerializeToString())]
+
+
 async def test_lists_are_read_page_by_page(client: Client, server: AnyUnary) -> None:
     server.answers = [
         task_pb2.ListTasksResponse(tasks=[task_pb2.Task(task_id="a")], next_page_token="p2"),
