@@ -75,9 +75,9 @@ def remember(
 
 
 def remember_checkpoint(task: Task, date_ms: int) -> None:
-    """Checkpoints that follow each other in one attempt are one entry: how many, and when the last one was stored."""
+    """Checkpoints that follow each other are one entry: how many, and when the last one was stored. An attempt's end comes between."""
     last = task.history[-1] if task.history else None
-    if last is not None and last.kind is HistoryKind.CHECKPOINTS_STORED and last.fence == task.fence:
+    if last is not None and last.kind is HistoryKind.CHECKPOINTS_STORED:
         task.history = (*task.history[:-1], replace(last, date_ms=date_ms, checkpoints=last.checkpoints + 1))
     else:
         _add(task, replace(_entry(task, HistoryKind.CHECKPOINTS_STORED, date_ms, TaskState.RUNNING), checkpoints=1))
