@@ -75,13 +75,7 @@ class _Part:
     def add(self, task: Task) -> int:
         """Takes a task in. Answers about how many bytes it takes."""
         spec = task.spec
-        if (
-            task.fence
-            or task.history
-            or task.run != 1
-            or task.place != task.number
-            or not task.created_ms == task.changed_ms == task.ready_at_ms
-        ):
+        if task.fence or task.run != 1 or task.place != task.number or not task.created_ms == task.changed_ms == task.ready_at_ms:
             return self._add_live(task)
         # 0.5 us a task up to here, and as much again when it is serialized
         place = self._last_place if spec.retry is self._last_policy else self._policy(spec.retry)
