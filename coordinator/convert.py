@@ -92,8 +92,8 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
         )
     check_name(message.task_id, "task_id")
     check_name(message.task_type, "task_type")
-    if message.parent_task_id:
-        check_name(message.parent_task_id, "parent_task_id")
+    if parent := message.parent_task_id:
+        check_name(parent, "parent_task_id")
     request = message.SerializeToString()
     if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
         raise _options_too_large(message, len(request) - payload_bytes)
@@ -314,21 +314,20 @@ def outcome_bytes(task: Task) -> bytes:
 
 def record_out(task: Task) -> bytes:
     """What stays of an ended task, serialized."""
-    record = event_pb2.TaskRecord(
-        request=task.spec.request,
-        outcome=outcome_bytes(task),
-        state=STATE_OUT[task.state],
-        number=task.number,
-        fence=task.fence,
-        run=task.run,
-        attempt=task.attempt,
-        agent_name=task.agent,
-        create_ms=task.created_ms,
-        start_ms=task.started_ms,
-        end_ms=task.ended_ms,
-        max_retries=task.spec.retry.max_retries,
-        result_fence=task.result_fence,
-    )
+    record = event_pb2.TaskRecord()  # field by field: by keyword it takes a quarter longer
+    record.request = task.spec.request
+    record.outcome = outcome_bytes(task)
+    record.state = STATE_OUT[task.state]
+    record.number = task.number
+    record.fence = task.fence
+    record.run = task.run
+    record.attempt = task.attempt
+    record.agent_name = task.agent
+    record.create_ms = task.created_ms
+    record.start_ms = task.started_ms
+    record.end_ms = task.ended_ms
+    record.max_retries = task.spec.retry.max_retries
+    record.result_fence = task.result_fence
     if task.failure is not None or task.crashes or task.undelivered or task.usage or task.chunks:
         _seldom_recorded(record, task)
     return record.SerializeToString()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
@@ -37,8 +37,7 @@ class Claim:
     date_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndedTask:
+class EndedTask(NamedTuple):
     """A terminal task's record, to be written with the commit that ended it."""
 
     namespace: str

@@ -58,12 +58,13 @@ class RecordReader:
             self._task = loop.create_task(self._read(), name="records.read")
         return [await asyncio.shield(future) for future in futures]
 
+    def idle(self) -> bool:
+        """Whether no look-up is open: what has ended may be forgotten at once."""
+        return not self._open
+
     def when_unneeded(self, forget: Callable[[], None]) -> None:
-        """Calls `forget` once every look-up that is open now has ended: at once when none is."""
-        if not self._open:
-            forget()
-        else:
-            self._held.append((self._opened, forget))
+        """Calls `forget` once every look-up that is open now has ended: one is, or `idle` would have said otherwise."""
+        self._held.append((self._opened, forget))
 
     async def _read(self) -> None:
         while self._asked:

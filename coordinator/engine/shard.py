@@ -21,7 +21,7 @@ from coordinator.core.effects import (
     WatchOpened,
 )
 from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.model import Now, Settings
+from coordinator.core.model import Now, Settings, Task
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
@@ -403,6 +403,8 @@ class Shard:
                 sink = sinks.get(effect.session)
                 if sink is not None:
                     sink.assign(effect)
+            elif type(effect) is TaskEnded:
+                self._ended(self.namespaces[name], effect.task)
             else:
                 self._carry_out(name, effect)
         for answer in commit.answers:
@@ -411,13 +413,19 @@ class Shard:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _ended(self, namespace: Namespace, task: Task) -> None:
+        if self.records.idle():
+            namespace.scheduler.state.settle(task)
+        else:
+            state = namespace.scheduler.state
+            self.records.when_unneeded(lambda: state.settle(task))
+        namespace.deliver(task)
+
     def _carry_out(self, name: str, effect: Effect) -> None:
         namespace = self.namespaces[name]
         match effect:
             case TaskEnded():
-                task, state = effect.task, namespace.scheduler.state
-                self.records.when_unneeded(lambda: state.settle(task))
-                namespace.deliver(task)
+                self._ended(namespace, effect.task)
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
             case WatchOpened():

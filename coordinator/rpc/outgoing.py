@@ -17,8 +17,8 @@ MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # below gRPC's 4 MiB with room for what is 
 class Outgoing(Protocol):
     """What has something to send."""
 
-    def next_message(self) -> Any:
-        """The next message from what has gathered; None when nothing has."""
+    def next_message(self) -> bytes | None:
+        """The next message from what has gathered, serialized; None when nothing has."""
 
 
 class Sender:
@@ -31,6 +31,7 @@ class Sender:
     def __init__(self, *, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
         self._ready = asyncio.Event()
+        self._stopped = False
         self.ending: asyncio.Future[MusterError] = asyncio.get_running_loop().create_future()
 
     def wake(self) -> None:
@@ -43,15 +44,22 @@ class Sender:
             self.ending.set_result(error)
         self._ready.set()
 
-    async def run(self, write: Callable[[Any], Awaitable[None]]) -> None:
-        """Writes until ended. Raises the error that it was ended with."""
+    def stop(self) -> None:
+        """Has `run` return once the message that is being written has left: a call can't be ended with a status before."""
+        self._stopped = True
+        self._ready.set()
+
+    async def run(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Writes until ended or stopped. Raises the error that it was ended with."""
         while True:
             await self._ready.wait()
             self._ready.clear()
-            while (message := self._outgoing.next_message()) is not None:
+            while not self._stopped and (message := self._outgoing.next_message()) is not None:
                 await write(message)
             if self.ending.done():
                 raise self.ending.result()
+            if self._stopped:
+                return
 
 
 async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Sender, reading: Coroutine[Any, Any, None]) -> None:
@@ -60,11 +68,12 @@ async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Send
     writer = asyncio.create_task(sender.run(context.write), name="stream.write")
     try:
         await asyncio.wait((reader, writer, sender.ending), return_when=asyncio.FIRST_COMPLETED)
-        if sender.ending.done():  # a peer that doesn't read holds the writer up for ever
-            await asyncio.wait((writer,), timeout=LINGER_S)
     finally:
-        for task in (reader, writer):
-            task.cancel()
+        reader.cancel()
+        if not sender.ending.done():
+            sender.stop()
+        await asyncio.wait((writer,), timeout=LINGER_S)  # a peer that doesn't read would hold it up for ever
+        writer.cancel()
         outcomes = await asyncio.gather(reader, writer, return_exceptions=True)
     if sender.ending.done():
         raise sender.ending.result()

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import any_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from muster.v1 import common_pb2
 
@@ -124,7 +124,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")
 
         parse = _careful(handler.request_deserializer, streamed=bool(handler.stream_stream))
-        return make(answer, request_deserializer=parse, response_serializer=handler.response_serializer)
+        return make(answer, request_deserializer=parse, response_serializer=_serialized)
+
+
+def _serialized(response: Message | bytes) -> bytes:
+    """Hot streams serialize what they send themselves."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _careful(parse: Callable[[bytes], Any] | None, *, streamed: bool) -> Callable[[bytes], Any]:

@@ -23,6 +23,7 @@ class Work:
 
 
 class SimAgent:
+    RESPONSE = agent_pb2.ConnectResponse
     is_agent = True
 
     def __init__(self, *, sim, name, capabilities, capacity):

@@ -12,6 +12,7 @@ ANSWER_WITHIN_S = 8.0
 
 
 class SimClient:
+    RESPONSE = task_pb2.SessionResponse
     is_agent = False
 
     def __init__(self, *, sim, name, tasks):

@@ -47,8 +47,9 @@ class Wire:
     async def _serve(self, stream):
         await serve_stream(self, stream.sender, stream.read(self._messages()))
 
-    async def write(self, message):
+    async def write(self, blob):
         """What the stream's sender calls."""
+        message = self.owner.RESPONSE.FromString(blob)
         self.sim.auditor.released(self, message)
         self._last_out = max(self._loop.time() + self.sim.latency_s(), self._last_out + 1e-6)
         self._loop.call_at(self._last_out, self._to_owner, message)
