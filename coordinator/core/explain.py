@@ -107,17 +107,16 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
     needs = needs_of(task)
     groups = scheduler.load.capable(needs)
-    agents = [agent for group in groups for agent in group.agents.values()]
-    if not any(agent.capacity >= needs.slots for agent in agents):
+    if not any(agent.capacity >= needs.slots for group in groups for agent in group.agents.values()):
         return WaitReason(WaitKind.NO_CAPABLE_AGENT, _nobody(scheduler, needs))
     lane = scheduler.ready.lanes.get(task.spec.needs)
     if lane is not None and any(room.least_loaded() is not None for room in lane.rooms):
         return WaitReason(WaitKind.QUEUED, "tasks ahead of it are being taken")
     offer = _named(needs)
-    if all(agent.status is AgentStatus.DRAINING for agent in agents):
+    if all(agent.status is AgentStatus.DRAINING for group in groups for agent in group.agents.values()):
         return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is draining")
     count = sum(len(group.agents) for group in groups)
-    turn = f"; its key {task.spec.fairness_key} is served in turn" if task.spec.fairness_key else ""
+    turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
     return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {offer} are full{turn}")
 
 
@@ -177,7 +176,7 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     if level > task.spec.priority:
         summary += f" It has waited so long that it counts as {Priority(level).name}."
     if ahead:
-        key = task.spec.fairness_key
+        key = task.spec.scheduling.fairness_key
         summary += f" {ahead} ready tasks {f'of its key {key} ' if key else ''}with the same needs go before it."
     return Explanation(reason, ahead, agents, summary)
 
@@ -187,7 +186,7 @@ def _ahead(scheduler: Scheduler, task: Task) -> int:
     lane = scheduler.ready.lanes.get(task.spec.needs)
     if lane is None:
         return 0
-    ages, key = scheduler.ages, task.spec.fairness_key
+    ages, key = scheduler.ages, task.spec.scheduling.fairness_key
     own = (-ages.level(task), task.place)
     waiting = islice((other for fifo in lane.fifos() if fifo.key == key for other in fifo), 4 * MAX_AHEAD)
     return min(sum((-ages.level(other), other.place) < own for other in waiting), MAX_AHEAD)

@@ -1,9 +1,8 @@
 """Who shares what: one virtual time per fairness key and effective priority, whatever lanes the key's tasks stand in.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996): of the keys with ready tasks the one with the lowest virtual time goes first, and each
-task served moves its key on by cost over weight. Keys that nobody waits for begin where those being served are: they save nothing up by
-being idle. "Where" is the latest start that the lane, or the class of agents that serves it, has seen: work that other agents do says
-nothing about it.
+Start-time fair queueing (Goyal, Vin and Cheng, 1996): of the keys with ready tasks the one with the lowest virtual time goes first, and
+each task served moves its key on by cost over weight. A key that was idle begins where those being served are: it saves nothing up. "Where"
+is the latest start that the task's lane, or the class of agents that takes it, has seen: work that other agents do says nothing about it.
 
 All of it is volatile: after a restart everybody begins as equals. It must not know queues or agents.
 """
@@ -118,7 +117,7 @@ class Fairness:
     def __init__(self, share_by: ShareBy, weights: Mapping[str, float]) -> None:
         self.share_by = share_by
         self._weights = dict(weights)
-        self.races = {level: Race(level, self._weights) for level in Priority}
+        self.races: dict[int, Race] = {level: Race(level, self._weights) for level in Priority}
 
     def set_weight(self, key: str, weight: float) -> None:
         """From now on the key gets this much."""

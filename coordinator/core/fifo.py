@@ -29,17 +29,24 @@ class Ages:
         races: the keys' shares, by effective priority.
     """
 
-    __slots__ = ("date_ms", "period_ms", "races", "wheel")
+    __slots__ = ("_looked_ms", "_slot_ms", "now_ms", "period_ms", "races", "wheel")
 
     def __init__(self, period_ms: int, races: dict[int, Race]) -> None:
         self.period_ms = period_ms or _NEVER
         self.races = races
-        self.date_ms = 0  # as of the last command
-        self.wheel: TimerWheel[Fifo] = TimerWheel(slot_width=max(1, min(250, self.period_ms // 16)))
+        self._looked_ms = 0
+        self.now_ms = -1  # the date of the last command
+        self._slot_ms = max(1, min(250, self.period_ms // 16))
+        self.wheel: TimerWheel[Fifo] = TimerWheel(slot_width=self._slot_ms)
+
+    def at(self, date_ms: int) -> None:
+        """It is that late now. Ages are looked at in steps of a slot of the timers, so that they and timers never disagree."""
+        self.now_ms = date_ms
+        self._looked_ms = date_ms // self._slot_ms * self._slot_ms - 1
 
     def level(self, task: Task) -> int:
         """A ready task's effective priority (G4)."""
-        steps = (self.date_ms - task.created_ms) // self.period_ms
+        steps = (self._looked_ms - task.created_ms) // self.period_ms
         return min(task.spec.priority + max(steps, 0), Priority.CRITICAL)
 
 
@@ -89,9 +96,12 @@ class Fifo(Ranked):
 
     def rank(self) -> Rank | None:
         """How urgent the head is, which is `top` now: by effective priority, its key's turn, and its place. None when empty."""
-        head = self._head()
-        if head is None:
-            return None
+        fresh = self._fresh
+        head = fresh[0] if fresh and not self._returned else None  # nearly always: spares a call
+        if head is None or head.state not in WAITING:
+            head = self._head()
+            if head is None:
+                return None
         if head is not self.top and self.level != self.priority:
             self._rate(head, self.level)  # not more urgent than the one before it, until the timer says so
         self.top = head
@@ -165,7 +175,7 @@ class Fifo(Ranked):
             if self._ageless:
                 return
             ages = self._ages
-            if self.due_slot and ages.date_ms - task.created_ms < ages.period_ms:
+            if self.due_slot and ages.now_ms - task.created_ms < ages.period_ms:
                 return
         self._rate(task, Priority.CRITICAL)
 

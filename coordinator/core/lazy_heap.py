@@ -43,7 +43,8 @@ T = TypeVar("T", bound=Ranked)
 class LazyHeap(Generic[T]):
     """Items by rank."""
 
-    __slots__ = ("_bounds", "_compact_at", "_heap", "looks")
+    __slots__ = ("_bounds", "_compact_at", "_heap", "found", "looks")
+    found: Rank  # of the item that best() has just answered
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, int, T]] = []
@@ -94,6 +95,7 @@ class LazyHeap(Generic[T]):
             self.looks += 1
             rank = item.rank()
             if rank == bound:
+                self.found = bound
                 return item
             item.watchers[self] = None
             if rank is None:

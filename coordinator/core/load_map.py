@@ -83,18 +83,18 @@ class Agent:
 
     def begin(self, attempt: Attempt) -> None:
         """It runs an attempt more."""
-        spec = attempt.task.spec
-        self.running[attempt.task.number] = attempt
-        self.busy += spec.slots
-        if self.counts and spec.task_type in self.counts:
-            self.counts[spec.task_type] += 1
+        task = attempt.task
+        self.running[task.number] = attempt
+        self.busy += task.spec.scheduling.slots
+        if self.counts and task.spec.task_type in self.counts:
+            self.counts[task.spec.task_type] += 1
 
     def end(self, number: int) -> Attempt | None:
         """It runs an attempt less. Answers it, if there was one."""
         attempt = self.running.pop(number, None)
         if attempt is not None:
             spec = attempt.task.spec
-            self.busy -= spec.slots
+            self.busy -= spec.scheduling.slots
             if self.counts and spec.task_type in self.counts:
                 self.counts[spec.task_type] -= 1
         return attempt
@@ -118,13 +118,14 @@ class Room(Ranked):
     lanes whose tasks they can take, the best head first.
     """
 
-    __slots__ = ("_buckets", "_loads", "_moved", "_places", "_ranks", "group", "lanes", "limited_type", "slots", "users")
+    __slots__ = ("_buckets", "_loads", "_moved", "_places", "_ranks", "group", "is_plain", "lanes", "limited_type", "slots", "users")
 
     def __init__(self, group: "AgentClass", limited_type: str, slots: int, serial: int, ranks: Iterator[int]) -> None:
         super().__init__(serial)
         self.group = group
         self.limited_type = limited_type  # the type whose limit it watches; empty when there is none
         self.slots = slots  # that a task takes
+        self.is_plain = not limited_type and slots == 1
         self.users = 0  # lanes that need just this
         self.lanes: LazyHeap[Lane] = LazyHeap()
         self._ranks = ranks
@@ -135,10 +136,8 @@ class Room(Ranked):
 
     def has_space(self, agent: Agent) -> bool:
         """Whether an agent of the class could take one more."""
-        return (
-            agent.free_slots() >= self.slots
-            and self.slots >= agent.reserved
-            and (not self.limited_type or agent.counts[self.limited_type] < agent.capabilities[self.limited_type].max_concurrent)
+        return agent.free_slots() >= self.slots >= agent.reserved and (
+            not self.limited_type or agent.counts[self.limited_type] < agent.capabilities[self.limited_type].max_concurrent
         )
 
     def touch(self, agent: Agent) -> None:
@@ -171,7 +170,9 @@ class Room(Ranked):
         return None
 
     def _put(self, agent: Agent, most: int) -> None:
-        load = agent.busy * LOAD_STEPS // agent.capacity if self.has_space(agent) else -1
+        plain = self.is_plain and not agent.reserved  # nearly always: spares a call
+        has_space = agent.free_slots() > 0 if plain else self.has_space(agent)
+        load = agent.busy * LOAD_STEPS // agent.capacity if has_space else -1
         place = self._places.get(agent)
         if place is not None:
             if place[0] == load == most * LOAD_STEPS // agent.capacity:

@@ -173,6 +173,18 @@ class Needs(NamedTuple):
     min_version: int = 0
 
 
+class Scheduling(NamedTuple):
+    """What else a task asks of the scheduler."""
+
+    fairness_key: str = ""
+    cost: float = 0.0  # to the key; 0: not given
+    sticky_key: str = ""
+    slots: int = 1  # of an agent's, that an attempt takes
+
+
+PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the core needs to know of the deployment. All durations in seconds."""
@@ -197,16 +209,13 @@ class Spec:
     """A task as its client described it, with defaults filled in. Immutable by convention; `request` is the submitted message's bytes."""
 
     __slots__ = (
-        "cost",
-        "fairness_key",
         "needs",
         "priority",
         "progress_timeout_s",
         "request",
         "retry",
         "run_timeout_s",
-        "slots",
-        "sticky_key",
+        "scheduling",
         "task_id",
         "task_type",
     )
@@ -221,9 +230,7 @@ class Spec:
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
         needs: Needs | None = None,
-        fairness_key: str = "",
-        cost: float = 0.0,
-        sticky_key: str = "",
+        scheduling: Scheduling = PLAIN,
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -233,10 +240,7 @@ class Spec:
         self.run_timeout_s = run_timeout_s
         self.progress_timeout_s = progress_timeout_s
         self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
-        self.slots = 1 if needs is None else needs.slots  # of an agent's, that an attempt takes
-        self.fairness_key = fairness_key
-        self.cost = cost  # 0: not given
-        self.sticky_key = sticky_key
+        self.scheduling = scheduling
 
 
 class Task:

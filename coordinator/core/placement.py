@@ -125,10 +125,11 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
             break
         fifo = lane.top
         task, share, charge = fifo.top, fifo.share, None
-        if task.spec.sticky_key:
-            agent = prefer(scheduler, lane, task.spec.sticky_key, agent)
+        scheduling = task.spec.scheduling
+        if scheduling.sticky_key:
+            agent = prefer(scheduler, lane, scheduling.sticky_key, agent)
         if share is not None and share.race.shares and agent.group is not None:  # there are others to share with
-            charge = scheduler.fairness.serve(share, task.spec.cost, lane.starts, agent.group.starts, now.mono_s)
+            charge = scheduler.fairness.serve(share, scheduling.cost, lane.starts, agent.group.starts, now.mono_s)
         lane.pop()
         _assign(scheduler, task, agent, charge, now)
     turns.drop()
@@ -141,7 +142,7 @@ def _pick(lane: Lane) -> Agent | None:
         if len(room.group.agents) > 1:
             return room.least_loaded()
         (only,) = room.group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
-        return only if room.has_space(only) else None
+        return only if (only.free_slots() > 0 if room.is_plain and not only.reserved else room.has_space(only)) else None
     best = lane.takers.best()
     return None if best is None else best.least_loaded()
 
@@ -155,7 +156,8 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | Non
     agent.begin(attempt)
     scheduler.liveness.arm(attempt, attempt.due_s())
     if agent.group is not None:
-        agent.group.touch(agent)
+        for room in agent.group.rooms.values():
+            room.touch(agent)
     scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
     if agent.reserved:  # this is what it was kept for
         let_go(scheduler, agent)

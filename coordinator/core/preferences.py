@@ -1,8 +1,8 @@
 """Which agent gets a task, beyond the least loaded: the one that served its sticky key last, or the one that is kept for it.
 
 A task that takes several slots waits until one agent has as many free at once. Light tasks behind it may take slots meanwhile, as they
-come, which could go on for ever. So once the head of such a lane has become CRITICAL, by ageing or as it was submitted, and nothing goes before
-it, one agent is kept for the lane: it finishes what it runs and takes nothing that needs fewer slots, until it has got one such task.
+come, which could go on for ever. So once the head of such a lane has become CRITICAL, by ageing or as it was submitted, and nothing goes
+before it, one agent is kept for the lane: it finishes what it runs and takes nothing that needs fewer slots, until it has got such a task.
 """
 
 from collections.abc import Sequence
@@ -44,13 +44,15 @@ def review(scheduler: Scheduler, freed: Sequence[Room]) -> None:
     """
     for lane, kept in list(scheduler.reserved.items()):
         rank = lane.rank()
-        if kept is not None and (not kept.reserved or rank is None or rank[0] > -Priority.CRITICAL or not _could_take(kept, lane)):
+        needed = rank is not None and rank[0] == -Priority.CRITICAL
+        if kept is not None and needed and kept.reserved and _could_take(kept, lane):
+            continue
+        if kept is not None:
             let_go(scheduler, kept)
-            kept = None
-        if rank is None or rank[0] > -Priority.CRITICAL:
-            del scheduler.reserved[lane]
-        elif kept is None:
+        if rank is not None and needed:
             scheduler.reserved[lane] = _reserve(lane, rank, freed)
+        else:
+            del scheduler.reserved[lane]
 
 
 def let_go(scheduler: Scheduler, agent: Agent) -> None:

@@ -36,19 +36,21 @@ class Lane(Ranked):
         self._ages = ages
         self._keyless: list[Fifo | None] = [None] * 5  # by priority: of the tasks without a fairness key, kept when they are empty
         self._fifos: dict[tuple[str, int], Fifo] = {}  # of the others, by key and priority, while they aren't empty
-        self._only: Fifo | None = None  # the one that isn't empty: spares a tenth of a task's cost where nothing needs comparing
-        self._best: LazyHeap[Fifo] = LazyHeap()  # unless there is only one
+        self._only: Fifo | None = None  # the one that may hold tasks, while there is only one: nothing needs comparing then
+        self._best: LazyHeap[Fifo] = LazyHeap()  # those that do, otherwise
         self._serial = 0
 
     def rank(self) -> Rank | None:
         """How urgent the best task is, which is `top.top` now. Places are unique in a namespace, so no two lanes have equal ranks."""
         fifo = self._only
+        if fifo is not None:
+            self.top = fifo
+            return fifo.rank()
+        fifo = self._best.best()
         if fifo is None:
-            fifo = self._best.best()
-            if fifo is None:
-                return None
+            return None
         self.top = fifo
-        return fifo.rank()
+        return self._best.found
 
     def head(self) -> Task | None:
         """The best task, which stays; None when the lane is empty."""
@@ -57,31 +59,34 @@ class Lane(Ranked):
     def add(self, task: Task) -> bool:
         """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
         spec = task.spec
-        fifo = self._fifos.get((spec.fairness_key, spec.priority)) if spec.fairness_key else self._keyless[spec.priority]
+        key = spec.scheduling.fairness_key
+        fifo = self._fifos.get((key, spec.priority)) if key else self._keyless[spec.priority]
         if fifo is None:
-            fifo = self._new_fifo(spec.fairness_key, spec.priority)
-        if not fifo.live:
+            fifo = self._new_fifo(key, spec.priority)
+        if not fifo.live and fifo is not self._only:
             self._begins(fifo)
         if not fifo.add(task):
             return False
-        fifo.improved()
+        if fifo.watchers:
+            fifo.improved()
         return True
 
     def pop(self) -> None:
         """Takes out the task that `rank()` has just found."""
         fifo = self.top
         fifo.pop()
-        if not fifo.live:
+        if not fifo.live and (fifo.key or fifo is not self._only):
             self._ends(fifo)
 
     def forget(self, task: Task) -> None:
         """A task that waits here has ended."""
         spec = task.spec
-        fifo = self._fifos[spec.fairness_key, spec.priority] if spec.fairness_key else self._keyless[spec.priority]
-        assert fifo is not None  # the task is in it
-        fifo.forget()
-        if not fifo.live:
-            self._ends(fifo)
+        key = spec.scheduling.fairness_key
+        fifo = self._fifos[key, spec.priority] if key else self._keyless[spec.priority]
+        if fifo is not None:  # the task is in it
+            fifo.forget()
+            if not fifo.live and (fifo.key or fifo is not self._only):
+                self._ends(fifo)
 
     def fifos(self) -> Iterator[Fifo]:
         """The queues that aren't empty."""
@@ -109,12 +114,13 @@ class Lane(Ranked):
 
     def _begins(self, fifo: Fifo) -> None:
         """A queue is about to get its first task."""
-        if self._only is not None:
-            self._best.tell(self._only)
-            self._only = None
-        elif not len(self._best):
+        only = self._only
+        if (only is None or not only.live) and not len(self._best):
             self._only = fifo
             return
+        if only is not None:
+            self._best.tell(only)
+            self._only = None
         self._best.tell(fifo)
 
     def _ends(self, fifo: Fifo) -> None:

@@ -92,14 +92,16 @@ class Scheduler:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
             return
-        self.ages.date_ms = now.date_ms
+        if self.ages.now_ms != now.date_ms:
+            self.ages.at(now.date_ms)
         lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
         if lane.add(task):
             self.hurry(lane)
 
     def hurry(self, lane: Lane) -> None:
         """A lane has a better head than before."""
-        lane.improved()
+        if lane.watchers:
+            lane.improved()
         self.awake[lane] = None
 
     def release(self, task: Task, now: Now, cost: float = 0.0) -> Attempt | None:
@@ -123,10 +125,12 @@ class Scheduler:
 
     def freed(self, agent: Agent) -> None:
         """An agent in a class may have a free slot more than before."""
-        if agent.group is not None:
-            for room in agent.group.rooms.values():
+        group = agent.group
+        if group is not None:
+            for room in group.rooms.values():
                 room.touch(agent)
-                room.improved()
+                if room.watchers:
+                    room.improved()
                 self.awake[room] = None
 
     def ended(self, task: Task) -> None:

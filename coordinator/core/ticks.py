@@ -7,14 +7,13 @@ from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
 from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Scheduler
 
-
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
     journal_acknowledgements(scheduler, now)
-    scheduler.ages.date_ms = now.date_ms
+    scheduler.ages.at(now.date_ms)
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
         if fifo.aged():
             fifo.improved()

