@@ -23,7 +23,17 @@ from agent_node.errors import (
 
 if TYPE_CHECKING:
     from agent_node.agent import Agent
-    from agent_node.client import BlockingClient, Client, Priority, RetryPolicy, TaskHandle, TaskOutput, TaskRequest, as_completed
+    from agent_node.client import (
+        BlockingClient,
+        Client,
+        Priority,
+        RetryPolicy,
+        Scheduling,
+        TaskHandle,
+        TaskOutput,
+        TaskRequest,
+        as_completed,
+    )
     from agent_node.context import Context
 
 __all__ = [
@@ -42,6 +52,7 @@ __all__ = [
     "ResultExpiredError",
     "RetryPolicy",
     "RetryableError",
+    "Scheduling",
     "TaskCancelledError",
     "TaskFailedError",
     "TaskHandle",

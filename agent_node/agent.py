@@ -18,7 +18,7 @@ from agent_node.backoff import Backoff
 from agent_node.connection import DEFAULT_ADDRESS, Target
 from agent_node.context import Context
 from agent_node.handoff import Mailbox
-from agent_node.held import Identity
+from agent_node.held import Capability, Identity
 from agent_node.instructions import SetLimits, Start, StopHandler
 from agent_node.loop_lag import LoopLagProbe
 from agent_node.reports import Report
@@ -65,7 +65,7 @@ class Agent:
         address: the coordinator's `host:port`.
         namespace: an existing namespace; `serve` raises NotFoundError for another.
         capacity: how many tasks it runs at a time, 1 to 10,000; default 10.
-        labels: free-form facts, at most 32, keys and values of 1 to 128 characters; shown by `muster agents`.
+        labels: facts that tasks can ask for (`Scheduling.selectors`), at most 32, keys and values of 1 to 128 characters.
         drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back; default 30.
 
     Raises:
@@ -106,7 +106,7 @@ class Agent:
         return list(self._handlers)
 
     def handler(
-        self, task_type: str, *, isolation: Literal["thread", "process"] | None = None
+        self, task_type: str, *, isolation: Literal["thread", "process"] | None = None, max_concurrent: int = 0, version: int = 0
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """Decorates the handler of a task type: a function of one Context that returns bytes, str, None, or what JSON can hold.
 
@@ -117,16 +117,21 @@ class Agent:
         Args:
             task_type: what clients submit, 1 to 128 characters.
             isolation: None for the event loop or a thread, by the function's kind; "thread" or "process" to say so.
+            max_concurrent: how many of this type it runs at a time, within its capacity; 0 is no limit of its own.
+            version: a number that grows when tasks may need the newer handler, which they ask for as `min_version`; 0 is none.
 
         Raises:
-            ValueError: the type has a handler, or isn't 1 to 128 characters, or the isolation doesn't suit the function.
+            ValueError: the type has a handler, or isn't 1 to 128 characters, or the isolation doesn't suit the function, or a number is
+                negative.
         """
         _check_name("a task type", task_type)
         if task_type in self._handlers:
             raise ValueError(f"{task_type!r} has a handler already")
+        if min(max_concurrent, version) < 0:
+            raise ValueError(f"max_concurrent and version of {task_type!r} can't be negative")
 
         def register(function: HandlerFunction) -> HandlerFunction:
-            self._handlers[task_type] = Handler(task_type, function, _isolation(function, isolation))
+            self._handlers[task_type] = Handler(task_type, function, _isolation(function, isolation), max_concurrent, version)
             return function
 
         return register
@@ -225,7 +230,7 @@ class _Serving:
         identity = Identity(
             agent_name=settings.name,
             session_nonce=ids.new_task_id(),
-            task_types=list(handlers),
+            capabilities=[Capability(each.task_type, each.max_concurrent, each.version) for each in handlers.values()],
             labels=settings.labels,
             capacity=settings.capacity,
             sdk=SDK,

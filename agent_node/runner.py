@@ -39,6 +39,8 @@ class Handler:
     task_type: str
     function: Callable[[Context], Any]
     isolation: Isolation
+    max_concurrent: int = 0  # of its type, at a time; 0 is no limit of its own
+    version: int = 0
 
 
 class _Execution:

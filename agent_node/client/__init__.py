@@ -3,6 +3,7 @@
 from agent_node.client.blocking import BlockingClient, BlockingTaskHandle
 from agent_node.client.client import Client, Submitted
 from agent_node.client.handle import TaskHandle, as_completed
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Priority, RetryPolicy, TaskOutput, TaskRequest
 from agent_node.client.watch import WatchedEvent
 
@@ -13,6 +14,7 @@ __all__ = [
     "Client",
     "Priority",
     "RetryPolicy",
+    "Scheduling",
     "Submitted",
     "TaskHandle",
     "TaskOutput",

@@ -88,7 +88,9 @@ def _unfit(agent: Agent, needs: Needs) -> Iterator[tuple[RuledOut, str]]:
 def _busy(agent: Agent, needs: Needs) -> Iterator[tuple[RuledOut, str]]:
     """What keeps an agent from taking one more now."""
     busy = agent.busy
-    if agent.capacity >= needs.slots and busy + needs.slots > agent.capacity:
+    if agent.capacity < needs.slots:
+        return  # it never could
+    if busy + needs.slots > agent.capacity:
         yield RuledOut.AT_CAPACITY, f"it runs {busy} of {agent.capacity}"
     elif busy + needs.slots > agent.ready_limit:
         yield RuledOut.NOT_READY, f"it asked for at most {agent.ready_limit} and runs {busy}"

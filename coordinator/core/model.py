@@ -104,6 +104,9 @@ class RetryPolicy:
     max_crashes: int = 3
 
 
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a fairness key
+
+
 class ShareBy(Enum):
     """What a task costs its fairness key."""
 
