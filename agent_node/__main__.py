@@ -30,17 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from agent_node.errors import MusterError
+    from agent_node.addresses import check_address
+    from agent_node.errors import MusterError, NotFoundError
 
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     try:
+        if options.address is not None:
+            check_address(options.address)
         agent = _llm_agent(options.config) if options.agent == "llm" else load_agent(options.agent)
         agent.override(name=options.name, address=options.address, namespace=options.namespace, capacity=options.capacity)
     except (UsageError, ValueError) as error:
         return _fail(str(error), EXIT_USAGE)
     try:
         agent.run()
+    except NotFoundError as error:  # what follows is advice for programs
+        return _fail(f"{str(error).partition(':')[0]}: create it with `muster namespaces create`, or name another", EXIT_REFUSED)
     except MusterError as error:
         return _fail(str(error), EXIT_REFUSED)
     except RuntimeError as error:

@@ -53,6 +53,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+LONGEST_S = 315_576_000_000.0  # of protobuf's Duration: 10,000 years
+
+
 @dataclass(frozen=True)
 class Target:
     """Where a coordinator is, and the namespace to work in.
@@ -126,9 +129,13 @@ def seconds(duration: Duration) -> float:
 
 
 def duration(seconds: float) -> Duration:
-    """Seconds as a protobuf duration. Raises ValueError or OverflowError for what is no duration."""
+    """Seconds as a protobuf duration. One beyond what that can hold becomes the longest there is, for the coordinator to refuse.
+
+    Raises:
+        ValueError: it isn't a number.
+    """
     message = Duration()
-    message.FromTimedelta(timedelta(seconds=seconds))
+    message.FromTimedelta(timedelta(seconds=min(max(seconds, -LONGEST_S), LONGEST_S)))
     return message
 
 

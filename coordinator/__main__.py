@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+MAX_SHARDS = 1024  # each has two connections to the store, and a tick a second
+MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
 MAX_PERIOD_S = 366 * 24 * 3600
 
 
@@ -75,6 +77,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from dataclasses import replace
 
     from coordinator.core.model import Settings as CoreSettings
+    from coordinator.journal.layout import check_prefix
     from coordinator.settings import CoordinatorSettings
 
     host, colon, port = options.listen.rpartition(":")
@@ -85,8 +88,20 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
             f"--listen {options.listen} isn't loopback, and anyone who can reach it could do anything: "
             "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
         )
-    if options.shards < 1:
-        raise ValueError(f"--shards {options.shards} is too few: give 1 or more")
+    if not 1 <= options.shards <= MAX_SHARDS:
+        raise ValueError(f"--shards {options.shards} is out of range: give 1 to {MAX_SHARDS}")
+    try:
+        check_prefix(options.key_prefix)
+    except ValueError as error:
+        raise ValueError(f"--key-prefix: {error}") from None
+    for name in ("lease", "session_grace", "ack_timeout"):
+        value = getattr(options, name)
+        if value is not None and not MIN_DURATION_S <= value <= MAX_DURATION_S:  # nor NaN
+            raise ValueError(f"--{name.replace('_', '-')} {value:g} is out of range: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
+    for name in ("max_live_tasks", "max_live_bytes"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is too few: give 1 or more")
     core = CoreSettings()
     if options.lease is not None:
         core = replace(core, lease_s=options.lease, renew_period_s=options.lease / 3)
@@ -96,8 +111,6 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     for name, count in (("max_live_tasks", options.max_live_tasks), ("max_live_bytes", options.max_live_bytes)):
         if count is not None:
             core = replace(core, **{name: count})
-    if min(core.lease_s, core.session_grace_s, core.ack_timeout_s, core.max_live_tasks, core.max_live_bytes) <= 0:
-        raise ValueError("--lease, --session-grace, --ack-timeout, --max-live-tasks and --max-live-bytes must be above zero")
     core = _order(core, options)
     return CoordinatorSettings(
         listen=options.listen,

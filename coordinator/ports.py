@@ -85,6 +85,9 @@ class ShardStore(Protocol):
         Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE when it had been applied.
         """
 
+    async def confirm(self, *, sequence: int) -> Appended:
+        """What an append after entry `sequence` would answer now, without one: APPLIED, FENCED or DIVERGED."""
+
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""
 

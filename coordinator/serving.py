@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from coordinator.engine.shard import ShardLost
+from coordinator.engine.ownership import ShardLost
 from coordinator.journal.codec import JournalTooNew
 from coordinator.journal.errors import StoreStartError
 from coordinator.ports import StoreCorrupt

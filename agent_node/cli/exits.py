@@ -21,11 +21,12 @@ class ExitCode(IntEnum):
     """How a command ended."""
 
     OK = 0
-    NEGATIVE = 1  # the answer is no: a task failed or was cancelled, had already ended, or didn't end in time
+    NEGATIVE = 1  # the answer is no: a task failed or was cancelled, or had already ended
     USAGE = 2  # the command line itself is wrong
     NOT_FOUND = 3  # no such task, agent or namespace, or its record is no longer held
     REFUSED = 4  # the coordinator refused: bad content, a limit, an id that is taken
     UNAVAILABLE = 5  # no coordinator answers, or it can't reach its store
+    TIMED_OUT = 6  # the task wasn't acknowledged, or didn't end, within --timeout: it goes on
     BUG = 70  # an error that we didn't foresee
     INTERRUPTED = 130  # Ctrl-C
     BROKEN_PIPE = 141  # whoever read our output went away, as in `muster list | head`
@@ -34,7 +35,7 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done · 1 a task failed, was cancelled, or the answer is no · 2 wrong usage · 3 not found · "
-    "4 refused or a limit reached · 5 coordinator unavailable · 130 interrupted."
+    "4 refused or a limit reached · 5 coordinator unavailable · 6 not ended within --timeout · 130 interrupted."
 )
 
 
@@ -72,6 +73,7 @@ def sentence_of(error: MusterError, *, address: str) -> str:
             said = f"no coordinator answers on {address}"
             advice = "start one with `muster-coordinator`, or name another with --address or MUSTER_ADDRESS"
         case UnavailableError():
+            said = said.removesuffix(": try again")  # advice for programs
             advice = f"look at the coordinator on {address}, and try again"
         case NotFoundError() if error.reason == "NAMESPACE_NOT_FOUND":
             said = said.partition(":")[0]  # what follows is advice for programs

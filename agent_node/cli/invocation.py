@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent_node.addresses import check_address
 from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of
 from agent_node.errors import MusterError
 
@@ -65,8 +66,17 @@ class Invocation:
         """A client of the coordinator, closed with the context."""
         from agent_node.client.client import Client
 
-        async with Client(self.coordinator_address, namespace=self.namespace, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
+        address = usable(self.coordinator_address)
+        async with Client(address, namespace=self.namespace, connect_timeout_s=CONNECT_TIMEOUT_S) as client:
             yield client
+
+
+def usable(address: str) -> str:
+    """The address, if it can be one. Raises CommandFailure."""
+    try:
+        return check_address(address)
+    except ValueError as error:
+        raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
 
 
 def command(

@@ -73,7 +73,7 @@ async def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
-        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 1, the task lives on.")
+        float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this: then exit 6, the task lives on.")
     ] = None,
 ) -> ExitCode:
     """Submit a task.
@@ -89,32 +89,44 @@ async def submit(
     except ValueError as error:
         raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
     content = read_payload(payload, file)
+    handle = None
     async with invocation.connect() as client:
-        handle = await client.submit(
-            task_type,
-            content,
-            task_id=task_id,
-            content_type=content_type or guess_content_type(content),
-            priority=Priority[priority.name],
-            max_retries=max_retries,
-            run_timeout_s=run_timeout,
-            progress_timeout_s=progress_timeout,
-            scheduling=None if asked == Scheduling() else asked,
-            want_result=wait or stream,
-        )
-        if not (wait or stream):
-            _print_id(handle.task_id, invocation)
-            return ExitCode.OK
         try:
             async with asyncio.timeout(timeout_s):
+                note = asyncio.get_running_loop().call_later(PATIENCE_S, _say_that_it_is_not_taken)
+                try:
+                    handle = await client.submit(
+                        task_type,
+                        content,
+                        task_id=task_id,
+                        content_type=content_type or guess_content_type(content),
+                        priority=Priority[priority.name],
+                        max_retries=max_retries,
+                        run_timeout_s=run_timeout,
+                        progress_timeout_s=progress_timeout,
+                        scheduling=None if asked == Scheduling() else asked,
+                        want_result=wait or stream,
+                    )
+                finally:
+                    note.cancel()
+                if not (wait or stream):
+                    _print_id(handle.task_id, invocation)
+                    return ExitCode.OK
                 if stream:
                     return await _follow_output(handle, invocation)
                 return await _wait_for_result(client, handle, invocation)
         except TimeoutError:
-            raise CommandFailure(
-                f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it.",
-                ExitCode.NEGATIVE,
-            ) from None
+            raise CommandFailure(_what_goes_on(handle, timeout_s or 0.0), ExitCode.TIMED_OUT) from None
+
+
+def _say_that_it_is_not_taken() -> None:
+    print("The coordinator has not taken the task yet: its store may be out. Waiting for it; Ctrl-C gives up.", file=sys.stderr)
+
+
+def _what_goes_on(handle: "TaskHandle | None", timeout_s: float) -> str:
+    if handle is None:
+        return f"the task was not acknowledged within {timeout_s:g} s, and may be taken all the same; `muster list` shows it then."
+    return f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it."
 
 
 def read_payload(argument: str | None, file: Path | None) -> bytes:

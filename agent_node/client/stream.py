@@ -299,5 +299,6 @@ class SessionStream:
             for waiter in task.waiters or ():
                 if not waiter.done():
                     waiter.set_exception(error)
+                    waiter.exception()  # it may wait no longer: then nobody else would look
             task.waiters = None
         self._make_room()

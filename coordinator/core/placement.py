@@ -9,7 +9,7 @@ import heapq
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
 from coordinator.core.fairness import Charge
-from coordinator.core.lazy_heap import Rank
+from coordinator.core.lazy_heap import FIRST, Rank
 from coordinator.core.load_map import Agent, Room
 from coordinator.core.model import Attempt, Now, Task, next_fence
 from coordinator.core.preferences import let_go, prefer, review
@@ -58,10 +58,10 @@ class Turns:
         self._nominators[lane] = []
         self._enter(lane)
 
-    def ask(self, room: Room) -> None:
-        """It may have got a slot: all its lanes are candidates."""
+    def ask(self, room: Room, after: Rank = FIRST) -> None:
+        """It may have got a slot: all its lanes are candidates, but for those that were found to be before `after`."""
         if (bound := room.lanes.bound()) is not None:
-            heapq.heappush(self._askers, (bound, room.serial, room))
+            heapq.heappush(self._askers, (max(bound, after), room.serial, room))
 
     def next(self) -> Lane | None:
         """The lane whose head goes first. It stays nominated."""
@@ -106,7 +106,7 @@ class Turns:
             self._enter(lane)
         else:
             nominators.append(room)
-        self.ask(room)
+        self.ask(room, room.lanes.found)  # the others may be late entries, of which a look puts right only so many
 
     def _enter(self, lane: Lane) -> None:
         rank = lane.rank()

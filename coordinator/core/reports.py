@@ -120,7 +120,7 @@ def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result:
         scheduler.release(task, now, result.cost)
         scheduler.ended(task)
         return Verdict.ACCEPTED
-    scheduler.apply(_unsuccessful(scheduler, task, result, now), now)
+    scheduler.apply_sized(_unsuccessful(scheduler, task, result, now), now)
     scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)
     scheduler.after_attempt(task, now)
     return Verdict.ACCEPTED
@@ -152,7 +152,7 @@ def give_up(scheduler: Scheduler, task: Task, failure: Failure, cost: Cost, now:
     failed = attempt_failed(scheduler, task, failure, cost, now)
     undelivered = cost is Cost.DELIVERY and failed.disposition is Disposition.RETRY
     scheduler.totals.crashed += cost is Cost.CRASH
-    scheduler.apply(Returned(task.number, failure.message, cost) if undelivered else failed, now)
+    scheduler.apply_sized(Returned(task.number, failure.message, cost) if undelivered else failed, now)
     scheduler.release(task, now)
     scheduler.after_attempt(task, now)
 
@@ -206,7 +206,7 @@ def checkpoint(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, seq
         return task
     _heard(scheduler, agent.running[task.number], now)
     _moved(agent.running[task.number], now)
-    scheduler.apply(CheckpointStored(task.number, sequence, data), now)
+    scheduler.apply_sized(CheckpointStored(task.number, sequence, data), now)
     return Verdict.ACCEPTED
 
 
@@ -224,7 +224,7 @@ def chunk(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, offset: 
     room = scheduler.settings.max_chunk_bytes - len(task.chunks or b"")
     fresh = fresh[: max(0, room)]
     if fresh:
-        scheduler.apply(ChunkStored(task.number, start, fresh), now)
+        scheduler.apply_sized(ChunkStored(task.number, start, fresh), now)
         if scheduler.is_watched(task):
             scheduler.effects.append(ChunkEmitted(task_id, task.attempt, start, fresh, now.date_ms))
     return Verdict.ACCEPTED

@@ -16,6 +16,7 @@ from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
 from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
 from coordinator.core.ready_queue import Lane, ReadyQueue
+from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
 
@@ -73,6 +74,7 @@ class Scheduler:
         self.watch_all = False  # somebody follows a filter: every task's changes
         self.events: list[Event] = []
         self.effects: list[Effect] = []
+        self.bytes = 0  # about what all that was decided and not taken will take in the journal and in records
 
     def apply(self, event: Event, now: Now) -> Task:
         """Makes a decision part of the durable state, to be journalled, and answers its task."""
@@ -81,6 +83,11 @@ class Scheduler:
         if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
             self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
         return task
+
+    def apply_sized(self, event: Event, now: Now) -> Task:
+        """As `apply`, for an event that may be large: its size counts."""
+        self.bytes += size_of_event(event)
+        return self.apply(event, now)
 
     def is_watched(self, task: Task) -> bool:
         """Whether somebody wants to hear of this task's changes."""
@@ -143,6 +150,7 @@ class Scheduler:
             case _:
                 self.totals.cancelled += 1
         self.effects.append(TaskEnded(task))
+        self.bytes += size_of_record(task)
 
     def after_attempt(self, task: Task, now: Now) -> None:
         """An attempt's end was applied: the task waits again, or has ended."""
@@ -151,11 +159,11 @@ class Scheduler:
         else:
             self.enqueue(task, now)
 
-    def take(self) -> tuple[list[Event], list[Effect]]:
-        """What was decided since the last call."""
-        events, effects = self.events, self.effects
-        self.events, self.effects = [], []
-        return events, effects
+    def take(self) -> tuple[list[Event], list[Effect], int]:
+        """What was decided since the last call: events, effects, and about how many bytes they will take."""
+        taken = self.events, self.effects, self.bytes
+        self.events, self.effects, self.bytes = [], [], 0
+        return taken
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""

@@ -26,9 +26,11 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
         return known
     if len(state.tasks) >= scheduler.settings.max_live_tasks:
         return Refused.QUEUE_FULL
-    if state.bytes + len(spec.request) > scheduler.settings.max_live_bytes:
+    size = len(spec.request)
+    if state.bytes + size > scheduler.settings.max_live_bytes:
         return Refused.MEMORY_FULL
     task = scheduler.apply(Submitted(state.next_number, spec), now)
+    scheduler.bytes += size
     scheduler.totals.submitted += 1
     scheduler.enqueue(task, now)
     return task
@@ -50,7 +52,7 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
         return CancelVerdict.NOT_FOUND
     if task.state in WAITING:
         delayed = scheduler.backoffs.pop(task.number, None)
-        scheduler.apply(CancelRecorded(task.number, reason, ended=True), now)
+        scheduler.apply_sized(CancelRecorded(task.number, reason, ended=True), now)
         if delayed is not None:
             scheduler.dates.disarm(delayed)
         else:
@@ -60,7 +62,7 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
     if task.state is not TaskState.RUNNING:
         return CancelVerdict.ALREADY_ENDED
     if task.cancel_reason is None:
-        scheduler.apply(CancelRecorded(task.number, reason, ended=False), now)
+        scheduler.apply_sized(CancelRecorded(task.number, reason, ended=False), now)
     agent = scheduler.load.agents.get(task.agent)
     if agent is not None and agent.session:
         scheduler.effects.append(StopAttempt(agent.session, task_id, task.fence, reason, lost=False))

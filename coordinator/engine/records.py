@@ -6,11 +6,11 @@ rests on the look-up must see it.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from coordinator.errors import Unavailable
-from coordinator.ports import ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import EndedEntry, ShardStore, StoreCorrupt, StoreOutage
 
 MAX_IDS = 1000  # per command: some hundred kilobytes of answers
 READ_TIMEOUT_S = 1.0  # a command takes milliseconds: a store that needs longer is out, and who asked is told
@@ -58,6 +58,24 @@ class RecordReader:
             self._task = loop.create_task(self._read(), name="records.read")
         return [await asyncio.shield(future) for future in futures]
 
+    async def get_first(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int) -> list[bytes | None]:
+        """As `get`, for the first of `task_ids` alone: at least one, and as many as have at most `max_bytes` together.
+
+        Raises:
+            Unavailable: the store can't be reached.
+        """
+        async with _bounded():
+            return await self._store.get_records(namespace, task_ids, max_bytes=max_bytes)
+
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+        """The index of ended tasks, as the store has it: see ShardStore.
+
+        Raises:
+            Unavailable: the store can't be reached.
+        """
+        async with _bounded():
+            return await self._store.list_ended(namespace, before=before, limit=limit)
+
     def idle(self) -> bool:
         """Whether no look-up is open: what has ended may be forgotten at once."""
         return not self._open
@@ -76,12 +94,11 @@ class RecordReader:
                 by_namespace.setdefault(namespace, []).append(task_id)
             for namespace, task_ids in by_namespace.items():
                 try:
-                    async with asyncio.timeout(READ_TIMEOUT_S):
+                    async with _bounded():
                         records = await self._store.get_records(namespace, task_ids)
-                except (StoreOutage, StoreCorrupt, TimeoutError) as error:
-                    reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
+                except Unavailable as error:
                     for task_id in task_ids:
-                        _fail(batch[namespace, task_id], Unavailable(f"the store can't be read now ({reason}): try again"))
+                        _fail(batch[namespace, task_id], error)
                     continue
                 for task_id, record in zip(task_ids, records, strict=False):
                     for future in batch[namespace, task_id]:
@@ -90,6 +107,17 @@ class RecordReader:
                 # An answer is bounded in bytes: what is left of large records waits behind what others have asked for meanwhile.
                 for task_id in task_ids[len(records) :]:
                     self._asked.setdefault((namespace, task_id), []).extend(batch[namespace, task_id])
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A read that takes too long, or fails, is the caller's to repeat. Raises Unavailable."""
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            yield
+    except (StoreOutage, StoreCorrupt, TimeoutError) as error:
+        reason = str(error) or f"no answer within {READ_TIMEOUT_S:g} s"
+        raise Unavailable(f"the store can't be read now ({reason}): try again") from error
 
 
 def _fail(futures: list[asyncio.Future[bytes | None]], error: Exception) -> None:

@@ -6,7 +6,7 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from coordinator.core.effects import (
     Assign,
@@ -26,16 +26,17 @@ from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
 from coordinator.core.ticks import tick
-from coordinator.engine.commits import PendingCommit
+from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
+from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import recover
 from coordinator.engine.sinks import AgentSink, ClientSink
 from coordinator.engine.timekeeping import Timekeeper
-from coordinator.engine.watches import Watch, WatchEvent
+from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
-from coordinator.ports import AppendAnswer, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import AppendAnswer, Appended, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,6 @@ READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
 TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
-
-
-class ShardLost(Exception):
-    """Another coordinator owns the shard now: this one must not write to it, nor answer for it."""
 
 
 class Shard:
@@ -90,8 +87,8 @@ class Shard:
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
-        self._pending = PendingCommit(0)
-        self._writing: PendingCommit | None = None
+        self.commits = CommitQueue()
+        self.ownership = Ownership(clock=clock)
         self._wake = asyncio.Event()
         self._serving = False
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +122,7 @@ class Shard:
                 raise
 
     async def _recover(self) -> None:
+        asked_s = self._clock.now_s()
         claim = await self.store.claim()
         recovered = await recover(self.store, self._codec)
         sequence = recovered.sequence
@@ -133,8 +131,9 @@ class Shard:
         if sequence < claim.sequence:
             raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
         self._epoch, self._sequence = claim.epoch, sequence
+        self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
-        self._pending, self._writing = PendingCommit(0), None
+        self.commits = CommitQueue()
         self._serving = True
         now = self.now()
         for name, (state, created_ms) in recovered.states.items():
@@ -156,9 +155,7 @@ class Shard:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
-        for commit in (self._writing, self._pending):
-            if commit is not None:
-                commit.fail(error)
+        self.commits.fail(error)
         for agent_sink in self.agent_sinks.values():
             agent_sink.close(message)
         for client_sink in self.client_sinks:
@@ -175,9 +172,10 @@ class Shard:
     def now(self) -> Now:
         """The time of a decision made now: all decisions of one commit have one date, so that replay repeats them exactly."""
         now = self._time.now()
-        if not self._pending.events:
-            self._pending.date_ms = max(now.date_ms, self._pending.date_ms)
-        return Now(now.mono_s, self._pending.date_ms)
+        commit = self.commits.last
+        if not commit.events:
+            commit.date_ms = max(now.date_ms, commit.date_ms)
+        return Now(now.mono_s, commit.date_ms)
 
     def namespace(self, name: str) -> Namespace:
         """A namespace of this shard.
@@ -229,7 +227,7 @@ class Shard:
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self._add_namespace(name, self.now().date_ms, State())
-            self._pending.events.append((name, NamespaceCreated()))
+            self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
 
@@ -243,19 +241,15 @@ class Shard:
         scheduler = namespace.scheduler
         if scheduler.awake:
             place(scheduler, now)
-        events, effects = scheduler.take()
-        name, pending = namespace.name, self._pending
-        if events:
-            pending.events.extend([(name, event) for event in events])
-        if effects:
-            pending.effects.extend([(name, effect) for effect in effects])
+        events, effects, size = scheduler.take()
         if events or effects:
+            self.commits.add(namespace.name, events, effects, size)
             self._wake.set()
         self._arm_timer()
 
     def when_durable(self, answer: Callable[[], None]) -> None:
         """Calls `answer` once everything that was decided so far is durable. Never, if the shard stops first: then streams are closed."""
-        self._pending.answers.append(answer)
+        self.commits.last.answers.append(answer)
         self._wake.set()
 
     async def durable(self) -> None:
@@ -265,10 +259,10 @@ class Shard:
             Unavailable: the store has been out for a second, or the shard stopped.
         """
         self.require_served()
-        if self._writing is None and self._pending.is_empty():
+        if self.commits.is_empty() and not self.ownership.is_doubtful():
             return None
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.waiters.append(waiter)
+        self.commits.last.waiters.append(waiter)
         self._wake.set()
         while True:
             timeout_s = None if self.outage_since_s is None else self.outage_since_s + READS_FAIL_AFTER_S - self._clock.now_s()
@@ -286,14 +280,14 @@ class Shard:
         """
         self.require_served()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.waiters.append(waiter)
+        self.commits.last.waiters.append(waiter)
         self._wake.set()
         await waiter
 
-    def open_watch(self, namespace: Namespace, watch: Watch, snapshot: Sequence[WatchEvent]) -> None:
-        """Begins a watch with the state as it is now; it is released with what was decided so far."""
-        effect = WatchOpened(lambda: namespace.watches.activate(watch, snapshot))
-        self._pending.effects.append((namespace.name, effect))
+    def tell_page(self, namespace: Namespace, watch: Watch, page: Page) -> None:
+        """Begins a watch, or goes on with what it is told first: state as it is now, released with what was decided so far."""
+        effect = WatchOpened(lambda: namespace.watches.activate(watch, page))
+        self.commits.last.effects.append((namespace.name, effect))
         self._wake.set()
 
     # --- time -----------------------------------------------------------------------------------------------------------------
@@ -327,6 +321,8 @@ class Shard:
             for namespace in self.namespaces.values():
                 tick(namespace.scheduler, now)
                 self.decided(namespace, now)
+        if self.namespaces and self.ownership.is_doubtful():
+            self._wake.set()
         self._arm_timer()
 
     # --- the journal ----------------------------------------------------------------------------------------------------------
@@ -336,12 +332,14 @@ class Shard:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            commit = self._pending
-            self._pending = PendingCommit(commit.date_ms)
-            self._writing = commit
+            commit = self.commits.take()
+            if self.commits.has_next():
+                self._wake.set()
             if commit.events:
                 await self._append(commit)
-            self._writing = None
+            elif self.ownership.is_doubtful():
+                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
+            self.commits.written()
             self._release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
@@ -353,14 +351,19 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
-        nonce = self._entropy.nonce()
+        sequence, nonce = self._sequence, self._entropy.nonce()
+        await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
+        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""
         retry_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         while True:
             # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
+            asked_s = self._clock.now_s()
             slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
             try:
-                appended = await self.store.append(sequence=self._sequence, commit_nonce=nonce, blob=blob, ended=ended)
+                appended = await ask()
             except StoreOutage as error:
                 self._outage(str(error))
                 await asyncio.sleep(retry_s)
@@ -370,6 +373,7 @@ class Shard:
                 slow.cancel()
             match appended.answer:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
+                    self.ownership.confirmed(asked_s)
                     self._time.store_said(appended.date_ms)
                     self._outage_over()
                     return

@@ -30,6 +30,21 @@ class Recorded:
     date_ms: int
 
 
+@dataclass(slots=True)
+class Page:
+    """A part of the state that a watch begins with, in its place among the changes.
+
+    Attributes:
+        events: it.
+        position: of the numbers of tasks, the first that no page has held yet; 0 before that means anything.
+        is_last: whether this completes the state.
+    """
+
+    events: "list[WatchEvent]"
+    position: int
+    is_last: bool
+
+
 WatchEvent = TaskChanged | ChunkEmitted | ProgressMade | Missing | Recorded
 
 
@@ -49,8 +64,8 @@ class Watch:
         self._matches = matches
         self._chunks = chunks
         self._progress = progress
-        self._present: deque[WatchEvent] = deque()  # the state that it began with: as long as it is
-        self._queue: deque[WatchEvent] = deque()
+        self._queue: deque[WatchEvent | Page] = deque()
+        self._queued_events = 0  # without pages: there is one at a time, and its size is bounded
         self._queued_bytes = 0
         self._ready = asyncio.Event()
         self.overflowed = False
@@ -61,10 +76,12 @@ class Watch:
         """Whether a watch by content follows this task, as it is now."""
         return self._matches is None or self._matches(task)
 
-    def begin(self, present: Iterable[WatchEvent]) -> None:
-        """Gives it the state as it is now, which counts against no bound: there is as much to tell as there is."""
-        for event in present:
-            self._present.append(event)
+    def add_page(self, page: Page) -> None:
+        """Queues a part of the state that it begins with, as it is now."""
+        if self.overflowed:
+            return
+        self._queue.append(page)
+        for event in page.events:
             self._note_end(event)
         self._ready.set()
 
@@ -78,11 +95,11 @@ class Watch:
         elif isinstance(event, ProgressMade) and not self._progress:
             return
         self._queue.append(event)
+        self._queued_events += 1
         self._queued_bytes += _size_of(event)
         self._note_end(event)
-        if len(self._queue) > MAX_QUEUED_EVENTS or self._queued_bytes > MAX_QUEUED_BYTES:
+        if self._queued_events > MAX_QUEUED_EVENTS or self._queued_bytes > MAX_QUEUED_BYTES:
             self.overflowed = True
-            self._present.clear()
             self._queue.clear()
         self._ready.set()
 
@@ -99,18 +116,25 @@ class Watch:
 
     def is_over(self) -> bool:
         """Everything it followed by id has ended, and was handed out."""
-        nothing_queued = not self._present and not self._queue
-        return self.task_ids is not None and not self.waiting_for and nothing_queued and not self.overflowed
+        return self.task_ids is not None and not self.waiting_for and not self._queue and not self.overflowed
 
-    async def take(self, limit: int) -> list[WatchEvent]:
-        """The next events, at least one unless the watch has overflowed, or is closed or over."""
-        while not (self._present or self._queue or self.overflowed or self.closed is not None or self.is_over()):
+    async def take(self, limit: int) -> Page | list[WatchEvent]:
+        """What is next: a page, or changes, at least one unless the watch has overflowed, or is closed or over."""
+        while not (self._queue or self.overflowed or self.closed is not None or self.is_over()):
             self._ready.clear()
             await self._ready.wait()
-        if self._present:
-            return [self._present.popleft() for _ in range(min(limit, len(self._present)))]
-        events = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        self._queued_bytes -= sum(map(_size_of, events))
+        events: list[WatchEvent] = []
+        while self._queue and len(events) < limit:
+            event = self._queue[0]
+            if isinstance(event, Page):
+                if events:
+                    break
+                self._queue.popleft()
+                return event
+            events.append(event)
+            self._queue.popleft()
+            self._queued_events -= 1
+            self._queued_bytes -= _size_of(event)
         return events
 
 
@@ -145,11 +169,11 @@ class WatchRegistry:
             self._announced[task_id] = self._announced.get(task_id, 0) + 1
         self._scheduler.watched_ids.update(watch.task_ids)
 
-    def activate(self, watch: Watch, snapshot: Iterable[WatchEvent]) -> None:
-        """Hands a watch its first events; all later ones are published to it. One whose watcher has left meanwhile is not begun."""
+    def activate(self, watch: Watch, page: Page) -> None:
+        """Hands a watch a page of its first state; from the first one on, changes are published to it. Nothing, if its watcher has left."""
         if watch.left:
             return
-        watch.begin(snapshot)
+        watch.add_page(page)
         if watch.task_ids is None:
             self._by_content.add(watch)
         for task_id in watch.task_ids or ():

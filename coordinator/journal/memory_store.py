@@ -16,6 +16,7 @@ class StoreCall(Enum):
 
     CLAIM = auto()
     APPEND = auto()
+    CONFIRM = auto()
     READ = auto()
     EXPIRE = auto()
 
@@ -110,6 +111,14 @@ class MemoryShardStore:
         shard.sequence = sequence
         shard.commit_nonce = commit_nonce
         return AppendAnswer.APPLIED
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """See ShardStore."""
+        token = self._token
+        _after(await self._before(StoreCall.CONFIRM))
+        shard = self._shard
+        answer = AppendAnswer.APPLIED if shard.sequence == sequence else AppendAnswer.DIVERGED
+        return Appended(answer=answer if shard.owner is token else AppendAnswer.FENCED, date_ms=self._now_ms())
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""

@@ -10,7 +10,7 @@ from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, m
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
-from coordinator.journal.scripts import APPEND, CLAIM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, READ_RECORDS, Script
+from coordinator.journal.scripts import APPEND, CLAIM, CONFIRM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, READ_RECORDS, Script
 from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
@@ -64,6 +64,12 @@ class RedisShardStore:
             arguments += group.values
         with as_store_errors():
             answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
+        return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """See ShardStore."""
+        with as_store_errors():
+            answer, date_ms = await self._writes.run(CONFIRM, keys=(self._keys.head,), arguments=(self._token, sequence))
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:

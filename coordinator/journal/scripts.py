@@ -108,6 +108,16 @@ redis.call('HSET', KEYS[1], 'sequence', ARGV[2], 'nonce', ARGV[4])
 return answer('APPLIED')
 """)
 
+# Of a shard at rest, every three seconds: 0.1 ms here, less than 0.1 ms in the server.
+CONFIRM: Final = Script("""#!lua flags=no-writes
+-- What an append would answer. KEYS: head. ARGV: token, last sequence. Answers it, and the time in ms.
+local head = redis.call('HMGET', KEYS[1], 'token', 'sequence')
+local time = redis.call('TIME')
+local what = 'APPLIED'
+if head[1] ~= ARGV[1] then what = 'FENCED' elseif head[2] ~= ARGV[2] then what = 'DIVERGED' end
+return {what, time[1] * 1000 + math.floor(time[2] / 1000)}
+""")
+
 READ_RECORDS: Final = Script("""#!lua flags=no-writes
 -- Records, as many as fit into an answer. KEYS: of the records. ARGV: how many bytes; how many records to answer whatever their size.
 -- Answers the values of the first keys, in order, false where there is none.

@@ -88,6 +88,8 @@ class AgentStream:
                 while self._unanswered >= MAX_UNANSWERED:
                     self._room.clear()
                     await self._room.wait()
+                if self._shard.commits.is_crowded():  # an agent keeps what it reports until it is answered
+                    await self._shard.commits.until_roomy()
         finally:
             self._close()
 
@@ -246,6 +248,7 @@ class AgentStream:
         for (index, (_, fence)), blob in zip(unknown, records, strict=True):
             if blob is None:
                 verdict = Verdict.UNKNOWN
+                self._shard.ownership.doubt()  # it may be known to another coordinator that has taken the shard
             else:
                 verdict = Verdict.DUPLICATE if event_pb2.TaskRecord.FromString(blob).result_fence == fence else Verdict.STALE
             ack.exceptions.add(index=index, verdict=verdict.value, message=_RESULT_MESSAGES[verdict])
@@ -267,7 +270,8 @@ class AgentStream:
         if self._silent_periods * settings.renew_period_s > settings.lease_s:
             self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
             return
-        self._silent_periods += 1
+        if not self._shard.commits.is_crowded():  # else it may have spoken, and isn't read
+            self._silent_periods += 1
         self._watchdog = asyncio.get_running_loop().call_later(settings.renew_period_s, self._watch_for_silence)
 
     def _close(self) -> None:

@@ -173,6 +173,7 @@ class ClientSession:
     def _missing(self, task_id: str) -> None:
         error = NotFound(f"task {task_id} is not known, or its record has expired", reason="TASK_NOT_FOUND")
         result = task_pb2.TaskResult(task_id=task_id, refusal=refusal_of(error))
+        self._shard.ownership.doubt()  # it may be known to another coordinator that has taken the shard
         self._shard.when_durable(lambda: self._answer(result))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

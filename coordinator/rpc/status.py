@@ -119,6 +119,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 await abort(context, error)
             except (grpc.RpcError, grpc.aio.AbortError, grpc.aio.UsageError):
                 raise
+            except grpc.aio.BaseError:  # a write failed: its stream has broken
+                await abort(context, Unavailable("the stream broke as it was written to: open another"))
             except Exception:
                 log.exception("rpc.failed method=%s", method)
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")

@@ -1,7 +1,8 @@
 """WatchTasks: the present state first, then every change, with a cursor to resume from.
 
-A cursor is a date of the store. What changed at that date or later is sent again after a resume, each task in its present state, so
-nothing is missed and something may repeat; pieces of partial output carry offsets.
+A cursor is a date of the store, and within the first state of a watch by filter also how far that came. What changed at that date or
+later is sent again after a resume, each task in its present state, so nothing is missed and something may repeat; pieces of partial
+output carry offsets.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from muster.v1 import event_pb2, task_pb2
 from coordinator import convert, filters
 from coordinator.core.effects import ChunkEmitted, ProgressMade, TaskChanged
 from coordinator.core.model import Task
-from coordinator.engine.watches import Missing, Recorded, Watch, WatchEvent
+from coordinator.engine.watches import Missing, Page, Recorded, Watch, WatchEvent
 from coordinator.errors import InvalidRequest, LimitReached, NotFound, Unavailable
-from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.rpc.first_state import FirstState, Since, StateOfIds, StateOfMatches
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
-from coordinator.rpc.pages import PageToken, position
+from coordinator.rpc.pages import PageToken
 from coordinator.rpc.status import refusal_of
-from coordinator.rpc.task_list import facts_of, facts_of_record
+from coordinator.rpc.task_list import facts_of
 from coordinator.rpc.task_views import live_view
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 MAX_IDS = 10_000
 MAX_EVENTS = 256  # per message
 MAX_CHUNK_BYTES = 256 * 1024  # per event
-MAX_MISSED = 10_000  # ended tasks looked through for a watch by filter that resumes
 
 
 async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.WatchTasksRequest, context: Any) -> None:
@@ -45,10 +45,10 @@ async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.Watc
     watcher = _Watcher(shard, namespace, request)
     watch = watcher.watch
     try:
-        await watcher.begin()
+        await watcher.tell_page()
         while not watch.is_over():
-            events = await watch.take(MAX_EVENTS)
-            for message in watcher.messages(events):
+            taken = await watch.take(MAX_EVENTS)
+            for message in watcher.messages(taken):
                 await context.write(message)
             if watch.overflowed:
                 error = LimitReached(
@@ -62,6 +62,8 @@ async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.Watc
                 raise error
             if watch.closed is not None:
                 raise Unavailable(watch.closed, reason="SHARD_UNAVAILABLE")
+            if isinstance(taken, Page) and not taken.is_last:
+                await watcher.tell_page()
     finally:
         namespace.watches.remove(watch)
 
@@ -79,89 +81,56 @@ class _Watcher:
         self._request = request
         self._filter = filters.parse(request.filter)
         self._query = f"watch {request.filter} {sorted(request.task_ids)}"
-        self._since_ms = self._cursor_in(request.cursor)
-        self._reached_ms = self._since_ms
-        self._compacted = False
-        by_content = None if request.task_ids else self._matches
+        self._since = Since.parse(PageToken.parse(request.cursor, query=self._query, field="cursor").after)
+        self._position = 0  # of the first state: see Page
+        self._is_told = False  # all of it
         self.watch = Watch(
             task_ids=dict.fromkeys(request.task_ids) if request.task_ids else None,
-            matches=by_content,
+            matches=None if request.task_ids else self._matches,
             chunks=request.include_chunks,
             progress=request.include_progress,
         )
         namespace.watches.announce(self.watch)
-
-    def _cursor_in(self, cursor: str) -> int:
-        after = PageToken.parse(cursor, query=self._query, field="cursor").after
-        return position(after, field="cursor") if after else 0
+        self._reached_ms = max(self._since.reached_ms, shard.now().date_ms)  # all later changes are told
+        self._first_state: FirstState
+        if request.task_ids:
+            self._first_state = StateOfIds(
+                shard=shard, namespace=namespace, task_ids=request.task_ids, since=self._since, chunks=request.include_chunks
+            )
+        else:
+            self._first_state = StateOfMatches(
+                shard=shard,
+                namespace=namespace,
+                wanted=self._filter,
+                matches=self._matches,
+                since=self._since,
+                chunks=request.include_chunks,
+            )
 
     def cursor(self) -> str:
         """Where to resume."""
-        return PageToken(self._query, str(self._reached_ms)).text()
+        since = self._since
+        if self._is_told:
+            since = Since(self._reached_ms, 0, self._reached_ms)
+        elif self._position >= max(since.number, 1):
+            since = Since(since.changed_ms, self._position, self._reached_ms)
+        return PageToken(self._query, since.text()).text()
 
     def _matches(self, task: Task) -> bool:
         return self._filter.matches(facts_of(task))
 
-    async def begin(self) -> None:
-        """Hands the watch the present state of what it follows, in its place among the released changes."""
-        shard, namespace = self._shard, self._namespace
-        with shard.records.open():
-            if self.watch.task_ids is None:
-                recorded = await self._ended_since() if self._since_ms else []
-                live = [task for task in namespace.scheduler.state.tasks.values() if self._matches(task)]
-            else:
-                recorded = await self._recorded([i for i in self.watch.task_ids if namespace.scheduler.state.find(i) is None])
-                found = (namespace.scheduler.state.find(task_id) for task_id in self.watch.task_ids)
-                live = [task for task in found if task is not None]
-            shard.require_current(namespace)
-            in_memory = {task.spec.task_id for task in live}
-            snapshot: list[WatchEvent] = [event for event in recorded if event.task_id not in in_memory]
-            for task in live:
-                if task.changed_ms >= self._since_ms:
-                    snapshot.extend(self._present(task))
-            snapshot.sort(key=lambda event: event.date_ms)  # the cursor is a date: what comes later must not be older
-            shard.open_watch(namespace, self.watch, snapshot)
+    async def tell_page(self) -> None:
+        """Hands the watch the next page of the present state of what it follows, in its place among the released changes."""
+        page = await self._first_state.page()
+        self._shard.tell_page(self._namespace, self.watch, page)
 
-    def _present(self, task: Task) -> list[WatchEvent]:
-        events: list[WatchEvent] = []
-        if self._request.include_chunks and task.chunks:
-            start = task.chunk_end - len(task.chunks)
-            events.append(ChunkEmitted(task.spec.task_id, task.attempt, start, bytes(task.chunks), task.changed_ms))
-        events.append(TaskChanged(task.snapshot(), task.changed_ms))
-        return events
-
-    async def _recorded(self, task_ids: list[str]) -> list[Recorded | Missing]:
-        if not task_ids:
-            return []
-        blobs = await self._shard.records.get(self._namespace.name, task_ids)
-        now_ms = self._shard.now().date_ms
-        return [
-            Missing(task_id, now_ms) if blob is None else Recorded(task_id, blob, convert.record_in(blob).end_ms)
-            for task_id, blob in zip(task_ids, blobs, strict=True)
-        ]
-
-    async def _ended_since(self) -> list[Recorded | Missing]:
-        """For a watch by filter that resumes: what ended since its cursor, oldest first."""
-        try:
-            entries = await self._shard.store.list_ended(self._namespace.name, before=None, limit=MAX_MISSED)
-        except (StoreOutage, StoreCorrupt) as error:
-            raise Unavailable(f"the store can't be read now ({error}): try again") from error
-        missed = [entry for entry in entries if entry.end_ms >= self._since_ms]
-        # All that is retained ended since the cursor: more may have, and be gone.
-        self._compacted = len(missed) == len(entries) and bool(entries) and (len(entries) == MAX_MISSED or entries[-1].position > 0)
-        events = await self._recorded([entry.task_id for entry in reversed(missed)])
-        return [
-            event
-            for event in events
-            if isinstance(event, Recorded) and self._filter.matches(facts_of_record(event_pb2.TaskRecord.FromString(event.record)))
-        ]
-
-    def messages(self, events: list[WatchEvent]) -> Iterator[task_pb2.WatchTasksResponse]:
+    def messages(self, taken: Page | list[WatchEvent]) -> Iterator[task_pb2.WatchTasksResponse]:
         """Events as messages that fit the wire, each with a cursor. Each is made when it is asked for: together they may be large."""
-        message = task_pb2.WatchTasksResponse(compacted=self._compacted)
-        self._compacted = False
+        message = task_pb2.WatchTasksResponse(compacted=self._first_state.compacted)
+        self._first_state.compacted = False
         room = MAX_MESSAGE_BYTES
-        for event in events:
+        page = taken if isinstance(taken, Page) else None
+        for event in taken.events if isinstance(taken, Page) else taken:
             for view in self._views(event):
                 size = view.ByteSize()
                 if size > room and message.events:
@@ -172,6 +141,11 @@ class _Watcher:
                 room -= size
                 message.events.append(view)
             self._reached_ms = max(self._reached_ms, event.date_ms)
+            if page is not None and page.position and isinstance(event, TaskChanged):
+                self._position = event.task.number + 1
+        if page is not None:
+            self._position = page.position
+            self._is_told = page.is_last
         if message.events or message.compacted:
             message.cursor = self.cursor()
             yield message

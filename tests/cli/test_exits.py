@@ -42,6 +42,7 @@ def test_the_codes_are_an_interface():
         "NOT_FOUND": 3,
         "REFUSED": 4,
         "UNAVAILABLE": 5,
+        "TIMED_OUT": 6,
         "BUG": 70,
         "INTERRUPTED": 130,
         "BROKEN_PIPE": 141,
@@ -54,6 +55,7 @@ def test_the_codes_are_an_interface():
     [
         (UnavailableError("failed to connect to all addresses"), "no coordinator answers on host:1; start one with"),
         (UnavailableError("the store does not answer"), "the store does not answer; look at the coordinator on host:1"),
+        (UnavailableError("the store can't be reached: try again"), "the store can't be reached; look at the coordinator on host:1"),
         (NO_NAMESPACE, "namespace blue does not exist; create it with `muster namespaces create`"),
         (LimitError("the queue is full", reason="QUEUE_FULL", retry_after_s=2.5), "the queue is full; try again in 2.5 s."),
         (AlreadyExistsError("task t exists: choose another id.", reason="TASK_EXISTS"), "task t exists: choose another id."),

@@ -1,8 +1,11 @@
+import asyncio
 import json
 from dataclasses import dataclass, field
 
 import pytest
 
+from agent_node.cli import submit_command
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Priority, TaskOutput
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
@@ -42,8 +45,27 @@ def test_submit_prints_the_id_alone(muster, client):
         "max_retries": 0,
         "run_timeout_s": 2.5,
         "progress_timeout_s": None,
+        "scheduling": None,
         "want_result": False,
     }
+
+
+def test_submit_says_what_it_asks_of_the_scheduler(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    words = ["--key", "tenant", "--cost", "2.5", "--slots", "2", "--needs", "gpu=a,b", "--needs", "!spot"]
+    words += ["--min-version", "3", "--sticky", "chat"]
+    assert muster("submit", "summarise", "hello", *words).exit_code == 0
+    [(_, _, options)] = client.calls
+    assert options["scheduling"] == Scheduling(
+        fairness_key="tenant", cost=2.5, slots=2, selectors=["gpu=a,b", "!spot"], min_version=3, sticky_key="chat"
+    )
+
+
+@pytest.mark.parametrize("wrong", [("--needs", "=x"), ("--needs", "!a=b"), ("--needs", ""), ("--cost", "0"), ("--cost", "nan")])
+def test_submit_refuses_what_makes_no_sense(muster, client, wrong):
+    result = muster("submit", "summarise", "hello", *wrong)
+    assert result.exit_code == 2
+    assert not client.calls
 
 
 def test_submit_with_json_prints_an_object(muster, client):
@@ -140,5 +162,18 @@ def test_a_wait_that_takes_too_long_says_how_to_go_on(muster, client):
     handle = ScriptedHandle(end=TimeoutError())
     client.answers["submit"] = handle
     result = muster("submit", "x", "--wait", "--timeout", "0")
-    assert result.exit_code == 1
+    assert result.exit_code == 6, "a script can tell it from a task that failed"
     assert "muster watch t-1" in result.stderr
+
+
+def test_a_submit_that_nobody_acknowledges_is_bounded_too_and_says_why_it_hangs(muster, client, monkeypatch):
+    async def never(*_args, **_options):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(submit_command, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(type(client), "submit", never, raising=False)
+    result = muster("submit", "x", "--timeout", "0.05")
+    assert (result.exit_code, result.stdout) == (6, "")
+    hint, sentence = result.stderr.splitlines()
+    assert hint.startswith("The coordinator has not taken the task yet")
+    assert sentence.startswith("muster: the task was not acknowledged within 0.05 s, and may be taken all the same")

@@ -53,6 +53,10 @@ async def append(store, sequence, nonce="n", *, blob=b"blob", ended=()):
     return (await store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended)).answer
 
 
+async def confirm(store, sequence):
+    return (await store.confirm(sequence=sequence)).answer
+
+
 async def until_answered(call):
     """What the caller of a store does: the identical call, until it answers."""
 
@@ -129,6 +133,26 @@ class TestAppend:
         await append(owner, 1, "n")
         await backing.open().claim()
         assert await append(owner, 1, "n") is AppendAnswer.FENCED
+
+    async def test_who_owns_the_shard_is_told_so_and_nothing_changes(self, backing, owner):
+        assert await confirm(owner, 0) is AppendAnswer.APPLIED
+        await append(owner, 1)
+        before = await owner.now_ms()
+        confirmed = await owner.confirm(sequence=1)
+        assert (confirmed.answer, confirmed.date_ms >= before) == (AppendAnswer.APPLIED, True)
+        assert await confirm(owner, 2) is AppendAnswer.DIVERGED
+        assert await confirm(backing.open(), 1) is AppendAnswer.FENCED
+        assert await append(owner, 2) is AppendAnswer.APPLIED
+        await backing.open().claim()
+        assert await confirm(owner, 2) is AppendAnswer.FENCED
+
+    async def test_who_asks_whether_it_owns_a_shard_may_find_an_outage(self, backing):
+        store = backing.open_impatient()
+        await until_answered(store.claim)
+        async with backing.outage():
+            with pytest.raises(StoreOutage):
+                await store.confirm(sequence=0)
+        assert await until_answered(lambda: confirm(store, 0)) is AppendAnswer.APPLIED
 
     async def test_who_claims_again_goes_on(self, backing, owner):
         await backing.open().claim()

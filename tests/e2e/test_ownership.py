@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from agent_node import Client, NotFoundError, UnavailableError
+from agent_node import Client, NotFoundError
 from coordinator.journal.server_binary import find_server_binary
 from tests.e2e.deployment import START_S, Deployment, deployed, serving_port
 from tests.e2e.journal_audit import audit
@@ -114,9 +114,7 @@ async def test_the_second_on_one_store_takes_over_and_nothing_is_lost(children: 
 
         second = deployment.spawn_coordinator(*store.options, *timing)
         second_port = await serving_port(second)
-        # Whatever the first tries to write now is refused; that agent's renewals alone need no write.
-        with pytest.raises(UnavailableError):
-            await client.submit("digest", b"to the one that lost")
+    # It has nothing to write, and notices all the same.
     assert await first.wait_for_exit(within_s=START_S) == 1
     sentence = first.output().splitlines()[-1]
     assert re.fullmatch(r"muster-coordinator: shard \d+ was taken over by another coordinator.*", sentence), first.output()

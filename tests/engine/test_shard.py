@@ -11,7 +11,7 @@ from coordinator.core.sessions import Hello, hello, ready
 from coordinator.engine.intake import take_in, take_in_new
 from coordinator.engine.records import RecordReader
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
-from coordinator.engine.watches import Watch
+from coordinator.engine.watches import Page, Watch
 from coordinator.errors import Unavailable
 from coordinator.ids import Entropy
 from coordinator.journal import codec
@@ -42,6 +42,7 @@ class Bench:
 
     def __init__(self, loop):
         self.loop = loop
+        self.ahead_s = 0.0  # of the loop: as if the process had been stopped for so long
         self.faults = {}  # by kind of call
         self.data = MemoryShard()
         self.store = SlowRecords(shard=self.data, now_ms=lambda: 1_700_000_000_000 + int(loop.time() * 1000), fault=self.fault)
@@ -51,7 +52,7 @@ class Bench:
         self.running = None
 
     def now_s(self):
-        return self.loop.time()
+        return self.loop.time() + self.ahead_s
 
     async def fault(self, call):
         await asyncio.sleep(0.001)
@@ -231,7 +232,7 @@ def test_a_watch_that_was_never_released_ends_with_its_shard():
         bench.submit("task")
         watch = Watch(task_ids=["task"], matches=None, chunks=False, progress=False)
         bench.namespace.watches.announce(watch)
-        bench.shard.open_watch(bench.namespace, watch, [])
+        bench.shard.tell_page(bench.namespace, watch, Page([], position=0, is_last=True))
         reading = asyncio.create_task(watch.take(10))
         bench.running.cancel()
         assert await asyncio.wait_for(reading, 5) == []

@@ -120,3 +120,12 @@ async def test_the_environment_says_where_the_coordinator_is(module, coordinator
             await eventually(lambda: coordinator.streams, within_s=10, message="its stream")
         finally:
             started.kill()
+
+
+def test_an_address_that_cant_be_one_is_said_before_anything_is_tried(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["mine:agent", "--address", "nonsense"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "muster-agent: 'nonsense' isn't an address of a coordinator: give HOST:PORT, such as 127.0.0.1:7450\n"
+    )

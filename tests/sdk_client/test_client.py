@@ -1,6 +1,7 @@
 """The asynchronous client against a scripted coordinator over real gRPC."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import grpc
@@ -376,3 +377,14 @@ async def test_a_client_opens_at_its_first_use(address: str) -> None:
     await client.aclose()
     with pytest.raises(UnavailableError, match="closed"):
         await client.submit("t")
+
+
+async def test_a_wait_that_was_given_up_leaves_no_unread_error(
+    address: str, service: FakeTaskService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.completing = False
+    async with Client(address, namespace="team-a") as client:
+        handle = await client.submit("echo")
+        await asyncio.wait([handle.when_ended()], timeout=0.01)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]

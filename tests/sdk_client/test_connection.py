@@ -99,3 +99,9 @@ def test_a_code_from_the_future_is_a_refusal() -> None:
 def test_durations_and_metadata() -> None:
     assert seconds(duration(2.25)) == 2.25
     assert call_metadata(Target("a:1", "team")) == (("muster-namespace", "team"),)
+
+
+@pytest.mark.parametrize("seconds_given, sent", [(1e300, 315_576_000_000), (float("inf"), 315_576_000_000), (-1e300, -315_576_000_000)])
+def test_a_duration_beyond_all_bounds_is_the_longest_there_is(seconds_given: float, sent: int) -> None:
+    """And for the coordinator to refuse, with its bound."""
+    assert duration(seconds_given).seconds == sent

@@ -4,7 +4,8 @@ import asyncio
 
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
-from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard, ShardLost
+from coordinator.engine.ownership import ShardLost
+from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
@@ -120,7 +121,7 @@ class Coordinator:
             check(namespace.scheduler)
             check_placed(namespace.scheduler)
         shard = self.shard
-        if self.alive and self.owns_the_shard() and shard.namespaces and shard._writing is None and not shard._pending.events:
+        if self.alive and self.owns_the_shard() and shard.namespaces and shard.commits.writing is None and not shard.commits.has_next():
             self.sim.count("compared")
             self.sim.auditor.agrees_with(shard)
 

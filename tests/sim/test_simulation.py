@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from coordinator.engine import commits
 from tests.sim.simulation import Simulation
 
 BATCHES = 9
@@ -44,6 +45,14 @@ def test_the_guarantees_hold_whatever_happens(batch):
         counts += simulation.counts
     print(dict(counts))
     assert set(HAPPENINGS) <= set(counts), "some of it never happened: the simulation tests less than it says"
+
+
+def test_they_hold_when_nearly_every_commit_is_cut(monkeypatch, rng):
+    monkeypatch.setattr(commits, "MAX_COMMIT_BYTES", 1200)  # two ends of tasks
+    monkeypatch.setattr(commits, "MAX_COMMIT_EVENTS", 3)
+    monkeypatch.setattr(commits, "MAX_WAITING_BYTES", 5000)
+    for _ in range(SEEDS):
+        Simulation(seed=rng.getrandbits(32)).run()
 
 
 def test_they_hold_for_seeds_that_nobody_tried_before(rng):

@@ -116,7 +116,7 @@ class CoreWorld:
         place(self.scheduler, self.now)
         check(self.scheduler)
         check_placed(self.scheduler)
-        events, effects = self.scheduler.take()
+        events, effects, _ = self.scheduler.take()
         self.events += events
         self.effects += effects
         if events:

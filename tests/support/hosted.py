@@ -52,6 +52,8 @@ class Faults:
             await self.reading.wait()
             self.failed_reads += self.reads is not Fault.NONE
             return self.reads
+        if call is StoreCall.CONFIRM:
+            return self.appends
         if call is StoreCall.APPEND:
             meddle, self.next_append = self.next_append, None
             if meddle is not None:

@@ -7,7 +7,7 @@ import typer
 
 from agent_node.cli.bench.loop import loop_factory
 from agent_node.cli.exits import CommandFailure, ExitCode
-from agent_node.cli.invocation import DEFAULT_NAMESPACE, Invocation, command
+from agent_node.cli.invocation import DEFAULT_NAMESPACE, Invocation, command, usable
 
 
 def build() -> typer.Typer:
@@ -57,7 +57,7 @@ async def dispatch(
         except OSError as error:
             raise CommandFailure(f"can't make the directory {profile}: {error.strerror}.", ExitCode.USAGE) from None
     namespace = invocation.namespace if invocation.address else DEFAULT_NAMESPACE  # a coordinator of our own has no other yet
-    surroundings = Surroundings(address=invocation.address or None, namespace=namespace, profile=profile)
+    surroundings = Surroundings(address=usable(invocation.address) if invocation.address else None, namespace=namespace, profile=profile)
     with progress_bar("starting", None) as bar:
         report = await measure_dispatch(options, surroundings, bar)
     if invocation.as_json:

@@ -74,6 +74,6 @@ async def test_everything_is_free_again(muster, rng):
     assert scheduler.totals.completed + scheduler.totals.failed + scheduler.totals.cancelled == scheduler.totals.submitted
     assert len(scheduler.ready.lanes) <= 64
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks_before, message="the coordinator's tasks to end")
-    await eventually(lambda: muster.shard._writing is None and muster.shard._pending.is_empty(), message="the journal to rest")
+    await eventually(muster.shard.commits.is_empty, message="the journal to rest")
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, Task)]

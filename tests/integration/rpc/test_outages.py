@@ -8,7 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
 
 from coordinator.core.model import Settings
-from coordinator.engine.shard import ShardLost
+from coordinator.engine import commits
+from coordinator.engine.ownership import ShardLost
 from coordinator.journal.memory_store import Fault, MemoryShardStore
 from tests.support.eventually import eventually
 from tests.support.hosted import PATIENT_S, MemoryShard, hosted, spec_of, success
@@ -277,3 +278,29 @@ async def test_a_result_that_must_be_looked_up_is_answered_when_the_store_is_bac
         muster.faults.over()
         ack = await asking
         assert [one.verdict for one in ack.exceptions] == [agent_pb2.RESULT_VERDICT_UNKNOWN]
+
+
+async def test_what_agents_report_in_an_outage_waits_with_them_once_there_is_no_more_room(monkeypatch):
+    monkeypatch.setattr(commits, "MAX_WAITING_BYTES", 4 * 2**20)
+    async with hosted() as muster:
+        client = await muster.session()
+        agent = await muster.agent("worker", max_concurrent_tasks=20, ready=20)
+        ids = [f"t{number}" for number in range(20)]
+        await client.submit(*(spec_of(task_id) for task_id in ids), batch_id=1)
+        assignments = await agent.assigned(20)
+        await _outage(muster, client)
+
+        async def report():
+            for number, assignment in enumerate(assignments):
+                result = success(assignment.task.task_id, assignment.fence, bytes(2**20))
+                await agent.send(agent_pb2.ConnectRequest(results=agent_pb2.ResultBatch(batch_id=number, results=[result])))
+
+        reporting = asyncio.create_task(report())
+        await eventually(muster.shard.commits.is_crowded, within_s=PATIENT_S, message="it to be full")
+        assert len(muster.scheduler.state.tasks) > 12, "the others wait in the agent, and in the connection"
+        muster.faults.over()
+        for task_id in ids:
+            assert (await client.result(task_id)).state == COMPLETED
+        await reporting
+        assert (agent.ended, client.ended) == (None, None)
+        muster.check()
