@@ -2,7 +2,7 @@
 # PYTHON=… chooses an interpreter; ARGS=… goes to pytest, to the demo or to the benchmark.
 BIN   := .venv/bin
 STAMP := .venv/.installed
-OWN   := $(wildcard coordinator agent_node scripts tests/support benchmarks examples)
+OWN   := $(wildcard coordinator agent_node scripts tests/support tests/typing benchmarks examples)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup check format stubs test chaos demo bench clean

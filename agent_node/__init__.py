@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
+    BlobGoneError,
     LimitError,
     MusterError,
     NonRetryableError,
     NotFoundError,
+    PayloadError,
+    ProcessFailedError,
     RefusedError,
     ResultExpiredError,
     RetryableError,
@@ -29,30 +32,40 @@ if TYPE_CHECKING:
         Priority,
         RetryPolicy,
         Scheduling,
+        SubmitMiddleware,
+        SubmitNext,
         TaskHandle,
         TaskOutput,
         TaskRequest,
         as_completed,
     )
     from agent_node.context import Context
+    from agent_node.handler import CallNext, Middleware
 
 __all__ = [
     "Agent",
     "AlreadyExistsError",
     "AttemptLostError",
+    "BlobGoneError",
     "BlockingClient",
+    "CallNext",
     "Client",
     "Context",
     "LimitError",
+    "Middleware",
     "MusterError",
     "NonRetryableError",
     "NotFoundError",
+    "PayloadError",
     "Priority",
+    "ProcessFailedError",
     "RefusedError",
     "ResultExpiredError",
     "RetryPolicy",
     "RetryableError",
     "Scheduling",
+    "SubmitMiddleware",
+    "SubmitNext",
     "TaskCancelledError",
     "TaskFailedError",
     "TaskHandle",
@@ -62,7 +75,12 @@ __all__ = [
     "as_completed",
 ]
 
-_MODULES = {"Agent": "agent_node.agent", "Context": "agent_node.context"}
+_MODULES = {
+    "Agent": "agent_node.agent",
+    "Context": "agent_node.context",
+    "CallNext": "agent_node.handler",
+    "Middleware": "agent_node.handler",
+}
 
 
 def __getattr__(name: str) -> object:

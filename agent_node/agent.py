@@ -3,29 +3,35 @@
 import asyncio
 import dataclasses
 import functools
-import inspect
 import logging
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from agent_node import clock, ids
 from agent_node.backoff import Backoff
+from agent_node.client import SubmitMiddleware
 from agent_node.connection import DEFAULT_ADDRESS, Target
 from agent_node.context import Context
+from agent_node.handler import Handler, Isolation, Middleware
+from agent_node.handler_clients import ClientOptions
 from agent_node.handoff import Mailbox
 from agent_node.held import Capability, Identity
 from agent_node.instructions import SetLimits, Start, StopHandler
 from agent_node.loop_lag import LoopLagProbe
+from agent_node.payloads import Payloads
 from agent_node.reports import Report
-from agent_node.runner import Handler, Isolation, Runner
+from agent_node.runner import Runner
 from agent_node.session import Session
+from agent_node.signature import is_async, payload_type, with_payload
 from agent_node.stream_thread import StreamThread
 from agent_node.transport import HandlerInstruction, Transport
+from agent_node.wire_text import wire_text
 
 _log = logging.getLogger("muster.agent")
 
@@ -34,7 +40,7 @@ MAX_CAPACITY = 10_000
 MAX_NAME_CHARACTERS = 128
 _CLEAN_UP_S = 1.0  # what async handlers get after the stream is gone
 
-HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[Context], Any])
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[[Context], Any] | Callable[[Context, Any], Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +53,9 @@ class AgentSettings:
     capacity: int = 10  # tasks at a time
     labels: Mapping[str, str] = field(default_factory=dict)
     drain_deadline_s: float = 30.0  # how long handlers may go on once the agent leaves
+    payloads: Payloads | None = None  # what payloads and results go through
+    middleware: tuple[Middleware, ...] = ()  # around handlers
+    submit_middleware: tuple[SubmitMiddleware, ...] = ()  # around what handlers submit
 
     def __post_init__(self) -> None:
         _check_name("an agent's name", self.name)
@@ -67,6 +76,9 @@ class Agent:
         capacity: how many tasks it runs at a time, 1 to 10,000; default 10.
         labels: facts that tasks can ask for (`Scheduling.selectors`), at most 32, keys and values of 1 to 128 characters.
         drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back; default 30.
+        payloads: what payloads went through before they travelled, and what results, and what handlers submit, go through; None is nothing.
+        middleware: around every handler, in the event loop, the first outermost; see `Middleware`.
+        submit_middleware: around what handlers submit with `ctx.client` and `ctx.blocking_client`; as `Client(middleware=...)`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -83,6 +95,9 @@ class Agent:
         capacity: int = 10,
         labels: Mapping[str, str] | None = None,
         drain_deadline_s: float = 30.0,
+        payloads: Payloads | None = None,
+        middleware: Sequence[Middleware] = (),
+        submit_middleware: Sequence[SubmitMiddleware] = (),
     ) -> None:
         self.settings = AgentSettings(
             name=default_agent_name() if name is None else name,
@@ -91,6 +106,9 @@ class Agent:
             capacity=capacity,
             labels=dict(labels or {}),
             drain_deadline_s=drain_deadline_s,
+            payloads=payloads,
+            middleware=tuple(middleware),
+            submit_middleware=tuple(submit_middleware),
         )
         self._handlers: dict[str, Handler] = {}
         self._serving: _Serving | None = None
@@ -108,7 +126,13 @@ class Agent:
     def handler(
         self, task_type: str, *, isolation: Literal["thread", "process"] | None = None, max_concurrent: int = 0, version: int = 0
     ) -> Callable[[HandlerFunction], HandlerFunction]:
-        """Decorates the handler of a task type: a function of one Context that returns bytes, str, None, or what JSON can hold.
+        """Decorates the handler of a task type: a function of a Context, or of a Context and a payload.
+
+        A payload is read into the type that its parameter is annotated with: `bytes` as they are, `str` as text, and from JSON a
+        dataclass, a pydantic model, or what JSON has, such as `list[int]`. One that doesn't fit fails the task without a retry, and says
+        where.
+
+        It returns bytes, str, None, what JSON can hold, a dataclass or a pydantic model.
 
         An async function runs in the event loop, and a cancel raises CancelledError in it. A plain one runs in a thread, where
         `ctx.cancelled` says that it should stop. With `isolation="process"` either runs in a child process that a cancel kills; the
@@ -121,8 +145,8 @@ class Agent:
             version: a number that grows when tasks may need the newer handler, which they ask for as `min_version`; 0 is none.
 
         Raises:
-            ValueError: the type has a handler, or isn't 1 to 128 characters, or the isolation doesn't suit the function, or a number is
-                negative.
+            ValueError: the type has a handler, or isn't 1 to 128 characters; the isolation doesn't suit the function; or its payload's type
+                is missing, can't be found, or can't be read from JSON.
         """
         _check_name("a task type", task_type)
         if task_type in self._handlers:
@@ -131,7 +155,10 @@ class Agent:
             raise ValueError(f"max_concurrent and version of {task_type!r} can't be negative")
 
         def register(function: HandlerFunction) -> HandlerFunction:
-            self._handlers[task_type] = Handler(task_type, function, _isolation(function, isolation), max_concurrent, version)
+            where = _isolation(function, isolation)
+            payload_type(function)
+            called = function if where is Isolation.PROCESS else with_payload(function)
+            self._handlers[task_type] = Handler(task_type, called, where, max_concurrent, version)
             return function
 
         return register
@@ -153,12 +180,15 @@ class Agent:
         Raises:
             RefusedError: another process took the agent's name (reason SESSION_SUPERSEDED), or the coordinator will not have it, such
                 as for an unknown namespace (NotFoundError). A coordinator that can't be reached is waited for.
-            RuntimeError: it is serving already, or has no handler.
+            RuntimeError: it is serving already, has no handler, or has one for a process and payloads or submit middleware that can't go
+                there.
         """
         if self._serving is not None:
             raise RuntimeError(f"agent {self.name!r} is serving already")
         if not self._handlers:
             raise RuntimeError(f"agent {self.name!r} has no handler: decorate one with @agent.handler(...)")
+        if any(handler.isolation is Isolation.PROCESS for handler in self._handlers.values()):
+            _check_portable(self.settings)
         self._serving = _Serving(self.settings, dict(self._handlers))
         try:
             await self._serving.run()
@@ -247,7 +277,14 @@ class _Serving:
         )
         reports: Mailbox[Report] = Mailbox(self._streams.loop, self._transport.take_reports)
         self._runner = Runner(
-            handlers=handlers, capacity=settings.capacity, report=reports.put_all, loop=loop, name=settings.name, target=target
+            handlers=handlers,
+            capacity=settings.capacity,
+            report=reports.put_all,
+            loop=loop,
+            name=settings.name,
+            client_options=ClientOptions(target, settings.payloads, settings.submit_middleware),
+            middleware=settings.middleware,
+            payloads=settings.payloads,
         )
 
     async def run(self) -> None:
@@ -279,14 +316,25 @@ class _Serving:
 def _check_name(what: str, name: str) -> None:
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise ValueError(f"{what} is 1 to {MAX_NAME_CHARACTERS} characters long, and {name[:40]!r} is {len(name)}")
+    if wire_text(name) != name:
+        raise ValueError(f"{what} is text that UTF-8 can hold, and {name!r} isn't")
 
 
-def _isolation(function: Callable[[Context], Any], asked: str | None) -> Isolation:
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+def _check_portable(settings: AgentSettings) -> None:
+    try:
+        pickle.dumps((settings.payloads, settings.submit_middleware))
+    except Exception as error:  # a user's object may fail in any way
+        raise RuntimeError(
+            "the payloads and submit_middleware of an agent with process handlers go to their processes, so they must be picklable, "
+            f"and functions at the top of a module: {error}"
+        ) from error
+
+
+def _isolation(function: Callable[..., Any], asked: str | None) -> Isolation:
     match asked:
         case None:
-            return Isolation.LOOP if is_async else Isolation.THREAD
-        case "thread" if is_async:
+            return Isolation.LOOP if is_async(function) else Isolation.THREAD
+        case "thread" if is_async(function):
             raise ValueError("an async handler runs in the event loop or in a process, not in a thread")
         case "thread":
             return Isolation.THREAD

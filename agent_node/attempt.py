@@ -3,7 +3,7 @@
 Plain values without behaviour. What the wire calls them is the session's business.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class StopCause(Enum):
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt to make. Its facts never change.
+    """One attempt to make. Its facts never change once its handler runs; before that an encoded payload is decoded in place.
 
     The rest is set by the thread of the handlers' loop, or by the handler, and read by any.
     """
@@ -48,7 +48,7 @@ class Attempt:
 class Succeeded:
     """The handler returned."""
 
-    payload: bytes
+    payload: bytes = field(repr=False)  # it may be logged by a middleware, and it may be secret
     content_type: str
 
 

@@ -12,5 +12,5 @@ def now_s() -> float:
 
 
 def wall_ms() -> int:
-    """Milliseconds since 1970, for the in-memory store of `agent_node.testing` alone: no agent's clock decides anything."""
+    """Milliseconds since 1970, for the in-memory store of `agent_node.testing` and the age of files: no agent's clock decides anything."""
     return int(time.time() * 1000)

@@ -2,18 +2,24 @@
 
 import asyncio
 import json
+import operator
 from collections.abc import Awaitable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from agent_node.attempt import Attempt, Progress
 from agent_node.reports import MAX_MESSAGE_CHARACTERS, AttemptReports, ReportsHost, reports_of
+from agent_node.typed import from_json
+from agent_node.wire_text import wire_text
 
 if TYPE_CHECKING:
     from agent_node.client import BlockingClient, Client
     from agent_node.handler_clients import HandlerClients
 
 _MAX_MODEL_CHARACTERS = 128
+_MAX_COUNT = 10**12  # a million such reports still fit the wire
+
+T = TypeVar("T")
 
 
 class ContextHost(ReportsHost, Protocol):
@@ -61,13 +67,23 @@ class Context:
         """The payload's media type."""
         return self._attempt.content_type or "application/octet-stream"
 
-    def json(self) -> Any:
-        """The payload, read as JSON.
+    @overload
+    def json(self) -> Any: ...
+
+    @overload
+    def json(self, kind: type[T]) -> T: ...
+
+    def json(self, kind: type[Any] | None = None) -> Any:
+        """The payload, read as JSON; into a type, if one is given.
+
+        Args:
+            kind: a dataclass, a pydantic model, or what JSON has, such as `list[int]`.
 
         Raises:
-            ValueError: it isn't JSON.
+            ValueError: it isn't JSON, and no type is given.
+            PayloadError: it isn't JSON, or doesn't fit the type.
         """
-        return json.loads(self._attempt.payload)
+        return json.loads(self._attempt.payload) if kind is None else from_json(self._attempt.payload, self._attempt.content_type, kind)
 
     @property
     def attempt(self) -> int:
@@ -104,7 +120,7 @@ class Context:
             total: units in all; 0 when not known.
             message: a line for a person; at most 1,024 characters are kept.
         """
-        self._reports().progress(Progress(float(current), float(total), message[:MAX_MESSAGE_CHARACTERS]))
+        self._reports().progress(Progress(float(current), float(total), wire_text(message)[:MAX_MESSAGE_CHARACTERS]))
 
     @property
     def percentage(self) -> float | None:
@@ -151,7 +167,7 @@ class Context:
         Args:
             chunk: the next piece, of any size.
         """
-        self._reports().emit(chunk.encode() if isinstance(chunk, str) else bytes(chunk))
+        self._reports().emit(chunk.encode() if isinstance(chunk, str) else _bytes_of(chunk))
 
     @property
     def dropped_bytes(self) -> int:
@@ -169,11 +185,15 @@ class Context:
             requests: how many requests that took.
 
         Raises:
-            ValueError: a number is negative.
+            TypeError: a number isn't a whole one.
+            ValueError: a number is negative, or beyond 10^12.
         """
-        if min(input_tokens, output_tokens, requests) < 0:
+        counts = [operator.index(number) for number in (input_tokens, output_tokens, requests)]
+        if min(counts) < 0:
             raise ValueError("usage only grows: tokens and requests can't be negative")
-        self._reports().use(model[:_MAX_MODEL_CHARACTERS], input_tokens, output_tokens, requests)
+        if max(counts) > _MAX_COUNT:
+            raise ValueError(f"{max(counts)} tokens or requests at once can't be: at most {_MAX_COUNT} are taken")
+        self._reports().use(wire_text(model)[:_MAX_MODEL_CHARACTERS], *counts)
 
     # stopping
 
@@ -231,4 +251,9 @@ class Context:
         return reports_of(self._attempt, self._host)
 
     def _store(self, data: bytes) -> Future[None]:
-        return self._reports().checkpoint(bytes(data))
+        return self._reports().checkpoint(_bytes_of(data))
+
+
+def _bytes_of(data: bytes) -> bytes:
+    """A copy. Raises TypeError for what isn't bytes-like: `bytes(5)` would be five zeros."""
+    return bytes(memoryview(data))

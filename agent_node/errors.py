@@ -3,6 +3,9 @@
     MusterError
     ├── RetryableError            raised by a handler: try again, perhaps not before `retry_after_s`
     ├── NonRetryableError         raised by a handler: trying again can't help
+    │   └── PayloadError          a payload or result that doesn't fit its type, or can't be decoded
+    │       └── BlobGoneError     it lies in a blob that is no longer there
+    ├── ProcessFailedError        what a handler in a child process failed with, for the middleware around it
     ├── TaskFailedError           a task that was waited for ended FAILED
     ├── TaskCancelledError        a task that was waited for ended CANCELLED
     ├── AttemptLostError          the coordinator gave this attempt up: stop, nothing it reports counts
@@ -11,7 +14,7 @@
     │   ├── AlreadyExistsError    the id is taken by a task with another content
     │   ├── LimitError            a limit is reached: `retry_after_s` says when to come back
     │   └── ResultExpiredError    the task ended, and its result is no longer held
-    └── UnavailableError          the coordinator can't be reached, or can't reach its store
+    └── UnavailableError          the coordinator, its store or the blob store can't be reached
 
 A handler may raise anything: what is neither of the first two counts as retryable.
 """
@@ -49,6 +52,44 @@ class NonRetryableError(MusterError):
     def __init__(self, message: str, *, kind: str = "APPLICATION") -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class PayloadError(NonRetryableError):
+    """A payload or a result is not what it should be: it doesn't fit the type asked for, or can't be decoded.
+
+    Neither the message nor the error holds any of its content.
+
+    Args:
+        message: one sentence for a person.
+        field: where in the JSON, such as "pages" or "author.name"; "" when it is about the whole.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BlobGoneError(PayloadError):
+    """A payload or a result lies in a blob that is no longer in its store."""
+
+
+class ProcessFailedError(MusterError):
+    """What a handler in a child process failed with. The error itself stays there; this tells it to the middleware around the handler.
+
+    `kind`, `message`, `error_type`, `stack_trace`, `non_retryable` and `retry_after_s` are the failure's. Raised further, it fails the
+    attempt exactly as the handler did.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, error_type: str, stack_trace: str, non_retryable: bool, retry_after_s: float | None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.error_type = error_type
+        self.stack_trace = stack_trace
+        self.non_retryable = non_retryable
+        self.retry_after_s = retry_after_s
 
 
 class TaskFailedError(MusterError):

@@ -3,12 +3,29 @@
 import dataclasses
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from agent_node.client import BlockingClient, BlockingTaskHandle, Client, Submitted, TaskHandle, TaskRequest
+from agent_node.client import BlockingClient, BlockingTaskHandle, Client, SubmitMiddleware, Submitted, TaskHandle, TaskRequest
 from agent_node.client.blocking import BlockingSubmitted
 from agent_node.client.tasks import Payload
 from agent_node.connection import Target
+from agent_node.payloads import Payloads
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """What an agent's handlers submit with. It goes to child processes, too: by import and pickle.
+
+    Args:
+        target: the agent's own coordinator and namespace.
+        payloads: the agent's own.
+        middleware: around their submits.
+    """
+
+    target: Target
+    payloads: Payloads | None = None
+    middleware: tuple[SubmitMiddleware, ...] = ()
 
 
 class HandlerClient(Client):
@@ -52,12 +69,13 @@ class HandlerClients:
     """An agent's two connections for its handlers, each opened when it is first needed.
 
     Args:
-        target: the agent's own.
+        options: the agent's.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._client = _SharedClient(target.address, namespace=target.namespace)
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        target = options.target
+        self._client = _SharedClient(target.address, namespace=target.namespace, payloads=options.payloads, middleware=options.middleware)
         self._blocking: BlockingClient | None = None
         self._lock = threading.Lock()
 
@@ -69,7 +87,10 @@ class HandlerClients:
         """For a plain handler, from any thread."""
         with self._lock:
             if self._blocking is None:
-                self._blocking = BlockingClient(self._target.address, namespace=self._target.namespace)
+                options, target = self._options, self._options.target
+                self._blocking = BlockingClient(
+                    target.address, namespace=target.namespace, payloads=options.payloads, middleware=options.middleware
+                )
             return BlockingHandlerClient(self._blocking, task_id)
 
     async def aclose(self) -> None:

@@ -7,7 +7,6 @@ spawned, not forked: gRPC's threads don't survive a fork.
 import asyncio
 import contextlib
 import dataclasses
-import inspect
 import multiprocessing
 import os
 import queue
@@ -20,12 +19,12 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from agent_node.attempt import Attempt, CheckpointVerdict, Failed, HandlerOutcome, Limits, Stopped
-from agent_node.connection import Target
 from agent_node.context import Context
 from agent_node.errors import AttemptLostError, MusterError
-from agent_node.handler_clients import HandlerClients
+from agent_node.handler_clients import ClientOptions, HandlerClients
 from agent_node.outcomes import from_exception, from_value
 from agent_node.reports import AttemptReports, Gathered, ReportsHost, reports_of
+from agent_node.signature import is_async, with_payload
 
 HandlerFunction = Callable[[Context], Any]
 
@@ -42,12 +41,12 @@ class ChildProcess:
 
     Args:
         function: the handler, which the child imports by its module and name.
-        target: for the handler's client.
+        client_options: for the handler's client.
     """
 
-    def __init__(self, function: HandlerFunction, target: Target) -> None:
+    def __init__(self, function: HandlerFunction, client_options: ClientOptions) -> None:
         self.function = function
-        self._target = target
+        self._client_options = client_options
         self._killed = False
         self._lock = threading.Lock()
         self._process: SpawnProcess | None = None
@@ -97,7 +96,8 @@ class ChildProcess:
             if self._process is None:
                 spawn = multiprocessing.get_context("spawn")
                 self._pipe, theirs = spawn.Pipe()
-                process = spawn.Process(target=_child_main, args=(theirs, self.function, self._target), name="muster-handler", daemon=True)
+                arguments = (theirs, self.function, self._client_options)
+                process = spawn.Process(target=_child_main, args=arguments, name="muster-handler", daemon=True)
                 process.start()
                 self._process = process
                 theirs.close()
@@ -138,11 +138,11 @@ class HandlerProcesses:
     """The children of one agent: as many as run at a time, and idle ones kept for the next attempt of their handler.
 
     Args:
-        target: for handlers' clients.
+        client_options: for handlers' clients.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, client_options: ClientOptions) -> None:
+        self._client_options = client_options
         self._lock = threading.Lock()
         self._children: set[ChildProcess] = set()
         self._idle: dict[HandlerFunction, list[ChildProcess]] = {}
@@ -156,9 +156,19 @@ class HandlerProcesses:
                 if child.usable:
                     return child
                 self._children.discard(child)
-            child = ChildProcess(function, self._target)
+            child = ChildProcess(function, self._client_options)
             self._children.add(child)
             return child
+
+    def run(self, child: ChildProcess, attempt: Attempt, host: ReportsHost) -> HandlerOutcome:
+        """Runs an attempt in a child that was taken, to whatever end, and takes the child back."""
+        try:
+            outcome = child.run(attempt, host)
+        except BaseException as error:  # noqa: BLE001 - a handler that can't be pickled, a child that can't be started
+            outcome = from_exception(error)
+            child.kill()
+        self.give_back(child)
+        return outcome
 
     def give_back(self, child: ChildProcess) -> None:
         """Its attempt is over. A child that can't be used again is closed."""
@@ -181,10 +191,10 @@ class HandlerProcesses:
 class _ChildSide:
     """In the child: the surroundings of its one attempt at a time."""
 
-    def __init__(self, pipe: Connection, target: Target) -> None:
+    def __init__(self, pipe: Connection, client_options: ClientOptions) -> None:
         self._pipe = pipe
-        self._target = target
-        self._clients = HandlerClients(target)
+        self._client_options = client_options
+        self._clients = HandlerClients(client_options)
         self._limits = Limits()
         self._lock = threading.Lock()
         self._current: Attempt | None = None
@@ -207,10 +217,10 @@ class _ChildSide:
             self._send(self._run(function, attempt))
 
     def _run(self, function: HandlerFunction, attempt: Attempt) -> HandlerOutcome:
-        is_async = inspect.iscoroutinefunction(function)
-        context = Context(attempt, self, in_event_loop=is_async)
+        in_loop = is_async(function)
+        context = Context(attempt, self, in_event_loop=in_loop)
         try:
-            return from_value(asyncio.run(self._finish(function(context))) if is_async else function(context))
+            return from_value(asyncio.run(self._finish(function(context))) if in_loop else function(context))
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises, sys.exit() too, is its attempt's outcome
             return from_exception(error)
 
@@ -220,7 +230,7 @@ class _ChildSide:
             return await running
         finally:
             await self._clients.aclose()
-            self._clients = HandlerClients(self._target)
+            self._clients = HandlerClients(self._client_options)
 
     def _listen(self) -> None:
         while True:
@@ -240,7 +250,7 @@ class _ChildSide:
             self._pipe.send(what)
 
 
-def _child_main(pipe: Connection, function: HandlerFunction, target: Target) -> None:
+def _child_main(pipe: Connection, function: HandlerFunction, client_options: ClientOptions) -> None:
     # A Ctrl-C reaches the whole process group, and it is the parent's to act on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _ChildSide(pipe, target).serve(function)
+    _ChildSide(pipe, client_options).serve(with_payload(function))

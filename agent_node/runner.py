@@ -8,39 +8,19 @@ import contextvars
 import functools
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from agent_node.attempt import Attempt, AttemptKey, Failed, HandlerOutcome, Limits, StopCause, Stopped
-from agent_node.connection import Target
 from agent_node.context import Context
-from agent_node.handler_clients import HandlerClients
+from agent_node.handler import Handler, Isolation, Middleware
+from agent_node.handler_clients import ClientOptions, HandlerClients
 from agent_node.handoff import Mailbox
 from agent_node.outcomes import from_exception, from_value
+from agent_node.payloads import Payloads
 from agent_node.processes import ChildProcess, HandlerProcesses
 from agent_node.reports import AttemptReports, CancelDelivered, Ended, Report
+from agent_node.surround import Surroundings
 from agent_node.threads import HandlerThreads
-
-
-class Isolation(Enum):
-    """Where a handler runs."""
-
-    LOOP = "loop"  # an async function, as a task
-    THREAD = "thread"  # a plain function, in a thread
-    PROCESS = "process"  # either, in a child process that a cancel kills
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """A task type's function, and where it runs."""
-
-    task_type: str
-    function: Callable[[Context], Any]
-    isolation: Isolation
-    max_concurrent: int = 0  # of its type, at a time; 0 is no limit of its own
-    version: int = 0
 
 
 class _Execution:
@@ -67,7 +47,9 @@ class Runner:
         report: takes what handlers end with and tell; called from any thread.
         loop: the user's, which runs in the thread that constructs this.
         name: the agent's, for threads.
-        target: where handlers in child processes find the coordinator.
+        client_options: of the clients that handlers submit with.
+        middleware: around all handlers, the first outermost.
+        payloads: what payloads and results go through; None is nothing.
     """
 
     def __init__(
@@ -78,9 +60,10 @@ class Runner:
         report: Callable[[list[Report]], None],
         loop: asyncio.AbstractEventLoop,
         name: str,
-        target: Target,
+        client_options: ClientOptions,
+        middleware: Sequence[Middleware] = (),
+        payloads: Payloads | None = None,
     ) -> None:
-        self._handlers = handlers
         self._capacity = capacity
         self._report = report
         self._loop = loop
@@ -92,9 +75,14 @@ class Runner:
         self._spawning = 0  # how many workers the next turn may make; 0: none is due
         self._gathered: list[Report] = []
         self._limits = Limits()
-        self._clients = HandlerClients(target)
+        self._clients = HandlerClients(client_options)
         self._threads = HandlerThreads(name=f"muster-{name}")
-        self._processes = HandlerProcesses(target)
+        self._processes = HandlerProcesses(client_options)
+        self._surroundings = Surroundings(
+            middleware=middleware, payloads=payloads, threads=self._threads, processes=self._processes, loop=loop
+        )
+        around = bool(middleware) or payloads is not None
+        self._handlers = {each.task_type: self._surroundings.around(each) for each in handlers.values()} if around else handlers
         self._left_threads: Mailbox[_Execution] = Mailbox(loop, self._leave_all)
         self._closed = False
         self._thread = threading.get_ident()
@@ -169,6 +157,7 @@ class Runner:
     def close(self) -> None:
         """Stops everything, and waits for nothing: threads end with their jobs, processes are killed."""
         self._closed = True  # no slot that gets free is taken again
+        self._surroundings.close()
         for execution in list(self._executions.values()):
             self.stop_handler(execution.attempt, StopCause.LOST, "the agent has stopped")
         self._threads.close()
@@ -232,7 +221,9 @@ class Runner:
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except (asyncio.CancelledError, Exception, SystemExit) as error:  # noqa: BLE001 - whatever a handler raises is its attempt's outcome
+        except (KeyboardInterrupt, GeneratorExit):  # a second Ctrl-C, a loop that is torn down: not the handler's doing
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else a handler raises (pytest.fail is none of Exception's) is its outcome
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))
@@ -249,13 +240,7 @@ class Runner:
 
     def _run_in_process(self, execution: _Execution, child: ChildProcess) -> None:
         """In a handler thread, which speaks for the child."""
-        try:
-            outcome = child.run(execution.attempt, self)
-        except BaseException as error:  # noqa: BLE001 - a handler that can't be pickled, a child that can't be started
-            outcome = from_exception(error)
-            child.kill()
-        self._processes.give_back(child)
-        self._end_in_thread(execution, outcome)
+        self._end_in_thread(execution, self._processes.run(child, execution.attempt, self))
 
     def _end_in_thread(self, execution: _Execution, outcome: HandlerOutcome) -> None:
         # The slot first: the coordinator's next assignment reaches the loop behind it.

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from agent_node import clock
 from agent_node.agent import Agent
-from agent_node.client import Client
-from coordinator.core.model import Settings
-from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
-from coordinator.settings import CoordinatorSettings
-from coordinator.wiring import serve
+from agent_node.client import Client, SubmitMiddleware
+from agent_node.payloads import Payloads
+
+try:
+    from coordinator.core.model import Settings
+    from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
+    from coordinator.settings import CoordinatorSettings
+    from coordinator.wiring import serve
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"agent_node.testing runs a coordinator, which needs {missing.name!r}: pip install 'muster-agents[coordinator]'", name=missing.name
+    ) from None
 
 __all__ = ["local_coordinator", "muster_in_process"]
 
@@ -47,13 +54,21 @@ async def local_coordinator(*, lease_s: float = 30.0, session_grace_s: float = 1
 
 
 @asynccontextmanager
-async def muster_in_process(*agents: Agent, lease_s: float = 30.0, session_grace_s: float = 15.0) -> AsyncIterator[Client]:
+async def muster_in_process(
+    *agents: Agent,
+    lease_s: float = 30.0,
+    session_grace_s: float = 15.0,
+    payloads: Payloads | None = None,
+    middleware: Sequence[SubmitMiddleware] = (),
+) -> AsyncIterator[Client]:
     """A coordinator in this process, these agents serving it, and a client.
 
     Args:
         agents: yours; whatever address they were made with, they serve here. Their namespace must be "default".
         lease_s: see `local_coordinator`.
         session_grace_s: see `local_coordinator`.
+        payloads: the client's; the agents have their own.
+        middleware: the client's.
 
     Yields:
         A client. A submit waits for its agent to connect, as in real life.
@@ -63,7 +78,7 @@ async def muster_in_process(*agents: Agent, lease_s: float = 30.0, session_grace
             agent.override(address=address)
         serving = [asyncio.create_task(agent.serve(), name=f"agent {agent.name}") for agent in agents]
         try:
-            async with Client(address) as client:
+            async with Client(address, payloads=payloads, middleware=middleware) as client:
                 yield client
         finally:
             for agent in agents:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-MAX_SHARDS = 1024  # each has two connections to the store, and a tick a second
+MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill it
+MAX_SHARDS = 1024  # each has up to three connections to the store, and a tick a second
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
 MAX_PERIOD_S = 366 * 24 * 3600
 
@@ -37,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("MUSTER_REDIS_URL"),
         metavar="URL",
         help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss:// or unix:// [MUSTER_REDIS_URL]",
+    )
+    parser.add_argument(
+        "--store-memory",
+        type=int,
+        metavar="N",
+        help="the embedded store may use N bytes of memory: submits are refused from 80 %% on (default half of the machine's)",
     )
     parser.add_argument(
         "--listen",
@@ -67,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weight", action="append", default=[], metavar="KEY=N", help="a fairness key's share beside the others' 1; may be repeated"
     )
+    parser.add_argument(
+        "--snapshot-after",
+        type=int,
+        metavar="N",
+        help="take a snapshot when the journal has outgrown N bytes and the last snapshot (default 67108864)",
+    )
     parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"), help="(default warning)")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
@@ -77,6 +90,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from dataclasses import replace
 
     from coordinator.core.model import Settings as CoreSettings
+    from coordinator.engine.snapshots import SnapshotSettings
     from coordinator.journal.layout import check_prefix
     from coordinator.settings import CoordinatorSettings
 
@@ -98,28 +112,32 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         value = getattr(options, name)
         if value is not None and not MIN_DURATION_S <= value <= MAX_DURATION_S:  # nor NaN
             raise ValueError(f"--{name.replace('_', '-')} {value:g} is out of range: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
-    for name in ("max_live_tasks", "max_live_bytes"):
+    least = {"max_live_tasks": 1, "max_live_bytes": 1, "snapshot_after": 1, "store_memory": MIN_STORE_MEMORY}
+    for name, minimum in least.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value} is too few: give 1 or more")
-    core = CoreSettings()
-    if options.lease is not None:
-        core = replace(core, lease_s=options.lease, renew_period_s=options.lease / 3)
-    for name, value in (("session_grace_s", options.session_grace), ("ack_timeout_s", options.ack_timeout)):
-        if value is not None:
-            core = replace(core, **{name: value})
-    for name, count in (("max_live_tasks", options.max_live_tasks), ("max_live_bytes", options.max_live_bytes)):
-        if count is not None:
-            core = replace(core, **{name: count})
+        if value is not None and value < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is too few: give {minimum} or more")
+    given = {
+        "lease_s": options.lease,
+        "renew_period_s": None if options.lease is None else options.lease / 3,
+        "session_grace_s": options.session_grace,
+        "ack_timeout_s": options.ack_timeout,
+        "max_live_tasks": options.max_live_tasks,
+        "max_live_bytes": options.max_live_bytes,
+    }
+    core = replace(CoreSettings(), **{name: value for name, value in given.items() if value is not None})
     core = _order(core, options)
+    snapshots = SnapshotSettings() if options.snapshot_after is None else SnapshotSettings(min_journal_bytes=options.snapshot_after)
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
+        store_memory_bytes=options.store_memory,
         shards=options.shards,
         key_prefix=options.key_prefix,
         core=core,
+        snapshots=snapshots,
     )
 
 

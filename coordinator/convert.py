@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
+from sys import intern
 from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
@@ -33,6 +35,7 @@ MAX_STACK_TRACE = 16384
 MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
 MAX_OPTIONS_BYTES = 8 * 1024  # of a task beside its payload: with a checkpoint, too, it must fit into one message to an agent
 MAX_OUTCOME_EXTRA_BYTES = 64 * 1024  # of an outcome beside its payload: usage of some hundred models
+MAX_NANOS = 999_999_999  # of a google.protobuf.Duration
 MAX_USAGE_ENTRIES = 64  # per report; the SDK sends no more
 MAX_PROGRESS_MESSAGE = 1024
 
@@ -48,6 +51,12 @@ class Bounds:
 def seconds(duration: Duration, field: str) -> float:
     """A duration in seconds, not negative and not absurd."""
     value = duration.seconds + duration.nanos / 1e9
+    if abs(duration.nanos) > MAX_NANOS or duration.seconds * duration.nanos < 0:
+        raise InvalidRequest(
+            f"{field} is no valid Duration: nanos has the sign of seconds, and stays below a second (seconds {duration.seconds}, "
+            f"nanos {duration.nanos})",
+            field=field,
+        )
     if value < 0:
         raise InvalidRequest(f"{field} is negative ({value:g} s): give a positive duration, or leave it out", field=field)
     if value > MAX_DURATION_S:
@@ -107,7 +116,7 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         raise InvalidRequest(f"priority {priority} is unknown: use 1 (LOW) to 4 (CRITICAL)", field="priority")
     return Spec(
         message.task_id,
-        message.task_type,
+        intern(message.task_type),  # one string for all tasks of a type: 60 bytes less for each, and 50 ns
         priority,
         request,
         retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
@@ -169,9 +178,12 @@ def defaults_in(message: event_pb2.TaskDefaults) -> RetryPolicy:
     )
 
 
-def request_of_record(record: bytes) -> bytes:
-    """The serialized TaskSpec that a record holds."""
-    return event_pb2.TaskRecord.FromString(record).request
+def same_as_recorded(record: bytes, request: bytes) -> bool:
+    """Whether a serialized TaskSpec describes the task of a record."""
+    known = event_pb2.TaskRecord.FromString(record)
+    if known.request_digest:
+        return known.request_digest == request_digest(request)
+    return same_task(known.request, request)
 
 
 def record_in(record: bytes) -> event_pb2.TaskRecord:
@@ -191,6 +203,11 @@ def _identity(request: bytes) -> common_pb2.TaskSpec:
     message.ClearField("traceparent")
     message.ClearField("tracestate")
     return message
+
+
+def request_digest(request: bytes) -> bytes:
+    """What a serialized TaskSpec is known by once its payload is gone."""
+    return sha256(_identity(request).SerializeToString(deterministic=True)).digest()
 
 
 def failure_in(message: common_pb2.Failure) -> Failure:

@@ -1,6 +1,6 @@
 """What the engine asks of the outside world: a store for a shard, and a clock. Adapters implement these; wiring chooses them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -19,6 +19,10 @@ class StoreCorrupt(Exception):
     """The store answered something that must not be: the shard stops and is rebuilt from its journal."""
 
 
+class JournalTooNew(Exception):
+    """The journal, or a snapshot, was written by a newer release: start that one, or a later one."""
+
+
 class AppendAnswer(Enum):
     """What became of an append."""
 
@@ -29,12 +33,26 @@ class AppendAnswer(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A complete snapshot: the live tasks right after journal entry `sequence`, in `pieces` pieces with `size_bytes` in all."""
+
+    sequence: int
+    pieces: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """A shard's ownership, newly taken. `date_ms` is the store's time; `sequence` is the journal's last entry, 0 when empty."""
+    """A shard's ownership, newly taken.
+
+    `date_ms` is the store's time; `sequence` is the last entry that was written, 0 when none was; `snapshot` is where replay begins, None
+    for the journal's start.
+    """
 
     epoch: int
     sequence: int
     date_ms: int
+    snapshot: StoredSnapshot | None = None
 
 
 class EndedTask(NamedTuple):
@@ -73,11 +91,36 @@ class Retention:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoreFullness:
+    """How full a store is.
+
+    Attributes:
+        used_bytes: of its memory, as it counts for its limit.
+        limit_bytes: its `maxmemory`; 0 is no limit.
+        free_disk_bytes: where a store of our own writes; None for somebody else's.
+    """
+
+    used_bytes: int
+    limit_bytes: int
+    free_disk_bytes: int | None
+
+
+class StoreGauge(Protocol):
+    """Says how full a store is."""
+
+    async def fullness(self) -> StoreFullness:
+        """Now. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
+
+
 class ShardStore(Protocol):
     """One shard's journal and the records of its ended tasks. Every method raises StoreOutage or StoreCorrupt."""
 
     async def claim(self) -> Claim:
-        """Takes the shard from whoever had it: a new nonce, and an epoch above every earlier one (at least the store's time in ms)."""
+        """Takes the shard from whoever had it: a new nonce, and an epoch above every earlier one (at least the store's time in ms).
+
+        Half a snapshot that somebody left is removed.
+        """
 
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """Writes entry `sequence` (the last one plus 1) and the records of tasks that it ended, all or nothing, if still the owner.
@@ -93,6 +136,33 @@ class ShardStore(Protocol):
 
     async def first_sequence(self) -> int:
         """The oldest entry still held; 0 when the journal is empty."""
+
+    async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
+        """Writes a piece of a snapshot. Piece 0 begins it, and ends one that was begun before. False: not written, and never will be.
+
+        Repeating a call whose fate is unknown with the same arguments writes the piece once.
+
+        Args:
+            sequence: the journal entry after which the snapshot is taken.
+            nonce: tells this snapshot from any other.
+            place: which piece, from 0, without gaps.
+            piece: its bytes.
+        """
+
+    async def finish_snapshot(self, *, sequence: int, nonce: str, pieces: int, size_bytes: int) -> bool:
+        """Makes a snapshot with all its pieces the current one, and removes the one before. False: it isn't, and never will be.
+
+        Repeating the call with the same arguments answers as the first one did.
+        """
+
+    async def read_snapshot(self, *, sequence: int, place: int) -> bytes | None:
+        """A piece of the current snapshot; None when another one is current by now, which only another owner can have written."""
+
+    async def trim_journal(self, *, limit: int) -> int:
+        """Removes at most `limit` of the entries that the current snapshot covers, the oldest first. Answers how many.
+
+        Answers 0 as well when the shard has another owner: the next append says so.
+        """
 
     async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """The records of ended tasks, in the order of `task_ids`; None where there is none.
@@ -112,8 +182,45 @@ class ShardStore(Protocol):
         Nothing younger than ten minutes is removed: G6 needs its id and outcome.
         """
 
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """Rewrites by `slim` at most `limit` of the records that it hasn't rewritten yet, the oldest first. Answers how many it went over.
+
+        Answers 0 as well when the shard has another owner: the next append says so.
+        """
+
     async def now_ms(self) -> int:
         """The store's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotNamespace:
+    """A namespace as a snapshot has it."""
+
+    name: str
+    created_ms: int
+    next_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPiece:
+    """What one piece of a snapshot holds: tasks by namespace. `date_ms` is that of the journal entry `sequence`."""
+
+    sequence: int
+    date_ms: int
+    parts: Sequence[tuple[SnapshotNamespace, Sequence[Task]]]
+
+
+class SnapshotEncoder(Protocol):
+    """Packs tasks into the pieces of a snapshot. `coordinator.journal.snapshot_codec` has the one."""
+
+    def add(self, namespace: SnapshotNamespace, task: Task) -> None:
+        """Takes a task in as it is now."""
+
+    def take(self) -> bytes | None:
+        """The next full piece, if there is one."""
+
+    def finish(self) -> None:
+        """All tasks are in: what is left becomes the last piece."""
 
 
 class JournalCodec(Protocol):
@@ -127,6 +234,15 @@ class JournalCodec(Protocol):
 
     def record_out(self, task: Task) -> bytes:
         """What stays of an ended task."""
+
+    def slim_record(self, record: bytes) -> bytes:
+        """A record without its payload and its outcome, which still tells what task it was, and that it is over."""
+
+    def snapshot_encoder(self, *, sequence: int, date_ms: int, namespaces: Sequence[SnapshotNamespace], max_bytes: int) -> SnapshotEncoder:
+        """What packs the tasks of a snapshot after entry `sequence` into pieces of about `max_bytes`, or of one task that is larger."""
+
+    def decode_snapshot(self, blob: bytes) -> SnapshotPiece:
+        """What a piece holds that a release up to this one wrote."""
 
 
 class Clock(Protocol):

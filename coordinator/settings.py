@@ -5,6 +5,7 @@ from pathlib import Path
 
 from coordinator.convert import Bounds
 from coordinator.core.model import Settings as CoreSettings
+from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.ports import Retention
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
@@ -19,10 +20,12 @@ class CoordinatorSettings:
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
+    store_memory_bytes: int | None = None  # of the embedded store; None is half of the machine's, or of what this process may have
     shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
     key_prefix: str = "muster"  # several deployments may share a store
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
+    snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
     retention: Retention = field(
         default_factory=lambda: Retention(
             max_age_ms=24 * 3600 * 1000,  # a day: long enough to look at yesterday's failures

@@ -12,12 +12,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from coordinator.clock import BootClock
+from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
 from coordinator.journal.opening import Store, open_store
+from coordinator.journal.server_binary import default_store_memory
+from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
 from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
@@ -25,7 +29,7 @@ from coordinator.rpc.shards import Shards
 from coordinator.rpc.task_service import TaskService
 
 if TYPE_CHECKING:
-    from coordinator.ports import ShardStore
+    from coordinator.ports import ShardStore, StoreGauge
     from coordinator.settings import CoordinatorSettings
 
 log = logging.getLogger(__name__)
@@ -57,13 +61,17 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         ListenError: the address can't be listened on.
     """
     store = await open_store(
-        data_dir=settings.data_dir, redis_url=settings.redis_url, shards=settings.shards, key_prefix=settings.key_prefix
+        data_dir=settings.data_dir,
+        redis_url=settings.redis_url,
+        shards=settings.shards,
+        key_prefix=settings.key_prefix,
+        memory_limit_bytes=settings.store_memory_bytes or default_store_memory(),
     )
     try:
         for warning in store.report.warnings:
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, describe(store)) as running:
+        async with serve(settings, shard_stores, describe(store), gauge=store) as running:
             yield running
     finally:
         await store.close()
@@ -77,9 +85,11 @@ def describe(store: Store) -> tuple[str, str]:
 
 
 @asynccontextmanager
-async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], store_facts: tuple[str, str]) -> AsyncIterator[Coordinator]:
-    """Recovers the shards of these stores, and serves them until the block ends."""
-    entropy, clock = Entropy(), BootClock()
+async def serve(
+    settings: CoordinatorSettings, stores: Sequence[ShardStore], store_facts: tuple[str, str], *, gauge: StoreGauge | None = None
+) -> AsyncIterator[Coordinator]:
+    """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
+    entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
     shards = [
         Shard(
@@ -89,6 +99,8 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
             settings=settings.core,
             clock=clock,
             entropy=entropy,
+            snapshots=settings.snapshots,
+            room=room,
             default_here=home(DEFAULT_NAMESPACE) == number,
         )
         for number, shard_store in enumerate(stores)
@@ -101,15 +113,19 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
         durability=durability,
         start_ms=await stores[0].now_ms(),
     )
+    stalls = LoopStalls(clock=clock)
     directory = Shards(shards=shards, shard_of=home)
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        admin=AdminService(shards=directory, facts=facts),
+        admin=AdminService(shards=directory, facts=facts, stalls=stalls),
     )
-    sweeper = Sweeper(shards=shards, retention=settings.retention, period_s=settings.sweep_s)
+    sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     work = [asyncio.create_task(sweeper.run(), name="sweeper")]
+    if gauge is not None:
+        reserve = partial(_next_snapshots, shards)
+        work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
     try:
         started = [asyncio.Event() for _ in shards]
         for shard, event in zip(shards, started, strict=True):
@@ -124,6 +140,7 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
         port = await server.start(settings.listen)
         yield Coordinator(port=port, facts=facts, failed=failed, shards=shards)
     finally:
+        stalls.close()
         await server.stop(settings.stop_grace_s)
         for task in work:
             task.cancel()
@@ -132,6 +149,10 @@ async def serve(settings: CoordinatorSettings, stores: Sequence[ShardStore], sto
             failed.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             failed.exception()
+
+
+def _next_snapshots(shards: Sequence[Shard]) -> int:
+    return sum(size_of_next(shard.namespaces.values()) for shard in shards)
 
 
 def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:

@@ -368,6 +368,55 @@ MUTATIONS = [
     ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
     Mutation("ended tasks stay while a look-up is open", ENGINE + "records.py", "        return not self._open\n", "        return True\n"),
+    # Snapshots: G1.
+    Mutation("a task is handed over before it changes", CORE + "evolve.py", "        state.walk.before_change(task)\n", "        pass\n"),
+    Mutation("once", CORE + "snapshot.py", " and number not in self._early:", ":"),
+    Mutation("and not by the walk as well", CORE + "snapshot.py", "if task.number not in early:", "if True:"),
+    Mutation("what came later is not in it", CORE + "snapshot.py", "self._next <= number < self._until", "self._next <= number"),
+    Mutation("a piece keeps a task as it was", "coordinator/journal/snapshot_codec.py", "live.chunks = bytes(task.chunks)", "pass"),
+    Mutation(
+        "only what merely waits is packed as that", "coordinator/journal/snapshot_codec.py", "if task.fence or task.run", "if task.run"
+    ),
+    Mutation(
+        "a snapshot is of the entry that is being written",
+        ENGINE + "shard.py",
+        "sequence=self._sequence + bool(commit.events), namespaces",
+        "sequence=self._sequence, namespaces",
+    ),
+    Mutation(
+        "it is not begun while something else waits to be written",
+        ENGINE + "shard.py",
+        "            else:  # memory is now as it will be",
+        "            if True:  # memory is now as it will be",
+    ),
+    Mutation("it waits until that is durable", ENGINE + "snapshots.py", "        await durable\n", ""),
+    Mutation("a gap in the journal is not skipped", ENGINE + "recovery.py", "if sequence != recovered.sequence + 1:", "if False:"),
+    Mutation("replay begins behind the snapshot", ENGINE + "recovery.py", "    recovered.sequence = snapshot.sequence\n", ""),
+    Mutation("who lost the shard while reading says so", ENGINE + "recovery.py", ".answer is AppendAnswer.FENCED:", ".answer is None:"),
+    Mutation(
+        "a claim removes half a snapshot",
+        "coordinator/journal/memory_store.py",
+        "        shard.unfinished = None\n        _after",
+        "        _after",
+    ),
+    # Room in the store: G7.
+    Mutation("a full store takes nothing new", ENGINE + "intake.py", "if full is not None and", "if False and"),
+    Mutation(
+        "what is there already is known in a full store", ENGINE + "intake.py", " and scheduler.state.find(spec.task_id) is None:", ":"
+    ),
+    Mutation(
+        "submits stop at a share of the memory",
+        ENGINE + "room.py",
+        "self._wanted_bytes() >= allowed:",
+        "self._used_bytes >= self._limit_bytes:",
+    ),
+    Mutation("the next snapshot counts", ENGINE + "room.py", "return self._used_bytes + self._reserve_bytes", "return self._used_bytes"),
+    Mutation("what is written meanwhile counts", ENGINE + "room.py", "        self._used_bytes += 2 * count", "        pass"),
+    Mutation("the disk counts", ENGINE + "room.py", "self._free_disk_bytes < MIN_FREE_DISK_BYTES:", "False:"),
+    Mutation("where room is tight, a snapshot comes sooner", ENGINE + "snapshots.py", "if not self._room.is_tight():", "if True:"),
+    Mutation("with room, results stay", ENGINE + "sweeper.py", "if shard.room.is_tight() else ()", "if True else ()"),
+    Mutation("without, they go", ENGINE + "sweeper.py", "if shard.room.is_tight() else ()", "if False else ()"),
+    Mutation("a slim record knows its task", "coordinator/convert.py", "known.request_digest == request_digest(request)", "True"),
     # The store in memory, which the simulation relies on
     Mutation(
         "the store refuses another owner",

@@ -1,5 +1,6 @@
 """`muster`: the console script."""
 
+import io
 import os
 import sys
 
@@ -16,6 +17,8 @@ def main() -> None:
     except ModuleNotFoundError:
         print(MISSING_EXTRA, file=sys.stderr)
         sys.exit(2)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or locale that can't show a character gets an escape, not a crash
+        sys.stdout.reconfigure(errors="backslashreplace")
     from agent_node.cli.app import build_app
 
     build_app()(prog_name="muster")

@@ -11,6 +11,14 @@ from agent_node.cli.exits import EXIT_CODES_HELP
 from agent_node.cli.invocation import ADDRESS_VARIABLE, DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer's shape
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"muster {version('muster-agents')}")
+        raise typer.Exit
+
+
 def build_app() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
@@ -36,6 +44,9 @@ def build_app() -> typer.Typer:
             str, typer.Option("--namespace", envvar="MUSTER_NAMESPACE", metavar="NAME", help="The namespace.")
         ] = DEFAULT_NAMESPACE,
         as_json: JsonOption = False,
+        version: Annotated[  # noqa: ARG001  # its callback has answered
+            bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        ] = False,
     ) -> None:
         usual_address = os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
         context.obj = Invocation(address=address, usual_address=usual_address, namespace=namespace, as_json=as_json)

@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     REFUSED = 4  # the coordinator refused: bad content, a limit, an id that is taken
     UNAVAILABLE = 5  # no coordinator answers, or it can't reach its store
     TIMED_OUT = 6  # the task wasn't acknowledged, or didn't end, within --timeout: it goes on
+    UNWRITABLE = 7  # our output, or a file that was asked for, can't be written: a full disk
     BUG = 70  # an error that we didn't foresee
     INTERRUPTED = 130  # Ctrl-C
     BROKEN_PIPE = 141  # whoever read our output went away, as in `muster list | head`
@@ -35,8 +36,19 @@ class ExitCode(IntEnum):
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done · 1 a task failed, was cancelled, or the answer is no · 2 wrong usage · 3 not found · "
-    "4 refused or a limit reached · 5 coordinator unavailable · 6 not ended within --timeout · 130 interrupted."
+    "4 refused or a limit reached · 5 coordinator unavailable · 6 not ended within --timeout · 7 output not written · 130 interrupted."
 )
+
+
+_UNSEEN = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def without_controls(text: str) -> str:
+    """The text without control characters but line breaks and tabs: what an agent or a client said must not steer the reader's terminal.
+
+    They are left out, not written out: they have no width, so a table that was laid out with them stays as it is.
+    """
+    return text.translate(_UNSEEN)
 
 
 class CommandFailure(Exception):

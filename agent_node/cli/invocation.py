@@ -5,6 +5,7 @@ and broken pipes of all commands are handled here and nowhere else.
 """
 
 import asyncio
+import errno
 import inspect
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent_node.addresses import check_address
-from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of
+from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of, without_controls
 from agent_node.errors import MusterError
 
 if TYPE_CHECKING:
@@ -137,18 +138,27 @@ def explain_end(error: Exception, invocation: Invocation) -> ExitCode:
     match error:
         case BrokenPipeError():
             # Nobody reads our output. What Python would still flush at exit goes nowhere, instead of failing once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return ExitCode.BROKEN_PIPE
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO):
+            _discard_output()
+            return complain(f"the output can't be written: {error.strerror or error}.", ExitCode.UNWRITABLE)
         case CommandFailure():
             return complain(str(error), error.code)
         case MusterError():
             return complain(sentence_of(error, address=invocation.coordinator_address), exit_code_of(error))
+        case UnicodeEncodeError():  # what the shell handed over goes into messages that are UTF-8
+            return complain("an argument isn't UTF-8 text; only a payload may be anything, from --file or stdin too.", ExitCode.USAGE)
         case _:
             if os.environ.get(DEBUG_VARIABLE):
                 traceback.print_exception(error)
             return complain(
                 f"this is a bug of muster: {type(error).__name__}: {error} (set {DEBUG_VARIABLE}=1 to see where).", ExitCode.BUG
             )
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _innermost(error: Exception) -> Exception:
@@ -160,7 +170,7 @@ def _innermost(error: Exception) -> Exception:
 
 def complain(sentence: str, code: ExitCode) -> ExitCode:
     """Says on stderr what went wrong, and hands the exit code through."""
-    print(f"muster: {sentence}", file=sys.stderr)
+    print(f"muster: {without_controls(sentence)}", file=sys.stderr)
     return code
 
 

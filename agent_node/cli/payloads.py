@@ -4,6 +4,8 @@ import base64
 import json
 from typing import TypeAlias
 
+from agent_node.typed import is_json
+
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 JSON_TYPE = "application/json"
@@ -24,12 +26,6 @@ def guess_content_type(payload: bytes) -> str:
     except ValueError:
         return TEXT_TYPE
     return JSON_TYPE
-
-
-def is_json(content_type: str) -> bool:
-    """Whether a media type is JSON: application/json, or one that ends in +json."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == JSON_TYPE or media_type.endswith("+json")
 
 
 def is_text(content_type: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from agent_node.cli.exits import without_controls
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,9 +38,15 @@ def stderr_console() -> "Console":
 
 
 def _console(*, to_stderr: bool) -> "Console":
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False, markup=False)
+    class PlainSpokenConsole(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else without_controls(text), style, control)
+
+    console = PlainSpokenConsole(stderr=to_stderr, highlight=False, soft_wrap=False, emoji=False, markup=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console

@@ -1,5 +1,6 @@
 """The client: submits tasks, waits for their results, follows and administers them."""
 
+from agent_node.client.around import SubmitMiddleware, SubmitNext
 from agent_node.client.blocking import BlockingClient, BlockingTaskHandle
 from agent_node.client.client import Client, Submitted
 from agent_node.client.handle import TaskHandle, as_completed
@@ -15,6 +16,8 @@ __all__ = [
     "Priority",
     "RetryPolicy",
     "Scheduling",
+    "SubmitMiddleware",
+    "SubmitNext",
     "Submitted",
     "TaskHandle",
     "TaskOutput",

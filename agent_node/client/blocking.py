@@ -34,6 +34,7 @@ from muster.v1.task_pb2 import (
 )
 from muster.v1.task_pb2_grpc import TaskServiceStub
 
+from agent_node.client.around import SubmitMiddleware
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.loop_thread import LoopThread
@@ -42,6 +43,7 @@ from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskO
 from agent_node.client.watch import WatchedEvent
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
+from agent_node.payloads import Payloads
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -110,6 +112,8 @@ class BlockingClient:
         give_up_s: how many seconds a submit is sent again, and a watch resumed, over broken connections; default 300.
         connect_timeout_s: the same before the first answer, so that a wrong address shows soon; default 10.
         call_timeout_s: the deadline of every other call in seconds; default 30.
+        payloads: what payloads go through before they travel, and results after; None is nothing.
+        middleware: around every submit, as for `Client`: async functions, which run in this client's thread.
         channel: for tests: a channel for single calls, instead of one of its own. It is not closed here.
 
     Raises:
@@ -125,6 +129,8 @@ class BlockingClient:
         give_up_s: float = 300.0,
         connect_timeout_s: float = 10.0,
         call_timeout_s: float = 30.0,
+        payloads: Payloads | None = None,
+        middleware: Sequence[SubmitMiddleware] = (),
         channel: grpc.Channel | None = None,
     ) -> None:
         self.target = Target(address, namespace)
@@ -135,6 +141,8 @@ class BlockingClient:
             give_up_s=give_up_s,
             connect_timeout_s=connect_timeout_s,
             call_timeout_s=call_timeout_s,
+            payloads=payloads,
+            middleware=middleware,
         )
         self._call_timeout_s = call_timeout_s
         self._metadata = call_metadata(self.target)

@@ -3,24 +3,10 @@
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self
 
-import grpc
-from muster.v1.admin_pb2 import (
-    CreateNamespaceRequest,
-    GetCoordinatorRequest,
-    GetCoordinatorResponse,
-    GetLoadMapRequest,
-    GetLoadMapResponse,
-    GetQueueStatsRequest,
-    GetQueueStatsResponse,
-    ListNamespacesRequest,
-    Namespace,
-)
 from muster.v1.admin_pb2_grpc import AdminServiceStub
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.agent_pb2_grpc import AgentServiceStub
 from muster.v1.task_pb2 import (
     CancelledTask,
@@ -35,30 +21,24 @@ from muster.v1.task_pb2 import (
 from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.backoff import Backoff
+from agent_node.client.around import Around, SubmitMiddleware
+from agent_node.client.fleet_calls import FleetCalls, Opened
 from agent_node.client.handle import TaskHandle
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_channel
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
+from agent_node.payloads import Payloads
 
 Submitted = list[TaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-if TYPE_CHECKING:
-    from muster.v1.admin_pb2_grpc import AdminServiceAsyncStub
-    from muster.v1.agent_pb2_grpc import AgentServiceAsyncStub
-    from muster.v1.task_pb2_grpc import TaskServiceAsyncStub
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
-
-
-class Client:
+class Client(FleetCalls):
     """A connection to a coordinator, for one namespace and one event loop.
 
     Use it as `async with Client() as client`; or just use it, and `aclose` it at the end.
@@ -77,6 +57,8 @@ class Client:
         connect_timeout_s: the same before the first answer, so that a wrong address shows soon; default 10.
         call_timeout_s: the deadline of every other call in seconds; default 30.
         parent_task_id: the parent of what is submitted without one of its own.
+        payloads: what payloads go through before they travel, and results after; None is nothing.
+        middleware: around every submit, the first outermost; see `SubmitMiddleware`.
 
     Raises:
         ValueError: `max_in_flight` is below 1.
@@ -92,17 +74,21 @@ class Client:
         connect_timeout_s: float = 10.0,
         call_timeout_s: float = 30.0,
         parent_task_id: str = "",
+        payloads: Payloads | None = None,
+        middleware: Sequence[SubmitMiddleware] = (),
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight must be at least 1")
         self.target = Target(address, namespace)
+        super().__init__(metadata=call_metadata(self.target), call_timeout_s=call_timeout_s)
         self._max_in_flight = max_in_flight
         self._give_up_s = give_up_s
         self._connect_timeout_s = connect_timeout_s
-        self._call_timeout_s = call_timeout_s
-        self._metadata = call_metadata(self.target)
         self._parent_task_id = parent_task_id
-        self._opened: _Opened | None = None
+        self.around: Around | None = None  # nothing, on the plain path
+        if payloads is not None or middleware:
+            self.around = Around(middleware=middleware, payloads=payloads, send=self._send)
+        self._opened: Opened | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -146,7 +132,7 @@ class Client:
 
         Args:
             task_type: the capability that an agent must have.
-            payload: bytes as they are; a str as UTF-8; anything else as JSON.
+            payload: bytes as they are; a str as UTF-8; anything else, a dataclass or a pydantic model too, as JSON.
             task_id: 1 to 128 characters of your own; by default a fresh UUIDv7.
             content_type: the payload's media type; by default the one that fits its Python type.
             priority: how urgent it is.
@@ -168,6 +154,23 @@ class Client:
             ValueError, TypeError: `max_retries` and `retry` are both given, `scheduling` is wrong in itself, or JSON can't hold the
                 payload. Nothing was sent.
         """
+        if self.around is not None:
+            return await self.around.submit(
+                TaskRequest(
+                    task_type,
+                    payload,
+                    task_id=task_id,
+                    content_type=content_type,
+                    priority=priority,
+                    max_retries=max_retries,
+                    retry=retry,
+                    run_timeout_s=run_timeout_s,
+                    progress_timeout_s=progress_timeout_s,
+                    parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
+                    traceparent=traceparent,
+                    want_result=want_result,
+                )
+            )
         fresh = task_id is None
         if task_id is None:
             task_id = new_task_id()
@@ -200,15 +203,27 @@ class Client:
         Raises:
             ValueError, TypeError: a request is wrong in itself, as for `submit`. Nothing was sent.
         """
-        tasks: builtins.list[TrackedTask] = []
-        for request in requests:
-            task_id = new_task_id() if request.task_id is None else request.task_id
-            spec = build_requested(task_id, request)
-            if request.parent_task_id is None:
-                spec.parent_task_id = self._parent_task_id
-            tasks.append(TrackedTask(task_id, spec, fresh=request.task_id is None, want_result=request.want_result))
+        if self.around is not None:
+            return await self.around.submit_many(builtins.list(requests))
+        tasks = [self._track(request, fresh=request.task_id is None) for request in requests]
         refused = await self._live.stream.submit_many(tasks)
         return [refused[place] if place in refused else TaskHandle(self, task) for place, task in enumerate(tasks)]
+
+    async def _send(self, request: TaskRequest, fresh: bool) -> TaskHandle:  # noqa: FBT001 - a fact about the request
+        """Submits a request as it is."""
+        task = self._track(request, fresh=fresh)
+        stream = self._live.stream
+        if stream.full:
+            await stream.room()
+        await stream.submit(task)
+        return TaskHandle(self, task)
+
+    def _track(self, request: TaskRequest, *, fresh: bool) -> TrackedTask:
+        task_id = new_task_id() if request.task_id is None else request.task_id
+        spec = build_requested(task_id, request)
+        if request.parent_task_id is None:
+            spec.parent_task_id = self._parent_task_id
+        return TrackedTask(task_id, spec, fresh=fresh, want_result=request.want_result)
 
     def attach(self, task_id: str) -> TaskHandle:
         """A handle on a task that was submitted elsewhere or earlier. It is looked for when the handle is used.
@@ -309,74 +324,17 @@ class Client:
         """Why a task waits, or where it runs, from what the scheduler decides from. Raises NotFoundError for one that is not known."""
         return await self._call(self._live.tasks.ExplainTask, ExplainTaskRequest(task_id=task_id))
 
-    async def agents(self) -> Sequence[AgentInfo]:
-        """The namespace's agents, with what they can do and what they run."""
-        agents: builtins.list[AgentInfo] = []
-        request = ListAgentsRequest()
-        while True:
-            response = await self._call(self._live.agents.ListAgents, request)
-            agents.extend(response.agents)
-            if not response.next_page_token:
-                return agents
-            request.page_token = response.next_page_token
-
-    async def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
-        """Tells an agent to take no new work, to finish or give back what it runs, and to end. Returns at once.
-
-        Args:
-            name: the agent.
-            deadline_s: seconds until what still runs is given back; None is the coordinator's 30.
-            reason: shown to the agent.
-
-        Raises:
-            NotFoundError: no agent of that name is connected.
-        """
-        request = DrainAgentRequest(agent_name=name, reason=reason)
-        if deadline_s is not None:
-            request.deadline.CopyFrom(duration(deadline_s))
-        return await self._call(self._live.agents.DrainAgent, request)
-
-    async def queue_stats(self) -> GetQueueStatsResponse:
-        """What waits and what runs, by task type and priority."""
-        return await self._call(self._live.admin.GetQueueStats, GetQueueStatsRequest())
-
-    async def load_map(self) -> GetLoadMapResponse:
-        """Who runs what."""
-        return await self._call(self._live.admin.GetLoadMap, GetLoadMapRequest())
-
-    async def create_namespace(self, name: str) -> Namespace:
-        """Creates a namespace, or returns the one there is.
-
-        Args:
-            name: 1 to 63 lower-case letters, digits and dashes, beginning with a letter.
-        """
-        response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
-        return response.namespace
-
-    async def namespaces(self) -> Sequence[Namespace]:
-        """All namespaces, by name."""
-        namespaces: builtins.list[Namespace] = []
-        request = ListNamespacesRequest()
-        while True:
-            response = await self._call(self._live.admin.ListNamespaces, request)
-            namespaces.extend(response.namespaces)
-            if not response.next_page_token:
-                return namespaces
-            request.page_token = response.next_page_token
-
-    async def coordinator(self) -> GetCoordinatorResponse:
-        """What the coordinator is: version, store, what its acknowledgements survive."""
-        return await self._call(self._live.admin.GetCoordinator, GetCoordinatorRequest())
-
     @property
-    def _live(self) -> "_Opened":
+    def _live(self) -> Opened:
         if self._opened is None:
             if self._closed:
                 raise UnavailableError("the client is closed")
             self._opened = self._open()
+        elif self._opened.loop is not asyncio.get_running_loop():
+            raise RuntimeError("the client was first used in another event loop: give each its own, or use a BlockingClient from threads")
         return self._opened
 
-    def _open(self) -> "_Opened":
+    def _open(self) -> Opened:
         channel = open_channel(self.target)
         tasks = TaskServiceStub(channel)
         stream = SessionStream(
@@ -385,13 +343,7 @@ class Client:
             backoff=Backoff(),
             max_in_flight=self._max_in_flight,
         )
-        return _Opened(channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
-
-    async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
-        try:
-            return await method(request, metadata=self._metadata, timeout=self._call_timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        return Opened(asyncio.get_running_loop(), channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
 
     def _watch(self) -> Watch:
         return Watch(
@@ -404,14 +356,3 @@ class Client:
 
     def _open_watch(self, request: WatchTasksRequest) -> WatchCall:
         return self._live.tasks.WatchTasks(request, metadata=self._metadata)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """What exists between opening and closing a client."""
-
-    channel: grpc.aio.Channel
-    stream: SessionStream
-    tasks: "TaskServiceAsyncStub"
-    agents: "AgentServiceAsyncStub"
-    admin: "AdminServiceAsyncStub"

@@ -12,8 +12,19 @@ from agent_node.client.tasks import Chunk, TaskOutput
 from agent_node.errors import MusterError
 
 
+class ResultOpener(Protocol):
+    """What is around a client's results."""
+
+    async def open(self, task: TrackedTask) -> TaskOutput | None:
+        """A task's output, decoded; None when it has none."""
+
+
 class TaskCalls(Protocol):
     """What a handle asks of its client."""
+
+    @property
+    def around(self) -> ResultOpener | None:
+        """What results go through; None is nothing."""
 
     def when_ended(self, task: TrackedTask) -> asyncio.Future[None]:
         """A future that is done when the task's end is known."""
@@ -60,11 +71,18 @@ class TaskHandle:
             TaskCancelledError: it ended CANCELLED.
             ResultExpiredError: it ended, and its result is no longer held.
             NotFoundError: no such task (only after `attach`).
+            PayloadError: it can't be decoded; BlobGoneError: its blob isn't there any more.
             TimeoutError: not within `timeout_s`. The task goes on, and so can the waiting.
             UnavailableError: the client was closed.
         """
         task = self._task
-        if not task.ended:
+        around = self._calls.around
+        if around is not None:
+            async with asyncio.timeout(timeout_s):
+                if not task.ended:
+                    await self._calls.when_ended(task)
+                await around.open(task)
+        elif not task.ended:
             if timeout_s is None:
                 await self._calls.when_ended(task)
             else:

@@ -36,7 +36,7 @@ class LoopThread:
         """Runs a coroutine and returns what it returns. An interrupt of the waiting thread cancels it."""
         try:
             loop = self._running()
-        except MusterError:
+        except (MusterError, RuntimeError):
             work.close()
             raise
         future = asyncio.run_coroutine_threadsafe(work, loop)
@@ -64,7 +64,7 @@ class LoopThread:
                 return
             self.closed = True
             loop, thread = self._loop, self._thread
-        if loop is not None and thread is not None:
+        if loop is not None and thread is not None and thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
@@ -80,6 +80,10 @@ class LoopThread:
                 self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
                 self._thread.start()
                 asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result()
+            if self._thread is not None and not self._thread.is_alive():
+                raise RuntimeError(
+                    "this client belongs to the process that this one was forked from: fork before the first client, or spawn"
+                )
             return self._loop
 
     async def _wind_up(self) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from muster.v1 import common_pb2
 from muster.v1.common_pb2 import FailureKind, TaskSpec, Usage
@@ -16,9 +16,13 @@ from muster.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, TaskResult, Task
 from agent_node.client.scheduling import Scheduling
 from agent_node.connection import duration, from_refusal
 from agent_node.errors import MusterError, TaskCancelledError, TaskFailedError
+from agent_node.typed import DataclassLike, ModelLike, from_json, to_json
 
-Payload = bytes | bytearray | memoryview | str | dict[str, Any] | list[Any] | tuple[Any, ...] | int | float | bool | None
-"""A task's input: bytes as they are, text as UTF-8, anything else as JSON."""
+T = TypeVar("T")
+
+Json = dict[str, Any] | list[Any] | tuple[Any, ...] | str | int | float | bool | None
+Payload = bytes | bytearray | memoryview | Json | DataclassLike | ModelLike
+"""A task's input: bytes as they are, text as UTF-8, anything else as JSON: what that can hold, dataclasses, pydantic models."""
 
 OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
@@ -94,9 +98,23 @@ class TaskOutput:
         """The payload as UTF-8 text. Raises UnicodeDecodeError when it is none."""
         return self.payload.decode()
 
-    def json(self) -> Any:
-        """The payload as JSON. Raises json.JSONDecodeError when it is none."""
-        return json.loads(self.payload)
+    @overload
+    def json(self) -> Any: ...
+
+    @overload
+    def json(self, kind: type[T]) -> T: ...
+
+    def json(self, kind: type[Any] | None = None) -> Any:
+        """The payload as JSON; read into a type, if one is given.
+
+        Args:
+            kind: a dataclass, a pydantic model, or what JSON has, such as `list[int]`.
+
+        Raises:
+            json.JSONDecodeError: it isn't JSON, and no type is given.
+            PayloadError: it isn't JSON, or doesn't fit the type.
+        """
+        return json.loads(self.payload) if kind is None else from_json(self.payload, self.content_type, kind, what="the result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +197,7 @@ def encode_payload(payload: Payload) -> tuple[bytes, str]:
         return bytes(payload), OCTETS
     if isinstance(payload, str):
         return payload.encode(), TEXT
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(), JSON
+    return to_json(payload), JSON
 
 
 def read_result(result: TaskResult) -> TaskOutput | MusterError:

@@ -11,6 +11,7 @@ from typing import Final
 from agent_node.llm.sse import ServerSentEvent
 
 DONE: Final = "[DONE]"
+_MAX_COUNT: Final = 10**12  # what is beyond is no count of tokens
 _SIGNS_OF_THOUGHT: Final = ("reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 
 
@@ -226,7 +227,7 @@ def _usage_of(document: Mapping[str, object]) -> TokenUsage | None:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_COUNT else 0
 
 
 def _text(content: object) -> str:

@@ -15,7 +15,7 @@ import string
 from collections.abc import Mapping
 from typing import Final
 
-from agent_node.errors import NonRetryableError
+from agent_node.errors import PayloadError
 from agent_node.llm.completion import ChatRequest
 
 _OWN_FIELDS: Final = frozenset({"messages", "template", "variables", "system", "model", "extra"})
@@ -39,14 +39,6 @@ _NOT_EXTRA: Final = frozenset({"model", "messages", "stream", "stream_options", 
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
-class PayloadError(NonRetryableError):
-    """The payload is wrong at `field`."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"payload field {field!r}: {message}" if field else f"payload: {message}", kind="APPLICATION")
-        self.field = field
-
-
 def read_request(payload: bytes, *, default_model: str) -> ChatRequest:
     """The request that a task's payload asks for.
 
@@ -62,12 +54,12 @@ def read_request(payload: bytes, *, default_model: str) -> ChatRequest:
         if name not in _OWN_FIELDS | _OPTIONS:
             nearest = difflib.get_close_matches(name, sorted(_OWN_FIELDS | _OPTIONS), n=1)
             advice = f"did you mean {nearest[0]!r}?" if nearest else 'what only your provider knows goes into "extra"'
-            raise PayloadError(name, f"unknown: {advice}")
+            raise _wrong(name, f"unknown: {advice}")
     if ("messages" in document) == ("template" in document):
-        raise PayloadError("messages", 'give either "messages" or "template"')
+        raise _wrong("messages", 'give either "messages" or "template"')
     model = document.get("model", default_model)
     if not isinstance(model, str) or not model:
-        raise PayloadError("model", "a text that isn't empty")
+        raise _wrong("model", "a text that isn't empty")
     options = {name: value for name, value in document.items() if name in _OPTIONS and value is not None}
     return ChatRequest(
         model=model,
@@ -89,16 +81,16 @@ def render(template: str, variables: Mapping[str, object]) -> str:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise PayloadError("template", f"{error}; write {{{{ and }}}} for braces that stand for themselves") from None
+        raise _wrong("template", f"{error}; write {{{{ and }}}} for braces that stand for themselves") from None
     for literal, name, form, conversion in parts:
         rendered.append(literal)
         if name is None:
             continue
         if not name.isidentifier() or form or conversion:
             shown = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-            raise PayloadError("template", f"{{{shown}}} isn't a plain {{name}}; write {{{{ and }}}} for braces that stand for themselves")
+            raise _wrong("template", f"{{{shown}}} isn't a plain {{name}}; write {{{{ and }}}} for braces that stand for themselves")
         if name not in variables:
-            raise PayloadError("variables", f"{name!r} is missing, and the template needs it")
+            raise _wrong("variables", f"{name!r} is missing, and the template needs it")
         value = variables[name]
         rendered.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return "".join(rendered)
@@ -108,49 +100,53 @@ def _json_object(payload: bytes) -> dict[str, object]:
     try:
         document = json.loads(payload.decode("utf-8"))
     except UnicodeDecodeError:
-        raise PayloadError("", "isn't UTF-8 text") from None
+        raise _wrong("", "isn't UTF-8 text") from None
     except (ValueError, RecursionError) as error:
-        raise PayloadError("", f"isn't valid JSON: {error}") from None
+        raise _wrong("", f"isn't valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise PayloadError("", "is a JSON object")
+        raise _wrong("", "is a JSON object")
     return document
 
 
 def _given_messages(document: Mapping[str, object]) -> list[Mapping[str, object]]:
     for name in ("variables", "system"):
         if name in document:
-            raise PayloadError(name, 'belongs to a "template", not to "messages"')
+            raise _wrong(name, 'belongs to a "template", not to "messages"')
     messages = document["messages"]
     if not isinstance(messages, list) or not messages:
-        raise PayloadError("messages", "a list of at least one message")
+        raise _wrong("messages", "a list of at least one message")
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise PayloadError(where, 'an object with "role" and "content"')
+            raise _wrong(where, 'an object with "role" and "content"')
         role = message.get("role")
         if not isinstance(role, str) or role not in _ROLES:
-            raise PayloadError(f"{where}.role", f"one of {', '.join(sorted(_ROLES))}")
+            raise _wrong(f"{where}.role", f"one of {', '.join(sorted(_ROLES))}")
         if not isinstance(message.get("content"), (str, list)) and "tool_calls" not in message:
-            raise PayloadError(f"{where}.content", "a text, or a list of content parts")
+            raise _wrong(f"{where}.content", "a text, or a list of content parts")
     return messages
 
 
 def _rendered_messages(document: Mapping[str, object]) -> list[Mapping[str, object]]:
     template, variables, system = document["template"], document.get("variables", {}), document.get("system", "")
     if not isinstance(template, str) or not template:
-        raise PayloadError("template", "a text that isn't empty")
+        raise _wrong("template", "a text that isn't empty")
     if not isinstance(variables, dict):
-        raise PayloadError("variables", "an object from names to values")
+        raise _wrong("variables", "an object from names to values")
     if not isinstance(system, str):
-        raise PayloadError("system", "a text")
+        raise _wrong("system", "a text")
     opening: list[Mapping[str, object]] = [{"role": "system", "content": system}] if system else []
     return [*opening, {"role": "user", "content": render(template, variables)}]
 
 
 def _extra(extra: object) -> dict[str, object]:
     if not isinstance(extra, dict):
-        raise PayloadError("extra", "an object of further fields for the provider")
+        raise _wrong("extra", "an object of further fields for the provider")
     for name in extra:
         if name in _NOT_EXTRA:
-            raise PayloadError(f"extra.{name}", "is set by the agent and can't be given here")
+            raise _wrong(f"extra.{name}", "is set by the agent and can't be given here")
     return dict(extra)
+
+
+def _wrong(field: str, message: str) -> PayloadError:
+    return PayloadError(f"payload field {field!r}: {message}" if field else f"payload: {message}", field=field)

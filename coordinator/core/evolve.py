@@ -42,6 +42,8 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
     task = state.by_number.get(event.number)
     if task is None:
         raise IllegalEvent(f"{event} names a task that is not live")
+    if state.walk is not None:  # a snapshot is being taken: 10 ns when none is
+        state.walk.before_change(task)
     if kind is Assigned:
         _assigned(state, task, event, date_ms)  # type: ignore[arg-type]
     elif kind is Completed:

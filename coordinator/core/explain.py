@@ -179,7 +179,12 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
         summary += f" It has waited so long that it counts as {Priority(level).name}."
     if ahead:
         key = task.spec.scheduling.fairness_key
-        summary += f" {ahead} ready tasks {f'of its key {key} ' if key else ''}with the same needs go before it."
+        of_key = f" of its key {key}" if key else ""
+        summary += (
+            f" {ahead} ready tasks{of_key} with the same needs go before it."
+            if ahead > 1
+            else (f" 1 ready task{of_key} with the same needs goes before it.")
+        )
     return Explanation(reason, ahead, agents, summary)
 
 

@@ -5,7 +5,7 @@ them change durable state through `apply` alone.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
@@ -19,6 +19,8 @@ from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
+
+REBUILT_PER_STEP = 5000  # tasks: some milliseconds
 
 
 class Backoff:
@@ -170,13 +172,15 @@ class Scheduler:
         dates = [due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due()) if due_ms is not None]
         return self.liveness.next_due(), min(dates, default=None)
 
-    def rebuild(self, now: Now) -> None:
-        """Derives queue, load map and timers from the state, after recovery.
+    def rebuild(self, now: Now) -> Iterator[None]:
+        """Derives queue, load map and timers from the state, after recovery; stops now and then, to be gone on with soon.
 
         Every deadline starts anew: nothing is given up before one lease has passed.
         """
         until_s = now.mono_s + self.settings.lease_s
-        for task in self.state.tasks.values():
+        for place, task in enumerate(self.state.tasks.values(), 1):
+            if place % REBUILT_PER_STEP == 0:
+                yield
             if task.state in WAITING:
                 self.enqueue(task, now)
                 continue

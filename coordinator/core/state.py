@@ -1,12 +1,20 @@
 """The durable state of a namespace: its live tasks. `evolve` alone writes it; nothing here knows agents' sessions or time."""
 
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
 from coordinator.core.model import Task
+
+if TYPE_CHECKING:
+    from coordinator.core.snapshot import Walk
 
 
 class State:
     """Live tasks by id and by number, and those whose end isn't settled yet."""
 
-    __slots__ = ("by_number", "bytes", "ended", "next_number", "retrying", "tasks")
+    __slots__ = ("by_number", "bytes", "ended", "known_numbers", "known_until", "next_number", "retrying", "tasks", "walk")
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
@@ -16,6 +24,9 @@ class State:
         self.retrying = 0  # live tasks in RETRYING
         # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
         self.ended: dict[str, Task] = {}
+        self.walk: Walk | None = None  # the snapshot that is being taken: told of a task before it changes
+        self.known_numbers = array("Q")  # of the tasks that were live at the last snapshot, in order,
+        self.known_until = 1  # when this was the next number
 
     def find(self, task_id: str) -> Task | None:
         """The task in memory, live or just ended."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from coordinator.convert import request_of_record, same_task
+from coordinator.convert import same_as_recorded, same_task
 from coordinator.core.model import Spec, Task
 from coordinator.core.submits import Refused, submit
 from coordinator.engine.namespace import Namespace
@@ -26,9 +26,13 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
     now = shard.now()
     exceptions: Exceptions = []
     scheduler = namespace.scheduler
+    full = shard.room.refusal()
     for index, spec in enumerate(specs):
         if isinstance(spec, MusterError):
             exceptions.append((index, spec))
+            continue
+        if full is not None and scheduler.state.find(spec.task_id) is None:
+            exceptions.append((index, full))
             continue
         task = submit(scheduler, spec, now)
         if not isinstance(task, Task):
@@ -89,7 +93,7 @@ def _known(shard: Shard, namespace: Namespace, task: Task, spec: Spec, sink: Cli
 
 
 def _recorded(record: bytes, spec: Spec, sink: ClientSink | None) -> Verdict:
-    if not same_task(request_of_record(record), spec.request):
+    if not same_as_recorded(record, spec.request):
         return _conflict(spec)
     if sink is not None:
         sink.recorded(spec.task_id, record)

@@ -1,39 +1,112 @@
-"""Recovery: the state of a shard's namespaces, from its journal. It begins at the start; snapshots will let it begin in the middle."""
+"""Recovery: the state of a shard's namespaces, from its snapshot and the journal behind it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.evolve import evolve
+from coordinator.core.model import Now
+from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
-from coordinator.ports import JournalCodec, ShardStore
+from coordinator.engine.namespace import Namespace
+from coordinator.engine.ownership import ShardLost
+from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
-READ_PAGE = 100  # journal entries per command: each may hold a megabyte
+READ_PAGE = 20  # journal entries per command: each may hold megabytes
+BYTES_PER_STEP = 128 * 1024  # of the journal: some milliseconds; then other shards, and health checks
 
 
 @dataclass(slots=True)
 class Recovered:
-    """What the journal says: each namespace's state and date of creation, and the last entry's sequence and date."""
+    """What the store says: each namespace's state and date of creation, and the last entry's sequence and date."""
 
     states: dict[str, tuple[State, int]] = field(default_factory=dict)
     sequence: int = 0
     date_ms: int = 0
+    journal_bytes: int = 0  # of the entries that were replayed
 
 
-async def recover(store: ShardStore, codec: JournalCodec) -> Recovered:
-    """Replays a journal to its end, by the same `evolve` that runs live.
+async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recovered:
+    """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
 
     Raises:
         StoreOutage: the store can't be read now.
-        StoreCorrupt: what it holds isn't a journal.
+        StoreCorrupt: what it holds isn't a snapshot and the journal that goes on from it.
+        ShardLost: another coordinator took the shard meanwhile.
+        JournalTooNew: a newer release wrote it.
     """
     recovered = Recovered()
+    if claim.snapshot is not None:
+        await _load(store, codec, claim, claim.snapshot, recovered)
+    since_rest = 0
     while page := await store.read(after=recovered.sequence, limit=READ_PAGE):
-        for _, blob in page:
+        for sequence, blob in page:
+            if sequence != recovered.sequence + 1:
+                await _lost_or_corrupt(
+                    store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
+                )
             _replay(codec.decode(blob), recovered)
-        recovered.sequence = page[-1][0]
-        await asyncio.sleep(0)  # other shards, and health checks
+            recovered.sequence = sequence
+            recovered.journal_bytes += len(blob)
+            since_rest += len(blob)
+            if since_rest >= BYTES_PER_STEP:
+                since_rest = 0
+                await asyncio.sleep(0)
+    if recovered.sequence != claim.sequence:
+        await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
     return recovered
+
+
+async def rebuild(recovered: Recovered, make: Callable[[str, int, State], Namespace], now: Callable[[], Now]) -> dict[str, Namespace]:
+    """Makes the namespaces, and derives bit by bit what follows from their states."""
+    namespaces = {name: make(name, created_ms, state) for name, (state, created_ms) in recovered.states.items()}
+    for namespace in namespaces.values():
+        for _ in namespace.scheduler.rebuild(now()):
+            await asyncio.sleep(0)
+    for namespace in namespaces.values():  # leases begin once it is done: it may have taken a second
+        namespace.scheduler.extend_leases(now())
+    return namespaces
+
+
+async def _lost_or_corrupt(store: ShardStore, claim: Claim, problem: str) -> None:
+    """A coordinator that takes the shard while we read writes on, and trims the journal."""
+    if (await store.confirm(sequence=claim.sequence)).answer is AppendAnswer.FENCED:
+        raise ShardLost("the shard was taken over by another coordinator while its journal was read")
+    raise StoreCorrupt(problem)
+
+
+async def _load(store: ShardStore, codec: JournalCodec, claim: Claim, snapshot: StoredSnapshot, recovered: Recovered) -> None:
+    next_numbers: dict[str, int] = {}
+    for place in range(snapshot.pieces):
+        blob = await store.read_snapshot(sequence=snapshot.sequence, place=place)
+        if blob is None:
+            await _lost_or_corrupt(
+                store, claim, f"piece {place} of {snapshot.pieces} of the snapshot at entry {snapshot.sequence} is missing"
+            )
+            return
+        piece = codec.decode_snapshot(blob)
+        if piece.sequence != snapshot.sequence:
+            raise StoreCorrupt(f"the snapshot at entry {snapshot.sequence} has a piece of one at {piece.sequence}")
+        _take_in(piece, recovered, next_numbers)
+        await asyncio.sleep(0)
+    for name, (state, _) in recovered.states.items():
+        restored(state, next_numbers[name])
+    recovered.sequence = snapshot.sequence
+
+
+def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str, int]) -> None:
+    recovered.date_ms = piece.date_ms
+    for namespace, tasks in piece.parts:
+        known = recovered.states.get(namespace.name)
+        if known is None:
+            known = recovered.states[namespace.name] = (State(), namespace.created_ms)
+            next_numbers[namespace.name] = namespace.next_number
+        for task in tasks:
+            try:
+                restore(known[0], task)
+            except ValueError as error:
+                raise StoreCorrupt(f"the snapshot at entry {piece.sequence} can't be: {error}") from error
 
 
 def _replay(commit: Commit, recovered: Recovered) -> None:

@@ -30,8 +30,10 @@ from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
-from coordinator.engine.recovery import recover
-from coordinator.engine.sinks import AgentSink, ClientSink
+from coordinator.engine.recovery import rebuild, recover
+from coordinator.engine.room import StoreRoom
+from coordinator.engine.sinks import AgentSink, ClientSink, Stream
+from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
@@ -58,6 +60,8 @@ class Shard:
         settings: the core's durations and limits.
         clock: the machine's clock of durations.
         entropy: where jitter and commit nonces come from.
+        snapshots: when they are taken.
+        room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
     """
 
@@ -70,6 +74,8 @@ class Shard:
         settings: Settings,
         clock: Clock,
         entropy: Entropy,
+        snapshots: SnapshotSettings = DEFAULT_SETTINGS,
+        room: StoreRoom | None = None,
         default_here: bool = False,
     ) -> None:
         self.number = number
@@ -84,6 +90,8 @@ class Shard:
         self._clock = clock
         self._entropy = entropy
         self._default_here = default_here
+        self.room = room or StoreRoom()
+        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
@@ -124,44 +132,34 @@ class Shard:
     async def _recover(self) -> None:
         asked_s = self._clock.now_s()
         claim = await self.store.claim()
-        recovered = await recover(self.store, self._codec)
-        sequence = recovered.sequence
-        if sequence > claim.sequence:
-            raise ShardLost(f"shard {self.number} was taken over by another coordinator while its journal was read")
-        if sequence < claim.sequence:
-            raise StoreCorrupt(f"the journal ends at {sequence}, and its head says {claim.sequence}")
-        self._epoch, self._sequence = claim.epoch, sequence
+        recovered = await recover(self.store, self._codec, claim)
+        self._epoch, self._sequence = claim.epoch, recovered.sequence
         self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self.commits = CommitQueue()
+        self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self._serving = True
-        now = self.now()
-        for name, (state, created_ms) in recovered.states.items():
-            scheduler = self._add_namespace(name, created_ms, state).scheduler
-            scheduler.rebuild(now)
+        self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
-        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, sequence)
+        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
         self._arm_timer()
 
-    def _add_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
+    def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
         scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
-        namespace = self.namespaces[name] = Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
-        return namespace
+        return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:
         self._serving = False
+        self._snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        for agent_sink in self.agent_sinks.values():
-            agent_sink.close(message)
-        for client_sink in self.client_sinks:
-            client_sink.close(message)
-        for namespace in self.namespaces.values():
-            namespace.watches.close(message)
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
+        for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
+            stream.close(message)
         self.agent_sinks.clear()
         self.client_sinks.clear()
         self.namespaces.clear()
@@ -226,7 +224,7 @@ class Shard:
         self.require_served()
         namespace = self.namespaces.get(name)
         if namespace is None:
-            namespace = self._add_namespace(name, self.now().date_ms, State())
+            namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
             self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
@@ -335,6 +333,8 @@ class Shard:
             commit = self.commits.take()
             if self.commits.has_next():
                 self._wake.set()
+            else:  # memory is now as it will be right after `commit`: nothing else has been decided
+                self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
             if commit.events:
                 await self._append(commit)
             elif self.ownership.is_doubtful():
@@ -353,6 +353,7 @@ class Shard:
         ]
         sequence, nonce = self._sequence, self._entropy.nonce()
         await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+        self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
         """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""

@@ -6,6 +6,13 @@ from coordinator.core.effects import Assign, DrainSession, StopAttempt
 from coordinator.core.model import Task
 
 
+class Stream(Protocol):
+    """What ends when the shard is no longer served here."""
+
+    def close(self, message: str) -> None:
+        """End it, and say why."""
+
+
 class AgentSink(Protocol):
     """An agent's stream. Nothing here blocks: what is handed over is sent when the stream is free."""
 

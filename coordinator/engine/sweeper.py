@@ -1,15 +1,22 @@
-"""Removes ended tasks past their retention, a bounded number at a time, so that the journal's appends are never held up."""
+"""Removes ended tasks past their retention, and makes room in a store that fills up: some at a time: commits go in between.
+
+Where room is tight, results are dropped first, the oldest first; then ended tasks go that no promise covers any more (G6), whatever their
+retention.
+"""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from coordinator.engine.room import PERIOD_S as ROOM_PERIOD_S
 from coordinator.engine.shard import Shard
-from coordinator.ports import Retention, StoreCorrupt, StoreOutage
+from coordinator.ports import JournalCodec, Retention, StoreCorrupt, StoreOutage
 
 log = logging.getLogger(__name__)
 
 MAX_PER_CALL = 500
+CALLS_PER_LOOK = 20  # where room is tight: then it is seen how much has come of them
+NOTHING = Retention(max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
 
 
 class Sweeper:
@@ -17,30 +24,58 @@ class Sweeper:
 
     Args:
         shards: whose namespaces.
+        codec: what can be left out of a record.
         retention: the bounds, per namespace.
         period_s: how long to rest when nothing is past its bounds.
     """
 
-    def __init__(self, *, shards: Sequence[Shard], retention: Retention, period_s: float) -> None:
+    def __init__(self, *, shards: Sequence[Shard], codec: JournalCodec, retention: Retention, period_s: float) -> None:
         self._shards = shards
+        self._codec = codec
         self._retention = retention
         self._period_s = period_s
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + self._period_s
         while True:
-            await asyncio.sleep(self._period_s)
+            await asyncio.sleep(min(self._period_s, ROOM_PERIOD_S))
             for shard in self._shards:
-                for name in list(shard.namespaces):
-                    await self._sweep(shard, name)
+                for name in list(shard.namespaces) if shard.room.is_tight() else ():
+                    await self._make_room(shard, name)
+            if loop.time() >= due_s:
+                for shard in self._shards:
+                    for name in list(shard.namespaces):
+                        await self._expire(shard, name, self._retention, calls=None)
+                due_s = loop.time() + self._period_s
 
-    async def _sweep(self, shard: Shard, name: str) -> None:
-        removed = 0
-        try:
-            while (gone := await shard.store.expire_ended(name, self._retention, limit=MAX_PER_CALL)) > 0:
-                removed += gone
-                await asyncio.sleep(0)
-        except (StoreOutage, StoreCorrupt) as error:
-            log.warning("sweep.failed shard=%d namespace=%s reason=%s", shard.number, name, error)
+    async def _make_room(self, shard: Shard, name: str) -> None:
+        dropped = await _repeat(
+            lambda: shard.store.slim_ended(name, self._codec.slim_record, limit=MAX_PER_CALL), shard, name, calls=CALLS_PER_LOOK
+        )
+        if dropped:
+            log.warning("sweep.results_dropped shard=%d namespace=%s count=%d", shard.number, name, dropped)
+        else:
+            await self._expire(shard, name, NOTHING, calls=CALLS_PER_LOOK)
+
+    async def _expire(self, shard: Shard, name: str, retention: Retention, *, calls: int | None) -> None:
+        removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=MAX_PER_CALL), shard, name, calls=calls)
         if removed:
             log.info("sweep.done shard=%d namespace=%s removed=%d", shard.number, name, removed)
+
+
+async def _repeat(call: Callable[[], Awaitable[int]], shard: Shard, name: str, *, calls: int | None) -> int:
+    """Calls until nothing is left to do, or so many times; None is no limit. Answers how much was done."""
+    done = made = 0
+    try:
+        while calls is None or made < calls:
+            made += 1
+            count = await call()
+            if not count:
+                break
+            done += count
+            await asyncio.sleep(0)
+    except (StoreOutage, StoreCorrupt) as error:
+        log.warning("sweep.failed shard=%d namespace=%s reason=%s", shard.number, name, error)
+    return done

@@ -23,14 +23,14 @@ from coordinator.core.events import (
     Submitted,
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
+from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
+from coordinator.ports import JournalTooNew, SnapshotNamespace
+
+__all__ = ["FORMAT_VERSION", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
 
 FORMAT_VERSION = 1
 
 AnyEvent = Event | NamespaceCreated
-
-
-class JournalTooNew(Exception):
-    """The journal was written by a newer release: start that one, or a later one."""
 
 
 def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
@@ -214,3 +214,24 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
 def record_out(task: Task) -> bytes:
     """What stays of an ended task, under a key of its own (muster.v1.TaskRecord)."""
     return convert.record_out(task)
+
+
+def slim_record(record: bytes) -> bytes:
+    """A record without what is large in it: its payload, its outcome, its output. What it was, and that it is over, is still known."""
+    known = event_pb2.TaskRecord.FromString(record)
+    if not known.outcome_dropped:
+        known.request_digest = convert.request_digest(known.request)
+        spec = common_pb2.TaskSpec.FromString(known.request)
+        spec.ClearField("payload")
+        known.request = spec.SerializeToString()
+        for field in ("outcome", "chunks", "chunk_offset"):
+            known.ClearField(field)
+        if known.HasField("last_failure"):
+            known.last_failure.ClearField("stack_trace")
+        known.outcome_dropped = True
+    return known.SerializeToString()
+
+
+def snapshot_encoder(*, sequence: int, date_ms: int, namespaces: Sequence[SnapshotNamespace], max_bytes: int) -> SnapshotEncoder:
+    """What packs the tasks of a snapshot (muster.v1.SnapshotChunk)."""
+    return SnapshotEncoder(sequence=sequence, date_ms=date_ms, namespaces=namespaces, max_bytes=max_bytes)

@@ -58,6 +58,11 @@ class EmbeddedServer:
         return self._record.socket
 
     @property
+    def directory(self) -> Path:
+        """Where its data lies."""
+        return self._data.path
+
+    @property
     def process_id(self) -> int:
         """The server's, at present."""
         return self._record.process_id

@@ -2,11 +2,16 @@
 
 With the key prefix `muster`, shard 3 is
 
-    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit
-    muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes
+    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit; and of the
+                                                   snapshot snapshot_key (a or b), snapshot_sequence, snapshot_nonce, snapshot_pieces,
+                                                   snapshot_bytes, and unfinished (sequence and nonce of one that is being written)
+    muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes; those
+                                                   up to snapshot_sequence are removed bit by bit
+    muster:{s3}:snapshot:a, :b             list    the pieces of the current snapshot in the one, of one that is being written in the other
     muster:{s3}:task:<namespace>:<id>      string  an ended task: 8 bytes of marker, then its record
     muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
-    muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held
+    muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held;
+                                                   slimmed: lines ever gone over, from the left, whose results were dropped
 
 and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
 
@@ -72,6 +77,11 @@ class ShardKeys:
         """The commits."""
         return f"{self._tag}:journal"
 
+    @property
+    def snapshots(self) -> tuple[str, str]:
+        """The two places for snapshots: they take turns."""
+        return f"{self._tag}:snapshot:a", f"{self._tag}:snapshot:b"
+
     def tasks(self, namespace: str) -> str:
         """What the keys of a namespace's records begin with: the task's id follows."""
         return f"{self._tag}:task:{namespace}:"
@@ -136,6 +146,12 @@ def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix:
         values.append(task_marker + record)
         record_bytes += size
     return PackedTasks(keys=keys, lines=lines, values=values, record_bytes=record_bytes)
+
+
+def resized_line(line: bytes, *, record_bytes: int) -> bytes:
+    """The line once its record has another size."""
+    task_marker, end_ms, _ = _LINE.unpack_from(line)
+    return _LINE.pack(task_marker, end_ms, record_bytes) + line[_LINE.size :]
 
 
 def unpack_line(line: bytes, *, position: int) -> EndedEntry:

@@ -2,13 +2,23 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import islice
 
 from coordinator.journal.layout import marker
 from coordinator.journal.retention import count_expired
-from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreOutage
+from coordinator.ports import (
+    MAX_READ_BYTES,
+    AppendAnswer,
+    Appended,
+    Claim,
+    EndedEntry,
+    EndedTask,
+    Retention,
+    StoredSnapshot,
+    StoreOutage,
+)
 
 
 class StoreCall(Enum):
@@ -19,6 +29,8 @@ class StoreCall(Enum):
     CONFIRM = auto()
     READ = auto()
     EXPIRE = auto()
+    SNAPSHOT = auto()
+    TRIM = auto()
 
 
 class Fault(Enum):
@@ -42,8 +54,19 @@ async def no_faults(call: StoreCall) -> Fault:  # noqa: ARG001
 class _Namespace:
     index: deque[tuple[bytes, EndedEntry]] = field(default_factory=deque)
     base: int = 0
+    slimmed: int = 0
     record_bytes: int = 0
     records: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    sequence: int
+    nonce: str
+    pieces: list[bytes] = field(default_factory=list)
+
+    def stored(self) -> StoredSnapshot:
+        return StoredSnapshot(sequence=self.sequence, pieces=len(self.pieces), size_bytes=sum(map(len, self.pieces)))
 
 
 @dataclass(slots=True)
@@ -56,6 +79,8 @@ class MemoryShard:
     commit_nonce: str = ""
     journal: dict[int, bytes] = field(default_factory=dict)
     namespaces: dict[str, _Namespace] = field(default_factory=dict)
+    snapshot: _Snapshot | None = None  # the current one
+    unfinished: _Snapshot | None = None
 
 
 class MemoryShardStore:
@@ -79,9 +104,11 @@ class MemoryShardStore:
         shard, now = self._shard, self._now_ms()
         shard.epoch = max(shard.epoch + 1, now)
         shard.owner = token = object()
+        shard.unfinished = None
         _after(fault)
         self._token = token
-        return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now)
+        snapshot = shard.snapshot.stored() if shard.snapshot is not None else None
+        return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now, snapshot=snapshot)
 
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
@@ -125,12 +152,74 @@ class MemoryShardStore:
         _after(await self._before(StoreCall.READ))
         journal = self._shard.journal
         first = max(after + 1, next(iter(journal), 0))
-        return [(sequence, journal[sequence]) for sequence in range(first, min(first + limit, self._shard.sequence + 1))]
+        held = (sequence for sequence in range(first, self._shard.sequence + 1) if sequence in journal)  # a test may have torn a hole
+        return [(sequence, journal[sequence]) for sequence in islice(held, limit)]
 
     async def first_sequence(self) -> int:
         """See ShardStore."""
         _after(await self._before(StoreCall.READ))
         return next(iter(self._shard.journal), 0)
+
+    async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.SNAPSHOT)
+        written = self._shard.owner is token and self._write_piece(sequence, nonce, place, piece)
+        _after(fault)
+        return written
+
+    def _write_piece(self, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
+        shard, snapshot = self._shard, self._shard.unfinished
+        if snapshot is None or (snapshot.sequence, snapshot.nonce) != (sequence, nonce):
+            if place != 0:
+                return False
+            snapshot = shard.unfinished = _Snapshot(sequence, nonce)
+        if place > len(snapshot.pieces):
+            return False
+        if place == len(snapshot.pieces):
+            snapshot.pieces.append(piece)
+        return True
+
+    async def finish_snapshot(self, *, sequence: int, nonce: str, pieces: int, size_bytes: int) -> bool:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.SNAPSHOT)
+        finished = self._shard.owner is token and self._finish(sequence, nonce, pieces, size_bytes)
+        _after(fault)
+        return finished
+
+    def _finish(self, sequence: int, nonce: str, pieces: int, size_bytes: int) -> bool:
+        shard = self._shard
+        if shard.snapshot is not None and (shard.snapshot.sequence, shard.snapshot.nonce) == (sequence, nonce):
+            return True
+        snapshot = shard.unfinished
+        if snapshot is None or (snapshot.sequence, snapshot.nonce) != (sequence, nonce) or sequence > shard.sequence:
+            return False
+        if snapshot.stored() != StoredSnapshot(sequence=sequence, pieces=pieces, size_bytes=size_bytes):
+            return False
+        shard.snapshot, shard.unfinished = snapshot, None
+        return True
+
+    async def read_snapshot(self, *, sequence: int, place: int) -> bytes | None:
+        """See ShardStore."""
+        _after(await self._before(StoreCall.READ))
+        snapshot = self._shard.snapshot
+        return snapshot.pieces[place] if snapshot is not None and snapshot.sequence == sequence else None
+
+    async def trim_journal(self, *, limit: int) -> int:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.TRIM)
+        trimmed = self._trim(limit) if self._shard.owner is token else 0
+        _after(fault)
+        return trimmed
+
+    def _trim(self, limit: int) -> int:
+        snapshot, journal = self._shard.snapshot, self._shard.journal
+        covered = list(islice((one for one in journal if snapshot is not None and one <= snapshot.sequence), limit))
+        for sequence in covered:
+            del journal[sequence]
+        return len(covered)
 
     async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
@@ -177,6 +266,28 @@ class MemoryShardStore:
             if entry.task_id in held.records and held.records[entry.task_id][0] == task_marker:
                 del held.records[entry.task_id]
         return expired
+
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.EXPIRE)
+        gone_over = self._slim(self._namespace(namespace), slim, limit) if self._shard.owner is token else 0
+        _after(fault)
+        return gone_over
+
+    def _slim(self, held: _Namespace, slim: Callable[[bytes], bytes], limit: int) -> int:
+        first = max(held.base, held.slimmed)
+        stop = min(first + limit, held.base + len(held.index))
+        for place in range(first - held.base, stop - held.base):
+            task_marker, entry = held.index[place]
+            known = held.records.get(entry.task_id)
+            if known is not None and known[0] == task_marker:
+                record = slim(known[1])
+                held.records[entry.task_id] = (task_marker, record)
+                held.index[place] = (task_marker, replace(entry, record_bytes=len(record)))
+                held.record_bytes += len(record) - len(known[1])
+        held.slimmed = stop
+        return stop - first
 
     async def now_ms(self) -> int:
         """See ShardStore."""

@@ -1,7 +1,7 @@
 """Opens the store that a coordinator was told to use: its own in a data directory, or a server by its address."""
 
 import asyncio
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -20,22 +20,9 @@ from coordinator.journal.redis_store import RedisShardStore
 from coordinator.journal.server_binary import find_server_binary
 from coordinator.journal.server_process import Launch
 from coordinator.journal.startup_checks import StoreReport, check_store
-from coordinator.ports import ShardStore
+from coordinator.ports import ShardStore, StoreFullness
 
 _SHARED_CONNECTIONS = 4  # for what concerns no shard; each shard has its own
-
-
-@dataclass(frozen=True, slots=True)
-class StoreMemory:
-    """How full a store is.
-
-    Attributes:
-        used_bytes: as the server counts it.
-        limit_bytes: its `maxmemory`; 0 is no limit.
-    """
-
-    used_bytes: int
-    limit_bytes: int
 
 
 class Store:
@@ -85,12 +72,16 @@ class Store:
             async with asyncio.timeout(self._call_timeout_s):
                 await self._client.execute_command("PING")  # type: ignore[no-untyped-call]
 
-    async def memory(self) -> StoreMemory:
+    async def fullness(self) -> StoreFullness:
         """How full it is. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
         with as_store_errors():
             async with asyncio.timeout(self._call_timeout_s):
                 info = await self._client.info("memory")
-        return StoreMemory(used_bytes=int(info["used_memory"]), limit_bytes=int(info.get("maxmemory", 0)))
+        return StoreFullness(
+            used_bytes=int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0)),
+            limit_bytes=int(info.get("maxmemory", 0)),
+            free_disk_bytes=shutil.disk_usage(self._server.directory).free if self._server is not None else None,
+        )
 
     async def close(self) -> None:
         """Closes the connections, and ends the server that was brought along: what it holds is on disk."""

@@ -6,12 +6,37 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 
-from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, unpack_line
+from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, resized_line, unpack_line
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.retention import count_expired
-from coordinator.journal.scripts import APPEND, CLAIM, CONFIRM, EXPIRE_ENDED, LIST_ENDED, OLDEST_ENDED, READ_RECORDS, Script
-from coordinator.ports import MAX_READ_BYTES, AppendAnswer, Appended, Claim, EndedEntry, EndedTask, Retention, StoreCorrupt
+from coordinator.journal.scripts import (
+    APPEND,
+    CLAIM,
+    CONFIRM,
+    EXPIRE_ENDED,
+    FINISH_SNAPSHOT,
+    LIST_ENDED,
+    OLDEST_ENDED,
+    READ_RECORDS,
+    READ_SNAPSHOT,
+    SLIM_ENDED,
+    TRIM_JOURNAL,
+    UNSLIMMED_ENDED,
+    WRITE_SNAPSHOT,
+    Script,
+)
+from coordinator.ports import (
+    MAX_READ_BYTES,
+    AppendAnswer,
+    Appended,
+    Claim,
+    EndedEntry,
+    EndedTask,
+    Retention,
+    StoreCorrupt,
+    StoredSnapshot,
+)
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
 _KEYS_PER_READ = 1000  # one script blocks the server for about a millisecond
@@ -36,15 +61,18 @@ class RedisShardStore:
         # Writes don't wait behind reads, nor reads behind writes.
         self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     async def claim(self) -> Claim:
         """See ShardStore."""
         nonce = self._new_nonce()
         with as_store_errors():
-            epoch, sequence, date_ms = await self._writes.run(CLAIM, keys=(self._keys.head, self._keys.journal), arguments=(nonce,))
+            epoch, sequence, date_ms, *snapshot = await self._writes.run(
+                CLAIM, keys=(self._keys.head, self._keys.journal, *self._keys.snapshots), arguments=(nonce,)
+            )
         self._token = f"{epoch}:{nonce}"
-        return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms)
+        return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
 
     async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
         """See ShardStore."""
@@ -82,19 +110,52 @@ class RedisShardStore:
         entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
         return _entry(entries[0])[0] if entries else 0
 
+    async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
+        """See ShardStore."""
+        return await self._snapshot(WRITE_SNAPSHOT, sequence, nonce, place, piece)
+
+    async def finish_snapshot(self, *, sequence: int, nonce: str, pieces: int, size_bytes: int) -> bool:
+        """See ShardStore."""
+        return await self._snapshot(FINISH_SNAPSHOT, sequence, nonce, pieces, size_bytes)
+
+    async def _snapshot(self, script: Script, *arguments: int | str | bytes) -> bool:
+        with as_store_errors():
+            done = await self._snapshots.run(script, keys=(self._keys.head, *self._keys.snapshots), arguments=(self._token, *arguments))
+        return bool(done)
+
+    async def read_snapshot(self, *, sequence: int, place: int) -> bytes | None:
+        """See ShardStore."""
+        piece: bytes | None = await self._run_read(
+            READ_SNAPSHOT, keys=(self._keys.head, *self._keys.snapshots), arguments=(sequence, place)
+        )
+        return piece
+
+    async def trim_journal(self, *, limit: int) -> int:
+        """See ShardStore."""
+        with as_store_errors():
+            trimmed: int = await self._snapshots.run(
+                TRIM_JOURNAL, keys=(self._keys.head, self._keys.journal), arguments=(self._token, limit)
+            )
+        return trimmed
+
     async def get_records(self, namespace: str, task_ids: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> list[bytes | None]:
         """See ShardStore."""
+        values = await self._values(namespace, task_ids, max_bytes)
+        return [None if value is None else value[MARKER_BYTES:] for value in values]
+
+    async def _values(self, namespace: str, task_ids: Sequence[str], max_bytes: int) -> list[bytes | None]:
+        """The records of the first ids, each behind its marker."""
         prefix = self._keys.tasks(namespace)
-        records: list[bytes | None] = []
+        values: list[bytes | None] = []
         room = max_bytes
         for start in range(0, len(task_ids), _KEYS_PER_READ):
             keys = [prefix + task_id for task_id in task_ids[start : start + _KEYS_PER_READ]]
-            found = await self._run_read(READ_RECORDS, keys=keys, arguments=(room, 0 if records else 1))
-            records.extend(None if value is None else value[MARKER_BYTES:] for value in found)
+            found = await self._run_read(READ_RECORDS, keys=keys, arguments=(room, 0 if values else 1))
+            values.extend(found)
             room -= sum(len(value) for value in found if value is not None)
             if len(found) < len(keys):
                 break
-        return records
+        return values
 
     async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
         """See ShardStore."""
@@ -134,6 +195,29 @@ class RedisShardStore:
             )
         return removed
 
+    async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
+        """See ShardStore."""
+        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
+        first, lines = await self._run_read(UNSLIMMED_ENDED, keys=(ended, counters), arguments=(limit,))
+        task_ids = [entry.task_id for entry in _entries(lines, base=first)]
+        values = await self._values(namespace, task_ids, MAX_READ_BYTES) if task_ids else []
+        arguments: list[Any] = [self._token, first]
+        for line, value in zip(lines, values, strict=False):
+            task_marker = marker_of_line(line)
+            if value is None or not value.startswith(task_marker):  # it has ended again since: that end has a line of its own
+                arguments += (task_marker, b"", b"", 0)
+                continue
+            slimmed = task_marker + slim(value[MARKER_BYTES:])
+            shorter = resized_line(line, record_bytes=len(slimmed) - MARKER_BYTES)
+            arguments += (task_marker, slimmed, shorter, len(value) - len(slimmed))
+        if not values:
+            return 0
+        prefix = self._keys.tasks(namespace)
+        keys = [self._keys.head, ended, counters, *(prefix + task_id for task_id in task_ids[: len(values)])]
+        with as_store_errors():
+            gone_over: int = await self._writes.run(SLIM_ENDED, keys=keys, arguments=arguments)
+        return gone_over
+
     async def now_ms(self) -> int:
         """See ShardStore."""
         seconds, microseconds = await self._read("TIME")
@@ -143,6 +227,7 @@ class RedisShardStore:
         """Closes the shard's connections."""
         await self._writes.close()
         await self._reads.close()
+        await self._snapshots.close()
 
     async def _read(self, *command: str | int) -> Any:
         with as_store_errors():

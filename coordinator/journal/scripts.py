@@ -23,9 +23,10 @@ class Script:
 
 
 CLAIM: Final = Script("""#!lua flags=allow-oom
--- Takes the shard. KEYS: head, journal. ARGV: nonce of the new owner.
--- Answers the epoch, the last sequence, and the time in ms; or an error when head and journal disagree.
-local head = redis.call('HMGET', KEYS[1], 'epoch', 'sequence')
+-- Takes the shard, and removes half a snapshot. KEYS: head, journal, snapshot a, snapshot b. ARGV: nonce of the new owner.
+-- Answers the epoch, the last sequence, the time in ms, and the snapshot's sequence, pieces and bytes (zeros: there is none); or an error
+-- when head and journal, or head and snapshot, disagree.
+local head = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'snapshot_key', 'snapshot_sequence', 'snapshot_pieces', 'snapshot_bytes')
 local sequence = head[2] or '0'
 local last = '0-0'
 if redis.call('EXISTS', KEYS[2]) == 1 then
@@ -37,12 +38,22 @@ end
 if last ~= sequence .. '-0' then
   return redis.error_reply('CORRUPT the head is at ' .. sequence .. '-0, but the journal ends at ' .. last)
 end
+local other = {KEYS[3], KEYS[4]}
+if head[3] then
+  local current = table.remove(other, head[3] == 'a' and 1 or 2)
+  local pieces = redis.call('LLEN', current)
+  if pieces ~= tonumber(head[5]) then
+    return redis.error_reply('CORRUPT the snapshot at ' .. head[4] .. ' has ' .. pieces .. ' pieces, but had ' .. head[5])
+  end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local epoch = math.max(tonumber(head[1] or '0') + 1, now)
 local epoch_text = string.format('%.0f', epoch)
+redis.call('UNLINK', unpack(other))
+redis.call('HDEL', KEYS[1], 'unfinished')
 redis.call('HSET', KEYS[1], 'epoch', epoch_text, 'token', epoch_text .. ':' .. ARGV[1], 'sequence', sequence)
-return {epoch, tonumber(sequence), now}
+return {epoch, tonumber(sequence), now, tonumber(head[4] or '0'), tonumber(head[5] or '0'), tonumber(head[6] or '0')}
 """)
 
 # Figures, on 2 cores of a machine with other work, embedded Valkey 9.1 with fsync always, CPU of each side, over a unix socket:
@@ -175,4 +186,94 @@ for i = 1, tasks do
   if last[i] then redis.call('UNLINK', KEYS[3 + i]) end
 end
 return tasks
+""")
+
+UNSLIMMED_ENDED: Final = Script("""#!lua flags=no-writes
+-- The oldest lines whose results weren't dropped yet. KEYS: list, counters. ARGV: how many.
+-- Answers the first one's position, and the lines.
+local counters = redis.call('HMGET', KEYS[2], 'base', 'slimmed')
+local base = tonumber(counters[1] or '0')
+local first = math.max(base, tonumber(counters[2] or '0'))
+return {first, redis.call('LRANGE', KEYS[1], first - base, first - base + ARGV[1] - 1)}
+""")
+
+SLIM_ENDED: Final = Script("""#!lua flags=allow-oom
+-- Rewrites the oldest records. KEYS: head, list, counters, then the record of each task, in order. ARGV: token, position of the first, then
+-- for each task its marker, its new value ('' leaves it), its new line, and by how many bytes the record has shrunk.
+-- Answers how many it went over: none when the shard has another owner, or when the index has moved on since it was read.
+local tasks = #KEYS - 3
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+local counters = redis.call('HMGET', KEYS[3], 'base', 'slimmed')
+local base = tonumber(counters[1] or '0')
+local first = math.max(base, tonumber(counters[2] or '0'))
+if first ~= tonumber(ARGV[2]) then return 0 end
+if redis.call('LLEN', KEYS[2]) < first - base + tasks then return redis.error_reply('CORRUPT the index is shorter than it was') end
+local shrunk = 0
+for i = 1, tasks do
+  local at = 4 * i - 1
+  if ARGV[at + 1] ~= '' and redis.call('GETRANGE', KEYS[3 + i], 0, 7) == ARGV[at] then
+    redis.call('SET', KEYS[3 + i], ARGV[at + 1])
+    redis.call('LSET', KEYS[2], first - base + i - 1, ARGV[at + 2])
+    shrunk = shrunk + ARGV[at + 3]
+  end
+end
+redis.call('HSET', KEYS[3], 'slimmed', string.format('%.0f', first + tasks))
+redis.call('HINCRBY', KEYS[3], 'bytes', string.format('%.0f', 0 - shrunk))
+return tasks
+""")
+
+# Snapshots. A late call of one that was given up can't do harm: it doesn't name the one in `unfinished`, or it begins that one again, and
+# then the pieces of the other are refused.
+WRITE_SNAPSHOT: Final = Script("""#!lua
+-- Writes a piece of a snapshot. KEYS: head, snapshot a, snapshot b. ARGV: token, its sequence and nonce, the piece's place, the piece.
+-- Answers 1 when the piece is there.
+local head = redis.call('HMGET', KEYS[1], 'token', 'snapshot_key', 'unfinished')
+if head[1] ~= ARGV[1] then return 0 end
+local key = KEYS[head[2] == 'a' and 3 or 2]
+local name, place = ARGV[2] .. ':' .. ARGV[3], tonumber(ARGV[4])
+if head[3] ~= name then
+  if place ~= 0 then return 0 end
+  redis.call('UNLINK', key)
+  redis.call('HSET', KEYS[1], 'unfinished', name)
+end
+local pieces = redis.call('LLEN', key)
+if place > pieces then return 0 end
+if place == pieces then redis.call('RPUSH', key, ARGV[5]) end
+return 1
+""")
+
+FINISH_SNAPSHOT: Final = Script("""#!lua flags=allow-oom
+-- Makes the snapshot that is being written the current one. KEYS: head, snapshot a, snapshot b.
+-- ARGV: token, its sequence and nonce, its pieces, its bytes. Answers 1 when it is.
+local head = redis.call('HMGET', KEYS[1], 'token', 'snapshot_key', 'unfinished', 'sequence', 'snapshot_sequence', 'snapshot_nonce')
+if head[1] ~= ARGV[1] then return 0 end
+if head[5] == ARGV[2] and head[6] == ARGV[3] then return 1 end
+if head[3] ~= ARGV[2] .. ':' .. ARGV[3] or tonumber(ARGV[2]) > tonumber(head[4]) then return 0 end
+local place = head[2] == 'a' and 'b' or 'a'
+local key = KEYS[place == 'a' and 2 or 3]
+if redis.call('LLEN', key) ~= tonumber(ARGV[4]) then return 0 end
+redis.call('HSET', KEYS[1], 'snapshot_key', place, 'snapshot_sequence', ARGV[2], 'snapshot_nonce', ARGV[3],
+  'snapshot_pieces', ARGV[4], 'snapshot_bytes', ARGV[5])
+redis.call('HDEL', KEYS[1], 'unfinished')
+redis.call('UNLINK', KEYS[place == 'a' and 3 or 2])
+return 1
+""")
+
+READ_SNAPSHOT: Final = Script("""#!lua flags=no-writes
+-- A piece of the current snapshot. KEYS: head, snapshot a, snapshot b. ARGV: its sequence, the piece's place.
+-- Answers false when another is current.
+local head = redis.call('HMGET', KEYS[1], 'snapshot_key', 'snapshot_sequence')
+if head[2] ~= ARGV[1] then return false end
+return redis.call('LINDEX', KEYS[head[1] == 'a' and 2 or 3], ARGV[2])
+""")
+
+TRIM_JOURNAL: Final = Script("""#!lua flags=allow-oom
+-- Removes the oldest entries that the current snapshot covers. KEYS: head, journal. ARGV: token, how many at most. Answers how many.
+local head = redis.call('HMGET', KEYS[1], 'token', 'snapshot_sequence')
+if head[1] ~= ARGV[1] or not head[2] then return 0 end
+local first = redis.call('XRANGE', KEYS[2], '-', '(' .. string.format('%.0f', tonumber(head[2]) + 1) .. '-0', 'COUNT', 1)
+if #first == 0 then return 0 end
+local sequence = tonumber(string.match(first[1][1], '^%d+'))
+local stop = math.min(sequence + tonumber(ARGV[2]), tonumber(head[2]) + 1)
+return redis.call('XTRIM', KEYS[2], 'MINID', string.format('%.0f', stop) .. '-0')
 """)

@@ -33,3 +33,14 @@ def _packaged_binary() -> Path | None:
             if os.access(binary, os.X_OK):
                 return binary
     return None
+
+
+def default_store_memory() -> int:
+    """Bytes of memory that a server of our own may use: half of the machine's, or of what this process's group may have."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            total = min(total, int(limit.read_text()))
+        except (OSError, ValueError):  # there is none, or it says "max"
+            continue
+    return total // 2

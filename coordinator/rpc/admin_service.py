@@ -21,6 +21,7 @@ from coordinator.rpc.shards import MAX_SHOWN_CHARS
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
     from coordinator.engine.shard import Shard
+    from coordinator.loop_stalls import LoopStalls
     from coordinator.rpc.shards import Shards
 
 Context = Any  # grpc.aio.ServicerContext[Any, Any]
@@ -44,11 +45,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     Args:
         shards: where namespaces live.
         facts: what this coordinator is.
+        stalls: how its event loop does.
     """
 
-    def __init__(self, *, shards: Shards, facts: Facts) -> None:
+    def __init__(self, *, shards: Shards, facts: Facts, stalls: LoopStalls) -> None:
         self._shards = shards
         self._facts = facts
+        self._stalls = stalls
 
     async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
@@ -110,6 +113,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             shards=len(self._shards.all),
             start_time=convert.timestamp(self._facts.start_ms),
             store_available=all(shard.outage_since_s is None for shard in self._shards.all),
+            worst_loop_stall=convert.duration(self._stalls.take_worst_s()),
         )
 
 

@@ -9,7 +9,7 @@ import grpc.aio
 
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
-from coordinator.errors import NotFound
+from coordinator.errors import InvalidRequest, NotFound
 
 NAMESPACE_KEY = "muster-namespace"
 MAX_SHOWN_CHARS = 128
@@ -35,13 +35,14 @@ class Shards:
         """The shard and the namespace that a call's metadata names.
 
         Raises:
+            InvalidRequest: it names several.
             NotFound: the namespace doesn't exist.
             Unavailable: its shard isn't served now.
         """
-        name = DEFAULT_NAMESPACE
-        for key, value in context.invocation_metadata() or ():
-            if key == NAMESPACE_KEY:
-                name = value if isinstance(value, str) else value.decode(errors="replace")
+        names = [value for key, value in context.invocation_metadata() or () if key == NAMESPACE_KEY] or [DEFAULT_NAMESPACE]
+        if len(names) > 1:
+            raise InvalidRequest(f"the call names {len(names)} namespaces: send {NAMESPACE_KEY} once", field=NAMESPACE_KEY)
+        name = names[0] if isinstance(names[0], str) else names[0].decode(errors="replace")
         if len(name) > MAX_SHOWN_CHARS:  # a status must fit into the few kilobytes of a call's trailing metadata
             raise NotFound(f"namespace {name[:MAX_SHOWN_CHARS]!r}… doesn't exist: names are at most 63 long", reason="NAMESPACE_NOT_FOUND")
         shard = self.of(name)

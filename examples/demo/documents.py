@@ -1,5 +1,6 @@
 """What the demo reads: finding documents, and cutting them into sections. Pure but for reading files."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -57,6 +58,11 @@ class Found:
     left_out: list[str]
 
 
+def _name(file: Path, root: Path) -> str:
+    """A file's name as text: one that isn't UTF-8 can't travel in a task."""
+    return os.fsencode(file.relative_to(root)).decode(errors="replace")
+
+
 def find_documents(folder: Path | None) -> Found:
     """The documents of a folder and those below it, or the project's own.
 
@@ -106,9 +112,9 @@ def _texts_below(folder: Path) -> Iterable[Path]:
 
 def _read(root: Path, files: list[Path]) -> Found:
     documents: list[Document] = []
-    left_out = [f"{file.relative_to(root)}: more than {_MOST_DOCUMENTS} documents" for file in files[_MOST_DOCUMENTS:]]
+    left_out = [f"{_name(file, root)}: more than {_MOST_DOCUMENTS} documents" for file in files[_MOST_DOCUMENTS:]]
     for file in files[:_MOST_DOCUMENTS]:
-        name = str(file.relative_to(root))
+        name = _name(file, root)
         try:
             data = file.read_bytes()
         except OSError as error:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from agent_node.cli.bench import dispatch
+from agent_node.cli.bench import depth, dispatch
 from agent_node.cli.bench.report import DispatchReport, StoreFacts
 
 
@@ -80,3 +80,49 @@ def test_a_profile_directory_that_can_not_be_made_is_wrong_usage(muster, runs, t
     result = muster("bench", "dispatch", "--profile", str(tmp_path / "file" / "p"))
     assert result.exit_code == 2
     assert "can't make the directory" in result.stderr
+
+
+@pytest.fixture
+def depths(monkeypatch):
+    """What each run was asked for; a run recovers all that it queued but `depths.lost`."""
+
+    class Depths(list):
+        lost = 0
+
+    recorded = Depths()
+
+    async def measure(*, tasks, payload_bytes, bar):
+        bar.show(description="queueing", total=tasks, completed=0)
+        recorded.append((tasks, payload_bytes))
+        return depth.DepthReport(
+            queued=tasks,
+            payload_bytes=payload_bytes,
+            rate_at_1000=2.0,
+            rate_at_depth=1.0,
+            rss_bytes_per_task=700.0,
+            replay_s=3.0,
+            snapshot_s=2.0,
+            worst_stall_ms=10.0,
+            recovered=tasks - recorded.lost,
+            recovery_s=1.0,
+        )
+
+    monkeypatch.setattr(depth, "measure_depth", measure)
+    return recorded
+
+
+def test_depth_prints_one_object(muster, depths):
+    result = muster("bench", "depth", "--tasks", "5000", "--payload", "7", "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout)["recovered"] == 5000
+    assert depths == [(5000, 7)]
+
+
+def test_depth_prints_a_table(muster, depths):
+    assert "with 100,000 queued: 50 %" in muster("bench", "depth").stdout
+
+
+def test_a_task_that_was_not_recovered_is_exit_code_1(muster, depths):
+    depths.lost = 1
+    assert muster("bench", "depth").exit_code == 1

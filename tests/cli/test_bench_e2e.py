@@ -24,3 +24,17 @@ def test_a_small_run_measures_everything():
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
     assert set(report["cpu_s_per_1000"]) == set(report["rss_mb"]) == {"client", "agents", "idle_agents", "coordinator", "store"}
     assert report["coordinator"]["durability"]
+
+
+def test_a_small_run_of_depth_measures_everything():
+    command = [sys.executable, "-m", "agent_node.cli", "bench", "depth", "--tasks", "3000", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    assert report["queued"] == report["recovered"] >= 3000
+    assert report["payload_bytes"] == 100
+    for key in ("rate_at_1000", "rate_at_depth", "replay_s", "snapshot_s", "recovery_s"):
+        assert report[key] > 0, key
+    for key in ("rss_bytes_per_task", "worst_stall_ms"):  # so few tasks may fit into what was free
+        assert report[key] >= 0, key

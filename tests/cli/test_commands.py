@@ -298,3 +298,14 @@ def test_facts_that_are_not_there_yet_are_left_out(muster, client):
     assert "created" in shown
     assert "started" not in shown
     assert "ended" not in shown
+
+
+@pytest.mark.parametrize("command", [("get", "t-1"), ("list",)])
+def test_control_characters_do_not_reach_the_terminal(muster, client, command):
+    task = task_pb2.Task(task_id="t-1", task_type="work", state=common_pb2.TASK_STATE_FAILED)
+    task.last_failure.message = "first\nsecond \x1b[2J"
+    client.answers |= {"get": task, "list": [task]}
+    result = muster(*command)
+    assert result.exit_code == 0
+    assert "second [2J" in result.stdout
+    assert "\x1b" not in result.stdout

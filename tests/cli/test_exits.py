@@ -43,6 +43,7 @@ def test_the_codes_are_an_interface():
         "REFUSED": 4,
         "UNAVAILABLE": 5,
         "TIMED_OUT": 6,
+        "UNWRITABLE": 7,
         "BUG": 70,
         "INTERRUPTED": 130,
         "BROKEN_PIPE": 141,

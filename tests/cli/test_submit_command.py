@@ -177,3 +177,18 @@ def test_a_submit_that_nobody_acknowledges_is_bounded_too_and_says_why_it_hangs(
     hint, sentence = result.stderr.splitlines()
     assert hint.startswith("The coordinator has not taken the task yet")
     assert sentence.startswith("muster: the task was not acknowledged within 0.05 s, and may be taken all the same")
+
+
+def test_an_argument_that_is_no_text_is_wrong_usage(muster, client):
+    client.answers["submit"] = lambda task_type, payload: task_type.encode()
+    result = muster("submit", "caf\udce9")
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        2,
+        ["muster: an argument isn't UTF-8 text; only a payload may be anything, from --file or stdin too."],
+    )
+
+
+def test_what_an_agent_said_cannot_steer_the_terminal(muster, client):
+    client.answers["submit"] = ScriptedHandle(end=TaskFailedError("t-1", "\x1b]0;mine\x07\x9b2J no", kind="APPLICATION"))
+    result = muster("submit", "work", "--wait")
+    assert result.stderr.endswith(" failed: ]0;mine2J no.\n")

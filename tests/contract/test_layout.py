@@ -4,7 +4,16 @@ import struct
 
 import pytest
 
-from coordinator.journal.layout import FORMAT_VERSION, ShardKeys, deployment_key, marker_of_line, pack_tasks, shard_of, unpack_line
+from coordinator.journal.layout import (
+    FORMAT_VERSION,
+    ShardKeys,
+    deployment_key,
+    marker_of_line,
+    pack_tasks,
+    resized_line,
+    shard_of,
+    unpack_line,
+)
 from coordinator.ports import EndedEntry, EndedTask
 
 
@@ -28,6 +37,7 @@ def test_the_keys_of_a_shard_share_its_hash_tag():
     keys = ShardKeys(prefix="muster", shard=3)
     assert keys.head == "muster:{s3}:head"
     assert keys.journal == "muster:{s3}:journal"
+    assert keys.snapshots == ("muster:{s3}:snapshot:a", "muster:{s3}:snapshot:b")
     assert keys.tasks("default") == "muster:{s3}:task:default:"
     assert keys.ended("default") == "muster:{s3}:ended:default"
     assert keys.counters("default") == "muster:{s3}:counters:default"
@@ -54,6 +64,13 @@ def test_a_line_says_what_was_packed():
     packed = pack_tasks([(0, EndedTask("default", "task", b"four", 12))], sequence=1, prefix="p:")
     assert unpack_line(packed.lines[0], position=9) == EndedEntry(position=9, task_id="task", end_ms=12, record_bytes=4)
     assert packed.values[0].startswith(marker_of_line(packed.lines[0]))
+
+
+def test_a_line_can_tell_another_size():
+    packed = pack_tasks([(0, EndedTask("default", "task", b"four", 12))], sequence=1, prefix="p:")
+    line = resized_line(packed.lines[0], record_bytes=2)
+    assert unpack_line(line, position=9) == EndedEntry(position=9, task_id="task", end_ms=12, record_bytes=2)
+    assert marker_of_line(line) == marker_of_line(packed.lines[0])
 
 
 def test_markers_differ_between_the_places_and_the_commits():

@@ -58,12 +58,52 @@ async def test_full_memory_is_an_outage_that_leaves_nothing_and_ends(server, own
     assert await append(owner, 1, ended=ENDED) is AppendAnswer.APPLIED
 
 
+async def test_a_full_store_can_be_made_roomier(owner, raw):
+    await append(owner, 1, ended=LONG_AGO)
+    await raw.config_set("maxmemory", 1)
+    assert await owner.slim_ended("default", lambda record: record[:1], limit=100) == len(LONG_AGO)
+
+
 async def test_a_full_store_can_be_claimed_and_emptied(server, owner, raw):
     await append(owner, 1, ended=LONG_AGO)
     await raw.config_set("maxmemory", 1)
     successor = server.open()
     await successor.claim()
     assert await successor.expire_ended("default", Retention(0, 0, 0), limit=100) == len(LONG_AGO)
+
+
+async def test_a_full_store_takes_no_piece_and_makes_one_current_that_is_whole_and_can_be_trimmed(owner, raw):
+    await append(owner, 1)
+    await owner.write_snapshot(sequence=1, nonce="n", place=0, piece=b"piece")
+    await raw.config_set("maxmemory", 1)
+    with pytest.raises(StoreOutage, match="memory"):
+        await owner.write_snapshot(sequence=1, nonce="n", place=1, piece=b"piece")
+    assert await owner.finish_snapshot(sequence=1, nonce="n", pieces=1, size_bytes=5)
+    assert await owner.trim_journal(limit=10) == 1
+
+
+async def test_there_are_never_more_than_two_snapshots(server, owner, raw):
+    for sequence in range(1, 6):
+        await append(owner, sequence, f"n{sequence}")
+        await owner.write_snapshot(sequence=sequence, nonce="given up", place=0, piece=b"piece")
+        await owner.write_snapshot(sequence=sequence, nonce="n", place=0, piece=b"piece")
+        assert await raw.exists(*KEYS.snapshots) == min(sequence, 2)
+        await owner.finish_snapshot(sequence=sequence, nonce="n", pieces=1, size_bytes=5)
+        assert await raw.exists(*KEYS.snapshots) == 1
+    await owner.write_snapshot(sequence=5, nonce="half", place=0, piece=b"piece")
+    await server.open().claim()
+    assert await raw.exists(*KEYS.snapshots) == 1
+
+
+async def test_a_shard_whose_snapshot_is_gone_or_cut_cannot_be_claimed(server, owner, raw):
+    await append(owner, 1)
+    for place in (0, 1):
+        await owner.write_snapshot(sequence=1, nonce="n", place=place, piece=b"piece")
+    await owner.finish_snapshot(sequence=1, nonce="n", pieces=2, size_bytes=10)
+    for pieces in (1, 0):
+        await raw.rpop(KEYS.snapshots[0])
+        with pytest.raises(StoreCorrupt, match=f"the snapshot at 1 has {pieces} pieces, but had 2"):
+            await server.open().claim()
 
 
 @pytest.mark.parametrize(
@@ -242,6 +282,11 @@ async def test_a_cluster_takes_every_call(children, tmp_path):
         assert len(await store.list_ended("default", before=None, limit=100)) == 11
         assert await store.expire_ended("default", Retention(0, 0, 0), limit=100) == 11
         assert await store.count_ended("default") == 0
+        assert await store.write_snapshot(sequence=1, nonce="n", place=0, piece=b"piece")
+        assert await store.finish_snapshot(sequence=1, nonce="n", pieces=1, size_bytes=5)
+        assert await store.read_snapshot(sequence=1, place=0) == b"piece"
+        assert await store.trim_journal(limit=10) == 1
+        assert (await store.claim()).snapshot is not None
     finally:
         await store.close()
         await client.aclose()

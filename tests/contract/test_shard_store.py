@@ -1,34 +1,12 @@
 """What every ShardStore does, shown on each: in memory, on the embedded Valkey, and on a redis-server of the system."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 
-from coordinator.journal.server_binary import find_server_binary
 from coordinator.ports import AppendAnswer, EndedTask, Retention, StoreOutage
 from tests.support.eventually import eventually
-from tests.support.shard_backings import MemoryBacking, running_server
 
 MINUTE_MS = 60_000
 KEEP_ALL = Retention(max_age_ms=10**15, max_count=10**9, max_bytes=10**15)
-
-
-@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis)])
-async def backing(request, tmp_path):
-    if request.param == "memory":
-        yield MemoryBacking()
-        return
-    binary = find_server_binary() if request.param == "valkey" else Path(shutil.which("redis-server"))
-    async with running_server(binary=binary, directory=tmp_path / "store") as server:
-        yield server
-
-
-@pytest.fixture
-async def owner(backing):
-    store = backing.open()
-    await store.claim()
-    return store
 
 
 async def end(store, *tasks, age_ms=0, namespace="default", record=b"record"):
@@ -345,8 +323,13 @@ class TestOutage:
                 lambda: owner.list_ended("default", before=None, limit=1),
                 lambda: owner.count_ended("default"),
                 lambda: owner.expire_ended("default", KEEP_ALL, limit=1),
+                lambda: owner.slim_ended("default", bytes, limit=1),
                 owner.now_ms,
                 lambda: backing.open().claim(),
+                lambda: owner.write_snapshot(sequence=1, nonce="n", place=0, piece=b""),
+                lambda: owner.finish_snapshot(sequence=1, nonce="n", pieces=1, size_bytes=0),
+                lambda: owner.read_snapshot(sequence=1, place=0),
+                lambda: owner.trim_journal(limit=1),
             ):
                 with pytest.raises(StoreOutage):
                     await call()

@@ -258,11 +258,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def coordinator_dies(self):
         lived = durable(self.world.scheduler.state)
         assert durable(replay(self.world.journal)) == lived, "the journal tells another story"
+        assert durable(self.world.recovered()) == lived, "the snapshot and the journal behind it tell another story"
         self.oracle.takeover(self.world.now)
         self.world.crash()
         assert durable(self.world.scheduler.state) == lived, "a takeover decides nothing"
         self.settled.update(task_id for task_id, number in self.oracle.numbers.items() if self.oracle.stories[number].end)
         self.judge(quiet=True)
+
+    @rule()
+    def snapshot_begins(self):
+        self.world.begin_snapshot()
+
+    @rule(numbers=st.integers(1, 4), all_of_it=st.booleans())
+    def snapshot_goes_on(self, numbers, all_of_it):
+        while self.world.go_on_with_snapshot(numbers) and all_of_it:
+            pass
 
     @rule()
     def store_comes_back(self):

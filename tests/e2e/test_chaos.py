@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import pytest
 from muster.v1 import common_pb2
+from redis.asyncio import Redis
 
 from agent_node import Client, RetryPolicy
+from coordinator.journal.layout import ShardKeys, shard_of
 from tests.e2e.deployment import Deployment, client_of, deployed
 from tests.e2e.journal_audit import audit
 from tests.e2e.workers import answer_to
@@ -21,6 +23,8 @@ from tests.support.processes import Child, Children
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _LANES = 600  # submits or results that are awaited at once
+_TIMING = ("--lease", "2", "--session-grace", "2", "--log-level", "info")
+_WHOLE_JOURNAL = (*_TIMING, "--snapshot-after", str(2**40))
 _AGENTS = ("victim", "steady-1", "steady-2")
 # A task may be with the victim each time, and a crash is the victim's fault: the limit on crashes is tested elsewhere.
 _PATIENT = RetryPolicy(max_crashes=100)
@@ -117,25 +121,43 @@ async def run_chaos(deployment: Deployment, client: Client, *, task_type: str, t
         assert task.state == common_pb2.TASK_STATE_COMPLETED, task
         listed[task.task_id] += 1
     assert listed == Counter(load.acknowledged)
-
-    found = await audit(deployment.store_socket)
-    print("journal:", dict(found.events), "epochs:", len(found.epochs))
-    found.check(ended=load.acknowledged)
-    assert 2 <= len(found.epochs) <= kills + 1, "one for each coordinator that lived long enough to write"
     return load.acknowledged
 
 
+async def check_journal(deployment: Deployment, *, tasks: set[str], kills: int) -> None:
+    """Checks what the whole journal says of the tasks: there must have been no snapshot."""
+    found = await audit(deployment.store_socket)
+    print("journal:", dict(found.events), "epochs:", len(found.epochs))
+    found.check(ended=tasks)
+    assert 2 <= len(found.epochs) <= kills + 1, "one for each coordinator that lived long enough to write"
+
+
 async def test_every_acknowledged_task_has_one_outcome(children: Children, tmp_path, seed: int, chaos_tasks: int, chaos_kills: int) -> None:
-    timing = ("--lease", "2", "--session-grace", "2", "--log-level", "info")
-    async with deployed(children, tmp_path, *timing) as deployment, client_of(deployment) as client:
-        await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
+    async with deployed(children, tmp_path, *_WHOLE_JOURNAL) as deployment, client_of(deployment) as client:
+        tasks = await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
+        await check_journal(deployment, tasks=tasks, kills=chaos_kills)
+
+
+async def test_snapshots_come_in_between(children: Children, tmp_path, seed: int, chaos_tasks: int, chaos_kills: int) -> None:
+    """Some hundred snapshots, begun and cut short and begun at: the API still knows every task, with one outcome each."""
+    async with deployed(children, tmp_path, *_TIMING, "--snapshot-after", "50000") as deployment, client_of(deployment) as client:
+        await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks // 2, kills=chaos_kills, seed=seed)
+        store = Redis(unix_socket_path=str(deployment.store_socket), protocol=2)
+        keys = ShardKeys(prefix="muster", shard=shard_of("default", shards=16))
+        try:
+            ended, last = await store.hmget(keys.head, "snapshot_sequence", "sequence")
+            print("entries:", int(last), "the last snapshot's:", int(ended), "still there:", await store.xlen(keys.journal))
+            assert await store.xlen(keys.journal) < int(last) // 2
+        finally:
+            await store.aclose()
 
 
 async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_path, seed: int, chaos_tasks: int) -> None:
     """Handlers leave a trace: execution is at least once, each under a fence of its own, and repeated only where the journal says why."""
-    async with deployed(children, tmp_path, "--lease", "2", "--session-grace", "2", "--log-level", "info") as deployment:
+    async with deployed(children, tmp_path, *_WHOLE_JOURNAL) as deployment:
         async with client_of(deployment) as client:
             tasks = await run_chaos(deployment, client, task_type="recorded-digest", tasks=chaos_tasks // 5, kills=2, seed=seed)
+            await check_journal(deployment, tasks=tasks, kills=2)
         executions: dict[str, list[int]] = {}
         for line in deployment.recorded("executed"):
             executions.setdefault(str(line["task_id"]), []).append(int(str(line["fence"])))

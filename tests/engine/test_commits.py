@@ -94,7 +94,7 @@ def test_what_one_command_decides_is_cut_too_and_replays_to_the_same_state():
         assert appends.order == [f"ends-{number}" for number in range(20)]
         dates = {codec.decode(bench.data.journal[sequence]).date_ms for sequence in appends.sizes}
         assert dates == {now.date_ms}, "what was decided at one time has one date"
-        state, _created = (await recover(bench.store, codec)).states["default"]
+        state, _created = (await recover(bench.store, codec, await bench.store.claim())).states["default"]
         assert list(state.tasks) == list(bench.scheduler.state.tasks) == [f"stays-{number}" for number in range(20)]
 
     on_a_bench(story)

@@ -8,11 +8,11 @@ import pytest
 from coordinator.core.model import Capability, Settings, TaskState
 from coordinator.core.reports import acknowledge, finish
 from coordinator.core.sessions import Hello, hello, ready
-from coordinator.engine.intake import take_in, take_in_new
+from coordinator.engine.intake import Duplicate, take_in, take_in_new
 from coordinator.engine.records import RecordReader
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.watches import Page, Watch
-from coordinator.errors import Unavailable
+from coordinator.errors import AlreadyExists, LimitReached, Unavailable
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
@@ -248,5 +248,21 @@ def test_records_that_need_several_answers_all_come():
         await bench.store.append(sequence=claim.sequence + 1, commit_nonce="n", blob=b"", ended=ended)
         records = await RecordReader(store=bench.store).get("default", [*(f"task-{i}" for i in range(5)), "none"])
         assert [record is None or len(record) for record in records] == [MAX_READ_BYTES // 2] * 5 + [True]
+
+    on_a_bench(story)
+
+
+def test_a_full_store_takes_nothing_new_and_all_else_goes_on():
+    async def story(bench):
+        task = bench.submit("task")
+        bench.shard.room.seen(used_bytes=90, limit_bytes=100, free_disk_bytes=None, reserve_bytes=0)
+        specs = [spec_of("new"), spec_of("task"), spec_of("task", payload=b"other")]
+        refused, known, conflict = [verdict for _, verdict in take_in_new(bench.shard, bench.namespace, specs, None)]
+        assert isinstance(refused, LimitReached)
+        assert isinstance(known, Duplicate)
+        assert isinstance(conflict, AlreadyExists)
+        bench.finish(task)
+        await bench.shard.durable_write()
+        assert not bench.scheduler.state.tasks
 
     on_a_bench(story)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,12 @@ def test_a_document_that_no_task_can_carry_is_left_out_and_named(tmp_path: Path)
 def test_bytes_that_are_no_text_are_read_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 text")
     assert find_documents(tmp_path).documents == [Document("a.txt", "caf\N{REPLACEMENT CHARACTER} text")]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_file_name_that_is_not_utf8_is_mended(tmp_path):
+    (tmp_path / "caf\udce9.txt").write_text("text", encoding="utf-8")
+    assert find_documents(tmp_path).documents == [Document("caf\N{REPLACEMENT CHARACTER}.txt", "text")]
 
 
 def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:

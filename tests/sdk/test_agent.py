@@ -236,3 +236,10 @@ def test_default_names_differ():
     with ThreadPoolExecutor(4) as pool:
         names = list(pool.map(lambda _: Agent().name, range(100)))
     assert len(set(names)) == 100
+
+
+def test_a_name_that_no_message_can_hold_is_refused_at_once():
+    with pytest.raises(ValueError, match="UTF-8"):
+        Agent("caf\udce9")
+    with pytest.raises(ValueError, match="UTF-8"):
+        Agent("tester").handler("caf\udce9")(lambda ctx: None)

@@ -68,6 +68,80 @@ async def test_what_handlers_raise_arrives_as_a_failure(coordinator, agent, erro
         assert (failure.retry_after.seconds if failure.HasField("retry_after") else None) == retry_after_s
 
 
+class OutsideException(BaseException):
+    """As pytest.fail() and other libraries' ways to end things."""
+
+
+@pytest.mark.parametrize("task_type", ["work", "plain"])
+@pytest.mark.parametrize(
+    "error, message, retry_after_s",
+    [
+        (OutsideException("out"), "out", None),
+        (OSError("no file caf\udce9.txt"), r"no file caf\udce9.txt", None),
+        (RetryableError("header", retry_after_s="5"), "header", 5),
+        (RetryableError("a date", retry_after_s="Wed, 21 Oct 2026 07:28:00 GMT"), "a date", None),
+        (RetryableError("never", retry_after_s=float("inf")), "never", 365 * 86_400),
+        (RetryableError("nothing", retry_after_s=float("nan")), "nothing", None),
+    ],
+)
+async def test_no_error_silences_its_agent(coordinator, agent, error, message, retry_after_s, task_type):
+    @agent.handler("work")
+    async def work(ctx):
+        raise error
+
+    @agent.handler("plain")
+    def plain(ctx):
+        raise error
+
+    @agent.handler("next")
+    async def following(ctx):
+        return b"done"
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a", task_type))
+        failure = (await result_of(coordinator, "a")).failure
+        assert (failure.message, failure.non_retryable) == (message, False)
+        assert (failure.retry_after.seconds if failure.HasField("retry_after") else None) == retry_after_s
+        coordinator.assign(task("b", "next"))
+        assert (await result_of(coordinator, "b")).success.payload == b"done"
+
+
+@pytest.mark.parametrize(
+    "report, says",
+    [
+        (lambda ctx: ctx.report_usage(model="m", input_tokens=1.5, output_tokens=0), "integer"),
+        (lambda ctx: ctx.report_usage(model="m", input_tokens=0, output_tokens=2**70), "at most"),
+        (lambda ctx: ctx.emit(5), "bytes-like"),
+        (lambda ctx: ctx.checkpoint(5), "bytes-like"),
+    ],
+)
+async def test_a_report_that_is_none_fails_where_it_is_made(coordinator, agent, report, says):
+    @agent.handler("work")
+    async def work(ctx):
+        report(ctx)
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        assert says in (await result_of(coordinator, "a")).failure.message
+
+
+async def test_what_utf8_cannot_say_is_reported_as_escapes(coordinator, agent):
+    @agent.handler("work")
+    async def work(ctx):
+        ctx.progress(1, 2, "reading caf\udce9.txt")
+        ctx.report_usage(model="m\ud83d", input_tokens=1, output_tokens=1)
+        await asyncio.Event().wait()
+
+    def renewed():
+        return [each for renew in coordinator.renews for each in renew.attempts if each.usage]
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        await eventually(renewed, message="a renewal with usage")
+        assert renewed()[0].progress.message == r"reading caf\udce9.txt"
+        assert renewed()[0].usage[0].model == r"m\ud83d"
+
+
 async def test_exit_in_a_handler_fails_its_attempt_alone(coordinator, agent):
     @agent.handler("work")
     async def work(ctx):

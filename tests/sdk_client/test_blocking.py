@@ -1,6 +1,8 @@
 """The blocking client: single calls against grpcio-testing's channel, the rest against a scripted coordinator."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +194,34 @@ def test_closing_ends_every_wait_and_the_thread(coordinator: ServiceInThread) ->
         with pytest.raises(UnavailableError, match="closed"):
             call()
     assert not [thread for thread in threading.enumerate() if thread.name == "muster-client"]
+
+
+FORKED = """
+import os, sys
+from agent_node import BlockingClient
+
+client = BlockingClient(sys.argv[1])
+print(client.submit("echo", "parent").result(timeout_s=5).text(), flush=True)
+if child := os.fork():
+    os.waitpid(child, 0)
+    client.close()
+else:
+    try:
+        client.submit("echo", "child")
+    except RuntimeError as error:
+        print(error, flush=True)
+    client.close()
+    os._exit(0)
+"""
+
+
+def test_a_client_from_before_a_fork_says_so_instead_of_hanging(coordinator: ServiceInThread) -> None:
+    command = [sys.executable, "-c", FORKED, coordinator.address]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout.splitlines() == [
+        "parent",
+        "this client belongs to the process that this one was forked from: fork before the first client, or spawn",
+    ]
 
 
 def test_nobody_there_is_said_soon() -> None:

@@ -379,6 +379,16 @@ async def test_a_client_opens_at_its_first_use(address: str) -> None:
         await client.submit("t")
 
 
+async def test_a_client_belongs_to_the_event_loop_that_used_it_first(client: Client) -> None:
+    await client.submit("t")
+
+    def elsewhere() -> None:
+        asyncio.run(client.submit("t"))
+
+    with pytest.raises(RuntimeError, match="another event loop: give each its own, or use a BlockingClient"):
+        await asyncio.to_thread(elsewhere)
+
+
 async def test_a_wait_that_was_given_up_leaves_no_unread_error(
     address: str, service: FakeTaskService, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
 from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
@@ -39,16 +40,30 @@ class RemoteStore:
 
 
 class AuditedStore(MemoryShardStore):
-    """Tells the auditor when a shard changes hands."""
+    """Tells the auditor when a shard changes hands, and before entries of the journal go."""
 
     def __init__(self, *, auditor, **arguments):
         super().__init__(**arguments)
         self._auditor = auditor
 
     async def claim(self):
+        was_unfinished = self._shard.unfinished is not None
         claim = await super().claim()
         self._auditor.claimed(claim.epoch, self)
+        self._auditor.sim.count("snapshot cut short") if was_unfinished else None
+        self._auditor.sim.count("began at a snapshot") if claim.snapshot is not None else None
         return claim
+
+    def _finish(self, *arguments):
+        finished = super()._finish(*arguments)
+        self._auditor.sim.count("snapshot taken" if finished else "snapshot refused")
+        return finished
+
+    def _trim(self, limit):
+        self._auditor.catch_up()
+        trimmed = super()._trim(limit)
+        self._auditor.sim.count("journal trimmed") if trimmed else None
+        return trimmed
 
 
 class CountedSession(ClientSession):
@@ -82,6 +97,7 @@ class Coordinator:
             settings=sim.settings,
             clock=sim,
             entropy=Entropy(seed=sim.rng.getrandbits(32)),
+            snapshots=SnapshotSettings(min_journal_bytes=500, piece_bytes=100, tasks_per_step=2),
             default_here=True,
         )
         self._run = sim.loop.create_task(self.shard.run(asyncio.Event()), name=f"coordinator {number}")

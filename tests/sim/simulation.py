@@ -90,9 +90,11 @@ class Simulation:
     async def fault(self, call):
         """What the store does with a call."""
         await asyncio.sleep(self.rng.choice([0.0001, 0.0005, 0.001, 0.02 if self._is_chaos() else 0.001]))
+        if call is StoreCall.SNAPSHOT and self._is_chaos():  # much happens while one is taken
+            await asyncio.sleep(self.rng.choice([0.0, 0.1, 1.0]))
         if self.store_is_out:
             return Fault.BEFORE
-        if call is StoreCall.APPEND and self.rng.random() < self.answers_are_lost:
+        if call in (StoreCall.APPEND, StoreCall.SNAPSHOT, StoreCall.TRIM) and self.rng.random() < self.answers_are_lost:
             self.count("answer lost")
             return Fault.AFTER
         return Fault.NONE

@@ -1,6 +1,7 @@
 """A scheduler under a test's control: its clock, its agents, and a journal that it can be brought back from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from muster.v1 import common_pb2
@@ -28,10 +29,12 @@ from coordinator.core.reports import (
 )
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, ReconcileVerdict, hello, lost, ready
+from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
-from coordinator.journal.codec import decode, encode
+from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
+from coordinator.ports import SnapshotNamespace
 
 Offers = Iterable[str] | Mapping[str, Capability]
 
@@ -94,6 +97,8 @@ class CoreWorld:
         self.events: list[Event] = []  # all that were decided, in order
         self.effects: list[Effect] = []  # likewise
         self._sessions = 0
+        self.snapshot: tuple[int, list[bytes]] | None = None  # the last one that was finished: after which entry, and its pieces
+        self._walk: Walk | None = None
         self.scheduler = self._scheduler(State())
 
     # --- time, and the end of it ---
@@ -124,14 +129,49 @@ class CoreWorld:
             self.journal.append(encode(commit, self.settings.retry))
 
     def crash(self) -> None:
-        """The coordinator dies, and the next one takes over with what the journal says. No agent has a session."""
+        """The coordinator dies, and the next one takes over with what snapshot and journal say. No agent has a session."""
         self.epoch += 1
-        state = replay(self.journal)
+        self._walk = None
+        state = self.recovered()
         for task in list(state.ended.values()):
             state.settle(task)
         self.scheduler = self._scheduler(state)
-        self.scheduler.rebuild(self.now)
+        for _ in self.scheduler.rebuild(self.now):
+            pass
         self.commit()
+
+    def begin_snapshot(self, *, others: Sequence[SnapshotNamespace] = ()) -> None:
+        """A snapshot of the state as it is now, in place of one that is being taken; `others` are namespaces without tasks."""
+        if self._walk is not None:
+            self._walk.abandon()
+        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, self.scheduler.state.next_number)
+        self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
+        self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
+        self._snapshot_at = len(self.journal)
+
+    def go_on_with_snapshot(self, numbers: int) -> bool:
+        """Looks at so many numbers. Answers whether there are more; else the snapshot is the one to recover from."""
+        if self._walk is None or self._walk.step(numbers):
+            return self._walk is not None
+        self._walk = None
+        self._encoder.finish()
+        self.snapshot = self._snapshot_at, list(iter(self._encoder.take, None))
+        return False
+
+    def recovered(self) -> State:
+        """The state that the last snapshot and the journal behind it say."""
+        if self.snapshot is None:
+            return replay(self.journal)
+        sequence, pieces = self.snapshot
+        state, next_number = State(), 1
+        for piece in map(decode_snapshot, pieces):
+            assert piece.sequence == sequence
+            for namespace, tasks in piece.parts:
+                next_number = namespace.next_number
+                for task in tasks:
+                    restore(state, task)
+        restored(state, next_number)
+        return replay(self.journal[sequence:], state)
 
     def _scheduler(self, state: State) -> Scheduler:
         return Scheduler(settings=self.settings, epoch=self.epoch, jitter=lambda: self.jitter, state=state)
@@ -242,14 +282,14 @@ class CoreWorld:
         return self.task(task_id).fence if fence is None else fence
 
 
-def replay(journal: Iterable[bytes]) -> State:
-    """The state that a journal says."""
-    state = State()
+def replay(journal: Iterable[bytes], state: State | None = None) -> State:
+    """The state that a journal says, after the one that it goes on from."""
+    state = state or State()
     for blob in journal:
         commit = decode(blob)
         for _, event in commit.events:
-            assert not isinstance(event, NamespaceCreated)
-            evolve(state, event, commit.date_ms)
+            if not isinstance(event, NamespaceCreated):
+                evolve(state, event, commit.date_ms)
     return state
 
 

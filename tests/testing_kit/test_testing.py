@@ -6,6 +6,7 @@ import pytest
 
 from agent_node import Agent, Client, Context, NonRetryableError, RetryPolicy, TaskFailedError
 from agent_node.testing import local_coordinator, muster_in_process
+from tests.support.eventually import eventually
 
 
 def greeter() -> Agent:
@@ -47,4 +48,4 @@ async def test_nothing_is_left_behind():
     async with local_coordinator() as address, Client(address) as client:
         handle = await client.submit("nobody", want_result=False)
         assert (await client.explain(handle.task_id)).summary == "It waits because no connected agent offers nobody."
-    assert len(asyncio.all_tasks()) == before
+    await eventually(lambda: len(asyncio.all_tasks()) == before, message="the server's last call to end")

@@ -13,8 +13,9 @@ from agent_node.cli.invocation import DEFAULT_NAMESPACE, Invocation, command, us
 def build() -> typer.Typer:
     """The command group."""
     app = typer.Typer(help="Measure what a coordinator moves on this machine.", no_args_is_help=True)
-    app.callback()(_group)  # with a single command typer would otherwise drop the command's name
+    app.callback()(_group)
     command(app, "dispatch", loop_factory=loop_factory)(dispatch)
+    command(app, "depth", loop_factory=loop_factory)(depth)
     return app
 
 
@@ -67,3 +68,28 @@ async def dispatch(
     else:
         stdout_console().print(report.table())
     return ExitCode.OK if report.completed == report.submitted else ExitCode.NEGATIVE
+
+
+async def depth(
+    invocation: Invocation,
+    *,
+    tasks: Annotated[int, typer.Option("--tasks", min=1_000, help="Tasks to queue.")] = 100_000,
+    payload: Annotated[int, typer.Option("--payload", min=0, metavar="BYTES", help="Size of each task's payload.")] = 100,
+) -> ExitCode:
+    """Measure what many queued tasks cost: dispatch, memory, snapshots, and the way back after a crash.
+
+    Always starts a coordinator of its own, with its embedded store in a temporary directory, and kills it with -9 twice. Exits 1 when not
+    every queued task was there afterwards.
+    """
+    from agent_node.cli.bench.depth import measure_depth
+    from agent_node.cli.terminal import progress_bar, stdout_console
+
+    with progress_bar("starting", None) as bar:
+        report = await measure_depth(tasks=tasks, payload_bytes=payload, bar=bar)
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        print_record(report.record())
+    else:
+        stdout_console().print(report.table())
+    return ExitCode.OK if report.recovered == report.queued else ExitCode.NEGATIVE

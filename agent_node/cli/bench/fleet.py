@@ -86,24 +86,34 @@ async def running_coordinator(scratch: Path, *, profile: Path | None = None) -> 
 
     Raises CommandFailure when it doesn't serve within a minute.
     """
-    arguments = ["--data-dir", str(scratch / "data"), "--listen", "127.0.0.1:0"]
-    log = scratch / "coordinator.log"
     store_pids: tuple[int, ...] = ()
     try:
         async with Children() as children:
-            begin = time.perf_counter()
-            process = await children.start(
-                python_command("coordinator", arguments, profile=profile / "coordinator.pstats" if profile else None), log=log
-            )
-            address = await _wait_for_address(process, log)
-            start_s = time.perf_counter() - begin
-            store_pids = tuple(children_of(process.pid, process_table()))
-            yield CoordinatorProcess(address, process.pid, store_pids, start_s)
+            coordinator = await start_coordinator(children, scratch, log=scratch / "coordinator.log", profile=profile)
+            store_pids = coordinator.store_pids
+            yield coordinator
     finally:
-        _end_orphans(store_pids)
+        end_orphans(store_pids)
 
 
-def _end_orphans(pids: Sequence[int]) -> None:
+async def start_coordinator(
+    children: "Children", scratch: Path, *, log: Path, options: Sequence[str] = (), profile: Path | None = None
+) -> CoordinatorProcess:
+    """Starts a coordinator among `children` on the data in `scratch`, and returns when it serves.
+
+    Raises CommandFailure when it doesn't within a minute.
+    """
+    arguments = ["--data-dir", str(scratch / "data"), "--listen", "127.0.0.1:0", *options]
+    begin = time.perf_counter()
+    process = await children.start(
+        python_command("coordinator", arguments, profile=profile / "coordinator.pstats" if profile else None), log=log
+    )
+    address = await _wait_for_address(process, log)
+    start_s = time.perf_counter() - begin
+    return CoordinatorProcess(address, process.pid, tuple(children_of(process.pid, process_table())), start_s)
+
+
+def end_orphans(pids: Sequence[int]) -> None:
     """Ends the servers that a coordinator has left behind because it had to be killed."""
     table = process_table()
     for pid in pids:

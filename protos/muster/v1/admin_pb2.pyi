@@ -366,6 +366,7 @@ class GetCoordinatorResponse(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
+    WORST_LOOP_STALL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Its version."""
     instance_id: _builtins.str
@@ -382,6 +383,12 @@ class GetCoordinatorResponse(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
 
+    @_builtins.property
+    def worst_loop_stall(self) -> _duration_pb2.Duration:
+        """How long the coordinator's event loop, for which every answer waits, stood still at worst since this was last asked, or since the
+        start. Measured up to 10 ms too short.
+        """
+
     def __init__(
         self,
         *,
@@ -392,10 +399,11 @@ class GetCoordinatorResponse(_message.Message):
         shards: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         store_available: _builtins.bool = ...,
+        worst_loop_stall: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

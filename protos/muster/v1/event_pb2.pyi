@@ -564,6 +564,254 @@ class ChunkStored(_message.Message):
 Global___ChunkStored: _TypeAlias = ChunkStored  # noqa: Y015
 
 @_typing.final
+class SnapshotChunk(_message.Message):
+    """A piece of a snapshot: some of the tasks that were live right after one journal entry. All pieces together have all of them, once each,
+    in no particular order; replay goes on with the entry after it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_VERSION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    DATE_MS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    format_version: _builtins.int
+    """The format's version: 1."""
+    sequence: _builtins.int
+    """The journal entry after which it was so."""
+    date_ms: _builtins.int
+    """When that entry was decided."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotPart]:
+        """Tasks by namespace. Every namespace has a part in the first piece, if only an empty one."""
+
+    def __init__(
+        self,
+        *,
+        format_version: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        date_ms: _builtins.int = ...,
+        parts: _abc.Iterable[Global___SnapshotPart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date_ms", b"date_ms", "format_version", b"format_version", "parts", b"parts", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
+
+@_typing.final
+class SnapshotPart(_message.Message):
+    """Live tasks of one namespace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    NEXT_NUMBER_FIELD_NUMBER: _builtins.int
+    RETRY_POLICIES_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    create_ms: _builtins.int
+    """When it was created."""
+    next_number: _builtins.int
+    """The number that its next task gets."""
+    @_builtins.property
+    def retry_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
+        """The retry policies that tasks of this part follow, with all defaults filled in: tasks name them by their place here."""
+
+    @_builtins.property
+    def queued(self) -> Global___QueuedTasks:
+        """Tasks to which nothing has happened yet since they were accepted."""
+
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveTask]:
+        """All others."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        create_ms: _builtins.int = ...,
+        next_number: _builtins.int = ...,
+        retry_policies: _abc.Iterable[Global___TaskDefaults] | None = ...,
+        queued: Global___QueuedTasks | None = ...,
+        tasks: _abc.Iterable[Global___LiveTask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotPart: _TypeAlias = SnapshotPart  # noqa: Y015
+
+@_typing.final
+class QueuedTasks(_message.Message):
+    """Tasks that were accepted, and nothing else. Columns of equal length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers."""
+
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a serialized TaskSpec, as it came."""
+
+    @_builtins.property
+    def create_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each was accepted."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Each one's retry policy, as a place in retry_policies."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        requests: _abc.Iterable[_builtins.bytes] | None = ...,
+        create_ms: _abc.Iterable[_builtins.int] | None = ...,
+        policies: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "numbers", b"numbers", "policies", b"policies", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueuedTasks: _TypeAlias = QueuedTasks  # noqa: Y015
+
+@_typing.final
+class LiveTask(_message.Message):
+    """A live task: everything that its events have made of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    RETRY_COUNT_FIELD_NUMBER: _builtins.int
+    CRASH_COUNT_FIELD_NUMBER: _builtins.int
+    UNDELIVERED_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    CHANGE_MS_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    READY_AT_MS_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    CHUNK_END_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number."""
+    request: _builtins.bytes
+    """The task as it was submitted: a serialized TaskSpec."""
+    policy: _builtins.int
+    """Its retry policy, as a place in retry_policies."""
+    state: _common_pb2.TaskState.ValueType
+    """PENDING, RUNNING or RETRYING."""
+    place: _builtins.int
+    """Its place among its equals."""
+    run: _builtins.int
+    """Its run."""
+    attempt: _builtins.int
+    """Attempts begun in this run."""
+    fence: _builtins.int
+    """The last fence issued for it."""
+    agent_name: _builtins.str
+    """The agent of the present or the last attempt."""
+    acknowledged: _builtins.bool
+    """Whether the present attempt's assignment has arrived."""
+    retry_count: _builtins.int
+    """Retries used."""
+    crash_count: _builtins.int
+    """Lost leases."""
+    undelivered_count: _builtins.int
+    """Assignments never acknowledged."""
+    create_ms: _builtins.int
+    """When it was accepted."""
+    change_ms: _builtins.int
+    """When it changed last."""
+    start_ms: _builtins.int
+    """When its last attempt was assigned; 0 if it never was."""
+    ready_at_ms: _builtins.int
+    """When it may be tried again."""
+    cancel_reason: _builtins.str
+    """Set: a cancel was recorded, for this reason."""
+    checkpoint: _builtins.bytes
+    """The last resume point."""
+    chunks: _builtins.bytes
+    """Partial output of the present or the last attempt."""
+    chunk_end: _builtins.int
+    """Bytes of output that the attempt has emitted, held or not."""
+    result_fence: _builtins.int
+    """The fence of the last result that was taken without ending it: of an attempt that failed or was given back. 0 when none was."""
+    @_builtins.property
+    def last_failure(self) -> _common_pb2.Failure:
+        """What went wrong in the last attempt that failed."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
+        """What its attempts have consumed."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        request: _builtins.bytes = ...,
+        policy: _builtins.int = ...,
+        state: _common_pb2.TaskState.ValueType = ...,
+        place: _builtins.int = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        fence: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        acknowledged: _builtins.bool = ...,
+        retry_count: _builtins.int = ...,
+        crash_count: _builtins.int = ...,
+        undelivered_count: _builtins.int = ...,
+        create_ms: _builtins.int = ...,
+        change_ms: _builtins.int = ...,
+        start_ms: _builtins.int = ...,
+        ready_at_ms: _builtins.int = ...,
+        last_failure: _common_pb2.Failure | None = ...,
+        cancel_reason: _builtins.str | None = ...,
+        checkpoint: _builtins.bytes = ...,
+        chunks: _builtins.bytes = ...,
+        chunk_end: _builtins.int = ...,
+        usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
+        result_fence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "cancel_reason", b"cancel_reason", "last_failure", b"last_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cancel_reason: _TypeAlias = _typing.Literal["cancel_reason"]  # noqa: Y015
+    _WhichOneofArgType__cancel_reason: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cancel_reason) -> _WhichOneofReturnType__cancel_reason | None: ...
+
+Global___LiveTask: _TypeAlias = LiveTask  # noqa: Y015
+
+@_typing.final
 class TaskRecord(_message.Message):
     """What stays of a task that has ended, under a key of its own."""
 
@@ -590,8 +838,9 @@ class TaskRecord(_message.Message):
     OUTCOME_DROPPED_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
-    """The task as it was submitted: a serialized TaskSpec."""
+    """The task as it was submitted: a serialized TaskSpec. Without its payload once results were dropped under pressure."""
     outcome: _builtins.bytes
     """How it ended: a serialized Outcome. Empty once results were dropped under pressure."""
     state: _common_pb2.TaskState.ValueType
@@ -628,6 +877,10 @@ class TaskRecord(_message.Message):
     """True: the outcome was dropped to make room."""
     result_fence: _builtins.int
     """The fence of the attempt whose result was accepted; 0 when none was."""
+    request_digest: _builtins.bytes
+    """Set when the outcome was dropped, and the payload of the request with it: SHA-256 of the request, serialized deterministically and without
+    its trace context, to know the same task by.
+    """
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
         """What all its attempts consumed."""
@@ -660,10 +913,11 @@ class TaskRecord(_message.Message):
         outcome_dropped: _builtins.bool = ...,
         last_failure: _common_pb2.Failure | None = ...,
         result_fence: _builtins.int = ...,
+        request_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,7 @@ async def test_a_coordinator_says_what_it_is(muster):
     assert facts.version
     assert facts.instance_id
     assert facts.HasField("start_time")
+    assert 0 <= facts.worst_loop_stall.ToSeconds() < 10
     muster.faults.appends = Fault.BEFORE
     writing = asyncio.ensure_future(muster.submit("a"))
     await eventually(lambda: muster.shard.outage_since_s is not None, message="the outage")

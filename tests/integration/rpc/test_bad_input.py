@@ -41,6 +41,16 @@ async def test_unknown_namespaces_are_named(muster, namespace):
         assert namespace.strip()[:20] in refused.message
 
 
+async def test_two_namespaces_are_one_too_many(muster):
+    metadata = (("muster-namespace", "default"), ("muster-namespace", "other"))
+    for call in (
+        muster.tasks.GetTask(task_pb2.GetTaskRequest(task_id="a"), metadata=metadata),
+        muster.tasks.Session(metadata=metadata),
+        muster.agents.Connect(metadata=metadata),
+    ):
+        assert_invalid(await refusal(call), "muster-namespace")
+
+
 @pytest.mark.parametrize("name", ["", "Default", "1st", "a b", "x" * 64, "x" * 100_000, "ä", "a\n", "a" + "\0"])
 async def test_a_namespaces_name_is_checked(muster, name):
     assert_invalid(await refusal(muster.admin.CreateNamespace(admin_pb2.CreateNamespaceRequest(name=name))), "name")
@@ -67,6 +77,9 @@ BAD_TASKS = [
     ("run_timeout", {"run_timeout": Duration(nanos=-1)}),
     ("run_timeout", {"run_timeout": Duration()}),
     ("run_timeout", {"run_timeout": Duration(seconds=2**63 - 1)}),
+    ("run_timeout", {"run_timeout": Duration(nanos=2_000_000_000)}),
+    ("run_timeout", {"run_timeout": Duration(seconds=1, nanos=-1)}),
+    ("progress_timeout", {"progress_timeout": Duration(seconds=-1, nanos=999_999_999)}),
     ("progress_timeout", {"progress_timeout": Duration(seconds=-(2**63))}),
     ("progress_timeout", {"progress_timeout": Duration()}),
     ("retry_policy.initial_backoff", {"retry_policy": common_pb2.RetryPolicy(initial_backoff=Duration(seconds=-1))}),

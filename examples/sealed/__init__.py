@@ -1,0 +1,1 @@
+"""Payloads that the coordinator can't read."""
