@@ -45,6 +45,7 @@ def check(scheduler: Scheduler) -> None:
         _hold(bool(agent.session) == connected, f"{agent} has a session and isn't connected, or the reverse")
         _hold((load.by_session.get(agent.session) is agent) == connected, f"{agent} isn't filed under its session")
         _hold((agent.group is not None) == connected, f"{agent} is in a class and isn't connected, or the reverse")
+        _hold(not agent.reserved or agent in scheduler.reserved.values(), f"{agent} is kept for {agent.reserved} slots, and nobody knows")
         slots = [attempt.task.spec.scheduling.slots for attempt in agent.running.values()]
         _hold(agent.busy == sum(slots), f"{agent} runs {slots}")
         for task_type, number in agent.counts.items():
