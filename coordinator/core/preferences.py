@@ -2,7 +2,8 @@
 
 A task that takes several slots waits until one agent has as many free at once. Light tasks behind it may take slots meanwhile, as they
 come, which could go on for ever. So once the head of such a lane has become CRITICAL, by ageing or as it was submitted, and nothing goes
-before it, one agent is kept for the lane: it finishes what it runs and takes nothing that needs fewer slots, until it has got such a task. Without ageing only what is submitted as CRITICAL is looked after so.
+before it, one agent is kept for the lane: it finishes what it runs and takes nothing that needs fewer slots, until it has got such a task.
+Without ageing only what is submitted as CRITICAL is looked after so.
 """
 
 from collections.abc import Sequence
