@@ -166,6 +166,7 @@ class Client(FleetCalls):
                     retry=retry,
                     run_timeout_s=run_timeout_s,
                     progress_timeout_s=progress_timeout_s,
+                    scheduling=scheduling,
                     parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
                     traceparent=traceparent,
                     want_result=want_result,
