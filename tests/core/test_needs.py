@@ -171,6 +171,19 @@ def test_meanwhile_the_other_agents_go_on(world):
     assert world.running("kept") == ["heavy"]
 
 
+def test_what_goes_before_the_heavy_task_is_not_held_up(world):
+    world.join("agent", capacity=2)
+    for number in range(2):
+        world.submit(f"light{number}", priority=1)
+    world.submit("older", priority=4)
+    world.submit("heavy", slots=2, priority=4)
+    world.finish("agent", "light0")
+    assert world.running("agent") == ["light1", "older"]
+    assert world.agent("agent").reserved == 0
+    world.finish("agent", "light1")
+    assert world.agent("agent").reserved == 2, "now it is next"
+
+
 def test_an_agent_is_let_go_when_what_it_was_kept_for_is_gone(world):
     world.join("agent", capacity=2)
     for number in range(4):
