@@ -5,7 +5,7 @@ import pytest
 from coordinator.core import ticks
 from coordinator.core.explain import explain
 from coordinator.core.model import Settings
-from tests.support.core_world import FAILED, CoreWorld
+from tests.support.core_world import FAILED, GIVEN_BACK, CoreWorld
 from tests.support.oracle import AGE_SLOT_MS
 
 PERIOD_S = 60.0
@@ -134,3 +134,33 @@ def test_an_explanation_says_how_urgent_it_has_become(world):
     world.submit("task", priority=1)
     world.advance(PERIOD_S + 1)
     assert "it counts as NORMAL" in explain(world.scheduler, world.task("task")).summary
+    world.advance(10 * PERIOD_S)
+    assert "it counts as CRITICAL" in explain(world.scheduler, world.task("task")).summary
+
+
+def test_an_aged_task_goes_before_what_has_long_waited_in_its_lane_with_a_higher_priority():
+    world = CoreWorld(settings=Settings(ageing_period_s=PERIOD_S, lease_s=1e9, ack_timeout_s=1e9))
+    world.join("agent", capacity=1)
+    world.submit("running")
+    world.submit("low", priority=1)
+    world.advance(PERIOD_S)
+    for number in range(5):
+        world.submit(f"high{number}", priority=3)
+    world.finish("agent", "running")
+    world.advance(PERIOD_S - 1)
+    world.advance(2)
+    world.finish("agent", "high0")
+    world.advance(3 * PERIOD_S)
+    world.finish("agent", world.running("agent")[0])
+    assert world.running("agent") == ["low"], "all are CRITICAL, and it is the oldest"
+
+
+def test_a_returned_task_that_is_older_leads_its_lane_again():
+    world = CoreWorld(settings=Settings(ageing_period_s=PERIOD_S, lease_s=1e9, ack_timeout_s=1e9))
+    world.join("agent", capacity=1)
+    world.submit("first")
+    world.submit("low", priority=1)
+    world.advance(PERIOD_S + 1)
+    world.submit("third")
+    world.finish("agent", "first", GIVEN_BACK)
+    assert world.running("agent") == ["first"]

@@ -98,6 +98,18 @@ def test_a_key_saves_nothing_up_while_it_is_idle():
     assert abs(had["late"] - had["busy"]) <= 2
 
 
+def test_a_key_that_comes_back_goes_behind_one_that_came_before_it():
+    world = world_of()
+    backlog(world, "a", 1)
+    backlog(world, "b", 6)
+    world.join("agent", capacity=1)
+    serve(world, 3)
+    world.submit("c-0", fairness_key="c")
+    world.submit("a-later", fairness_key="a")
+    world.finish("agent", world.running("agent")[0])
+    assert world.running("agent") == ["c-0"]
+
+
 def test_nor_in_a_lane_that_was_empty():
     world = world_of()
     backlog(world, "a", 200, task_type="t1")
