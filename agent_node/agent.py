@@ -21,7 +21,7 @@ from agent_node.context import Context
 from agent_node.handler import Handler, Isolation, Middleware
 from agent_node.handler_clients import ClientOptions
 from agent_node.handoff import Mailbox
-from agent_node.held import Identity
+from agent_node.held import Capability, Identity
 from agent_node.instructions import SetLimits, Start, StopHandler
 from agent_node.loop_lag import LoopLagProbe
 from agent_node.payloads import Payloads
@@ -74,7 +74,7 @@ class Agent:
         address: the coordinator's `host:port`.
         namespace: an existing namespace; `serve` raises NotFoundError for another.
         capacity: how many tasks it runs at a time, 1 to 10,000; default 10.
-        labels: free-form facts, at most 32, keys and values of 1 to 128 characters; shown by `muster agents`.
+        labels: facts that tasks can ask for (`Scheduling.selectors`), at most 32, keys and values of 1 to 128 characters.
         drain_deadline_s: once it leaves, seconds that handlers may go on before they are cancelled and their tasks given back; default 30.
         payloads: what payloads went through before they travelled, and what results, and what handlers submit, go through; None is nothing.
         middleware: around every handler, in the event loop, the first outermost; see `Middleware`.
@@ -124,7 +124,7 @@ class Agent:
         return list(self._handlers)
 
     def handler(
-        self, task_type: str, *, isolation: Literal["thread", "process"] | None = None
+        self, task_type: str, *, isolation: Literal["thread", "process"] | None = None, max_concurrent: int = 0, version: int = 0
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """Decorates the handler of a task type: a function of a Context, or of a Context and a payload.
 
@@ -141,6 +141,8 @@ class Agent:
         Args:
             task_type: what clients submit, 1 to 128 characters.
             isolation: None for the event loop or a thread, by the function's kind; "thread" or "process" to say so.
+            max_concurrent: how many of this type it runs at a time, within its capacity; 0 is no limit of its own.
+            version: a number that grows when tasks may need the newer handler, which they ask for as `min_version`; 0 is none.
 
         Raises:
             ValueError: the type has a handler, or isn't 1 to 128 characters; the isolation doesn't suit the function; or its payload's type
@@ -149,12 +151,14 @@ class Agent:
         _check_name("a task type", task_type)
         if task_type in self._handlers:
             raise ValueError(f"{task_type!r} has a handler already")
+        if min(max_concurrent, version) < 0:
+            raise ValueError(f"max_concurrent and version of {task_type!r} can't be negative")
 
         def register(function: HandlerFunction) -> HandlerFunction:
             where = _isolation(function, isolation)
             payload_type(function)
             called = function if where is Isolation.PROCESS else with_payload(function)
-            self._handlers[task_type] = Handler(task_type, called, where)
+            self._handlers[task_type] = Handler(task_type, called, where, max_concurrent, version)
             return function
 
         return register
@@ -256,7 +260,7 @@ class _Serving:
         identity = Identity(
             agent_name=settings.name,
             session_nonce=ids.new_task_id(),
-            task_types=list(handlers),
+            capabilities=[Capability(each.task_type, each.max_concurrent, each.version) for each in handlers.values()],
             labels=settings.labels,
             capacity=settings.capacity,
             sdk=SDK,

@@ -16,8 +16,8 @@ def fill_hello(hello: Hello, identity: Identity, held: Mapping[AttemptKey, Held]
     """Who the agent is, and what it holds."""
     hello.agent_name = identity.agent_name
     hello.session_nonce = identity.session_nonce
-    for task_type in identity.task_types:
-        hello.capabilities.add(task_type=task_type)
+    for one in identity.capabilities:
+        hello.capabilities.add(task_type=one.task_type, max_concurrent=one.max_concurrent, version=one.version)
     hello.labels.update(identity.labels)
     hello.max_concurrent_tasks = identity.capacity
     for task_id, fence in held:

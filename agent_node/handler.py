@@ -29,3 +29,5 @@ class Handler:
     task_type: str
     function: Callable[..., Any]
     isolation: Isolation
+    max_concurrent: int = 0  # of its type, at a time; 0 is no limit of its own
+    version: int = 0

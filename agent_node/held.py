@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from muster.v1.agent_pb2 import Assignment, ResultVerdict
 
@@ -23,13 +24,21 @@ from agent_node.attempt import (
 )
 
 
+class Capability(NamedTuple):
+    """A task type that an agent can run; see `Agent.handler`."""
+
+    task_type: str
+    max_concurrent: int = 0
+    version: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What an agent says of itself in Hello."""
 
     agent_name: str
     session_nonce: str
-    task_types: Sequence[str]
+    capabilities: Sequence[Capability]
     labels: Mapping[str, str]
     capacity: int
     sdk: str

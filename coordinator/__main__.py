@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from coordinator.core.model import Settings as CoreSettings
     from coordinator.settings import CoordinatorSettings
 
 EXIT_FAILED = 1
@@ -17,6 +18,7 @@ EXIT_USAGE = 2
 MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill it
 MAX_SHARDS = 1024  # each has up to three connections to the store, and a tick a second
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
+MAX_PERIOD_S = 366 * 24 * 3600
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -62,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-live-tasks", type=int, metavar="N", help="refuse submits beyond this many live tasks (default 2000000)")
     parser.add_argument(
         "--max-live-bytes", type=int, metavar="N", help="refuse submits beyond this many bytes of live tasks (default 2147483648)"
+    )
+    parser.add_argument(
+        "--ageing-period", type=float, metavar="S", help="a ready task gets one priority more for each S seconds; 0 is off (default 60)"
+    )
+    parser.add_argument(
+        "--share-by", choices=("tasks", "cost", "seconds"), help="what fairness keys share: tasks, their costs, or run time (default cost)"
+    )
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="KEY=N", help="a fairness key's share beside the others' 1; may be repeated"
     )
     parser.add_argument(
         "--snapshot-after",
@@ -115,6 +126,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         "max_live_bytes": options.max_live_bytes,
     }
     core = replace(CoreSettings(), **{name: value for name, value in given.items() if value is not None})
+    core = _order(core, options)
     snapshots = SnapshotSettings() if options.snapshot_after is None else SnapshotSettings(min_journal_bytes=options.snapshot_after)
     return CoordinatorSettings(
         listen=options.listen,
@@ -127,6 +139,30 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         core=core,
         snapshots=snapshots,
     )
+
+
+def _order(core: CoreSettings, options: argparse.Namespace) -> CoreSettings:
+    """The settings of the order in which tasks are taken. Raises ValueError with a sentence."""
+    from dataclasses import replace
+
+    from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, ShareBy
+
+    if options.ageing_period is not None:
+        if not 0 <= options.ageing_period <= MAX_PERIOD_S or 0 < options.ageing_period < 1:
+            raise ValueError(f"--ageing-period {options.ageing_period:g} makes no sense: give 1 or more seconds, or 0 for no ageing")
+        core = replace(core, ageing_period_s=options.ageing_period)
+    if options.share_by is not None:
+        core = replace(core, share_by=ShareBy[options.share_by.upper()])
+    weights: dict[str, float] = {}
+    for text in options.weight:
+        key, equals, number = text.rpartition("=")
+        try:
+            weights[key] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals or not MIN_WEIGHT <= weights[key] <= MAX_WEIGHT:
+            raise ValueError(f"--weight {text} is no weight: give KEY=N with N from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}")
+    return replace(core, weights=weights)
 
 
 def _is_loopback(host: str) -> bool:

@@ -14,6 +14,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, event_pb2
 
+from coordinator.checks import MAX_ID_CHARS, check_name
+from coordinator.convert_scheduling import reported_cost, scheduling_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
@@ -29,7 +31,6 @@ from coordinator.core.model import (
 from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
 from coordinator.errors import InvalidRequest
 
-MAX_ID_CHARS = 128
 MAX_FAILURE_MESSAGE = 4096
 MAX_STACK_TRACE = 16384
 MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
@@ -46,17 +47,6 @@ class Bounds:
 
     max_payload_bytes: int = 1024 * 1024
     max_checkpoint_bytes: int = 256 * 1024
-
-
-def check_name(text: str, field: str) -> str:
-    """An id, a type or a name: 1 to 128 printable characters."""
-    if 0 < len(text) <= MAX_ID_CHARS and text.isprintable():
-        return text
-    if not text:
-        raise InvalidRequest(f"{field} is empty: give it 1 to {MAX_ID_CHARS} characters", field=field)
-    if len(text) > MAX_ID_CHARS:
-        raise InvalidRequest(f"{field} has {len(text)} characters: at most {MAX_ID_CHARS} are allowed", field=field)
-    raise InvalidRequest(f"{field} has characters that can't be printed: leave them out", field=field)
 
 
 def seconds(duration: Duration, field: str) -> float:
@@ -133,6 +123,7 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
         _timeout_in(message.run_timeout, "run_timeout") if message.HasField("run_timeout") else None,
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
+        *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
     )
 
 
@@ -290,6 +281,7 @@ def result_in(outcome: common_pb2.Outcome, bounds: Bounds) -> Result:
         InvalidRequest: no outcome is set, or the payload is over the limit.
     """
     usage = usage_in(outcome.usage) if outcome.usage else ()
+    cost = reported_cost(outcome.cost) if outcome.cost else 0.0
     if outcome.HasField("success"):
         size = len(outcome.success.payload)
         if size > bounds.max_payload_bytes:
@@ -305,12 +297,12 @@ def result_in(outcome: common_pb2.Outcome, bounds: Bounds) -> Result:
                 field="outcome",
                 reason="OUTCOME_TOO_LARGE",
             )
-        return Success(blob, usage)
+        return Success(blob, usage, cost)
     match outcome.WhichOneof("result"):
         case "failure":
-            return Failed(failure_in(outcome.failure), usage)
+            return Failed(failure_in(outcome.failure), usage, cost)
         case "cancelled":
-            return Stopped(outcome.cancelled.reason[:MAX_FAILURE_MESSAGE], usage)
+            return Stopped(outcome.cancelled.reason[:MAX_FAILURE_MESSAGE], usage, cost)
         case "returned":
             return GivenBack(outcome.returned.reason[:MAX_FAILURE_MESSAGE])
         case _:

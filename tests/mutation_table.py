@@ -43,20 +43,59 @@ MUTATIONS = [
         "if self.status is not AgentStatus.CONNECTED:",
         "if self.status is AgentStatus.DISCONNECTED:",
     ),
-    Mutation("capability", CORE + "load_map.py", "return self._capable.get(task_type, [])", "return list(self._classes.values())"),
+    Mutation(
+        "capability", CORE + "load_map.py", "capability is None or capability.version < needs.min_version", "capability is None and False"
+    ),
+    Mutation("a version that is needed", CORE + "load_map.py", " or capability.version < needs.min_version", ""),
+    Mutation("selectors", CORE + "load_map.py", "return all(each.matches(self.labels) for each in needs.selectors)", "return True"),
+    Mutation("an agent's labels make its class", CORE + "load_map.py", ", tuple(sorted(agent.labels.items())))", ", ())"),
+    Mutation(
+        "an agent's limit for a type",
+        CORE + "load_map.py",
+        'needs.task_type if self.capabilities[needs.task_type].max_concurrent else ""',
+        '""',
+    ),
+    Mutation("a limit counts what ends", CORE + "load_map.py", "self.counts[spec.task_type] -= 1", "pass"),
+    Mutation(
+        "a limit counts what ran before", CORE + "load_map.py", "                self.counts[task_type] += 1\n", "                pass\n"
+    ),
+    Mutation("slots", CORE + "load_map.py", "agent.free_slots() >= self.slots >= agent.reserved", "agent.free_slots() > 0"),
+    Mutation(
+        "an agent is kept for a heavy task", CORE + "load_map.py", "plain = self.is_plain and not agent.reserved", "plain = self.is_plain"
+    ),
+    Mutation(
+        "heavy tasks get an agent",
+        CORE + "placement.py",
+        "                    scheduler.reserved.setdefault(item, None)\n",
+        "                    pass\n",
+    ),
+    Mutation("a kept agent is let go by its task", CORE + "placement.py", "        let_go(scheduler, agent)\n", "        pass\n"),
+    Mutation(
+        "a kept agent is let go when it isn't needed",
+        CORE + "preferences.py",
+        "            let_go(scheduler, kept)\n",
+        "            pass\n",
+    ),
+    Mutation("only what is CRITICAL gets an agent", CORE + "preferences.py", "rank[0] == -Priority.CRITICAL", "True"),
+    Mutation("only what is next gets an agent", CORE + "preferences.py", "rank < (rival.rank() or rank)", "True"),
     Mutation("a lost agent leaves its class", CORE + "sessions.py", "    scheduler.load.leave(agent)\n    if not", "    if not"),
     # Order: G4.
     Mutation("a rival lane goes first", CORE + "placement.py", "if rank > rival:", "if False:"),
-    Mutation("the least loaded", CORE + "load_map.py", "load = len(agent.running) * LOAD_STEPS // agent.capacity if", "load = 0 if"),
+    Mutation("the least loaded", CORE + "load_map.py", "load = agent.busy * LOAD_STEPS // agent.capacity if", "load = 0 if"),
     Mutation(
         "the longest idle over all classes",
         CORE + "load_map.py",
-        "else (agent.load, agent.idle_rank)",
-        "else (agent.load, 0)",
+        "else self._places[agent]",
+        "else (self._places[agent][0], 0)",
     ),
-    Mutation("a returned task takes its place again", CORE + "ready_queue.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
-    Mutation("a new head is not concealed", CORE + "ready_queue.py", " or (bool(returned) and self.head() is task)", ""),
-    Mutation("nor by one that has ended", CORE + "ready_queue.py", "return self.head() is task  #", "return returned[0][1] is task  #"),
+    Mutation("a returned task takes its place again", CORE + "fifo.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
+    Mutation(
+        "a new head is not concealed",
+        CORE + "fifo.py",
+        "if self.live > 1 and (not returned or self._head() is not task):",
+        "if self.live > 1:",
+    ),
+    Mutation("nor by one that has ended", CORE + "fifo.py", "if self._head() is not task:  #", "if returned[0][1] is not task:  #"),
     Mutation("a better head is told to classes", CORE + "scheduler.py", "            lane.improved()\n", "            pass\n"),
     Mutation("every class that has looked is told", CORE + "lazy_heap.py", "for heap in watchers:", "for heap in list(watchers)[:1]:"),
     Mutation(
@@ -71,22 +110,24 @@ MUTATIONS = [
         "        self.put(item, FIRST)\n",
         "        self.put(item, self._bounds.get(item, FIRST))\n",
     ),
-    Mutation("a better head is placed", CORE + "scheduler.py", "            self.awake[lane] = None\n", "            pass\n"),
-    Mutation("a freed slot wakes its class", CORE + "scheduler.py", "            self.awake[group] = None\n", "            pass\n"),
+    Mutation("a better head is placed", CORE + "scheduler.py", "        self.awake[lane] = None\n", "        pass\n"),
+    Mutation("a freed slot wakes its class", CORE + "scheduler.py", "                self.awake[room] = None\n", "                pass\n"),
     Mutation(
         "a freed slot is told to lanes",
         CORE + "scheduler.py",
-        "            group.improved()\n            self.awake",
-        "            self.awake",
+        "                    room.improved()\n                self.awake",
+        "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "    group.lanes.tell(lane)\n", "    pass\n"),
-    Mutation("a new class is known to lanes", CORE + "load_map.py", "    lane.takers.tell(group)\n", "    pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "        room.lanes.tell(lane)\n", "        pass\n"),
+    Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
+    Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
+    Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
     Mutation("what a class nominated is put back", CORE + "placement.py", "        turns.put_back()\n", "        pass\n"),
     Mutation(
         "a class asks on until its lanes can't be next",
         CORE + "placement.py",
-        "            nominators.append(group)\n        self.ask(group)\n",
-        "            nominators.append(group)\n",
+        "        self.ask(room, room.lanes.found)",
+        "        pass",
     ),
     Mutation("a cancelled task leaves the queue", CORE + "submits.py", "            scheduler.ready.forget(task)\n", "            pass\n"),
     Mutation(
@@ -95,7 +136,74 @@ MUTATIONS = [
         "scheduler.backoffs.pop(task.number, None)",
         "scheduler.backoffs.get(task.number)",
     ),
-    Mutation("cancelled tasks are skipped", CORE + "ready_queue.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    # Ageing and shares: G4.
+    Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.created_ms) // self.period_ms", "steps = 0"),
+    Mutation(
+        "at most CRITICAL",
+        CORE + "fifo.py",
+        "min(task.spec.priority + max(steps, 0), Priority.CRITICAL)",
+        "task.spec.priority + max(steps, 0)",
+    ),
+    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.lane)\n", "            pass\n"),
+    Mutation("an aged queue is told to its lane", CORE + "ticks.py", "            fifo.improved()\n", "            pass\n"),
+    Mutation("the timer is armed", CORE + "fifo.py", "ages.wheel.arm(self, due_ms)", "pass"),
+    Mutation(
+        "the timer is armed for a younger head",
+        CORE + "fifo.py",
+        "if not self.due_slot or due_ms < self._armed_ms:",
+        "if not self.due_slot:",
+    ),
+    Mutation("a younger head is rated anew", CORE + "fifo.py", "head is not self.top and self.level != self.priority", "False"),
+    Mutation(
+        "an aged queue is of another race", CORE + "fifo.py", "if self.share is None or level != self.level:", "if self.share is None:"
+    ),
+    Mutation("a better queue is told to its lane", CORE + "ready_queue.py", "            fifo.improved()\n", "            pass\n"),
+    Mutation("cost over weight", CORE + "fairness.py", "(cost - free) / self.weight", "(cost - free)"),
+    Mutation("a served key moves on", CORE + "fairness.py", "        share.charge(cost)\n", "        pass\n"),
+    Mutation("a key that was idle saves nothing up", CORE + "fairness.py", "share.virtual = max(share.virtual, start)", "pass"),
+    Mutation(
+        "a lane that was empty saves nothing up",
+        CORE + "fairness.py",
+        "max(share.virtual, lane.at[level], group.at[level])",
+        "share.virtual",
+    ),
+    Mutation("nor does its class", CORE + "fairness.py", "lane.at[level], group.at[level])", "lane.at[level])"),
+    Mutation(
+        "nor the lane beside its class",
+        CORE + "fairness.py",
+        "share.virtual, lane.at[level], group.at[level])",
+        "share.virtual, group.at[level])",
+    ),
+    Mutation(
+        "a key is remembered while it pauses",
+        CORE + "fairness.py",
+        "            self._idle[share.key] = share\n",
+        "            del self.shares[share.key]\n",
+    ),
+    Mutation(
+        "a key that is gone is forgotten",
+        CORE + "fairness.py",
+        "if self._idle and next(iter(self._idle.values())).virtual <= start:",
+        "if False:",
+    ),
+    Mutation("so many idle keys are remembered", CORE + "fairness.py", "if len(self._idle) > MAX_IDLE:", "if False:"),
+    Mutation("a higher cost is charged", CORE + "fairness.py", "share.charge(actual - charge.cost)", "pass"),
+    Mutation("a lower cost is given back", CORE + "fairness.py", "share.credit += charge.cost - actual", "pass"),
+    Mutation(
+        "a share that is charged is used",
+        CORE + "fairness.py",
+        "            share.users += 1\n        return Charge",
+        "            pass\n        return Charge",
+    ),
+    Mutation("a sticky agent must have room", CORE + "preferences.py", " or not room.has_space(agent)", ""),
+    Mutation("a sticky agent must be able", CORE + "preferences.py", "room is None or room not in lane.rooms or ", "room is None or "),
+    Mutation(
+        "a sticky agent must not be much busier", CORE + "preferences.py", "least_loaded.capacity + slack", "least_loaded.capacity + 10"
+    ),
+    Mutation(
+        "so many sticky keys are remembered", CORE + "preferences.py", "if len(sticky) > scheduler.settings.max_sticky_keys:", "if False:"
+    ),
     # Submits: G6 and G7.
     Mutation("a known id is the same task", CORE + "submits.py", "    if known is not None:\n", "    if False:\n"),
     Mutation(

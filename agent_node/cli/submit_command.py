@@ -59,6 +59,17 @@ async def submit(
         float | None,
         typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
     ] = None,
+    key: Annotated[str, typer.Option("--key", help="Fairness key: keys share agents by weight, however much each submits.")] = "",
+    cost: Annotated[float | None, typer.Option("--cost", help="What the task costs its fairness key. [default: 1]")] = None,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="How many of an agent's slots it takes.")] = 1,
+    needs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--needs", metavar="SELECTOR", help="A label that the agent must have: gpu=a100,h100, zone!=eu, gpu or !gpu. May be repeated."
+        ),
+    ] = None,
+    min_version: Annotated[int, typer.Option("--min-version", min=0, help="The least version of the agent's handler.")] = 0,
+    sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
@@ -69,8 +80,14 @@ async def submit(
 
     Prints its id as soon as it is durable; with --wait its result, with --stream its output while it is produced.
     """
+    from agent_node.client.scheduling import Scheduling
     from agent_node.client.tasks import Priority
 
+    asked = Scheduling(fairness_key=key, cost=cost, slots=slots, selectors=needs or (), min_version=min_version, sticky_key=sticky)
+    try:
+        asked.message()
+    except ValueError as error:
+        raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
     content = read_payload(payload, file)
     handle = None
     async with invocation.connect() as client:
@@ -87,6 +104,7 @@ async def submit(
                         max_retries=max_retries,
                         run_timeout_s=run_timeout,
                         progress_timeout_s=progress_timeout,
+                        scheduling=None if asked == Scheduling() else asked,
                         want_result=wait or stream,
                     )
                 finally:

@@ -4,6 +4,7 @@ from agent_node.client.around import SubmitMiddleware, SubmitNext
 from agent_node.client.blocking import BlockingClient, BlockingTaskHandle
 from agent_node.client.client import Client, Submitted
 from agent_node.client.handle import TaskHandle, as_completed
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Priority, RetryPolicy, TaskOutput, TaskRequest
 from agent_node.client.watch import WatchedEvent
 
@@ -14,6 +15,7 @@ __all__ = [
     "Client",
     "Priority",
     "RetryPolicy",
+    "Scheduling",
     "SubmitMiddleware",
     "SubmitNext",
     "Submitted",

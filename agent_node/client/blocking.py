@@ -39,6 +39,7 @@ from agent_node.client.around import SubmitMiddleware
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.loop_thread import LoopThread
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_blocking_channel
@@ -177,6 +178,7 @@ class BlockingClient:
         retry: RetryPolicy | None = None,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        scheduling: Scheduling | None = None,
         parent_task_id: str | None = None,
         traceparent: str = "",
         want_result: bool = True,
@@ -196,6 +198,7 @@ class BlockingClient:
                 retry=retry,
                 run_timeout_s=run_timeout_s,
                 progress_timeout_s=progress_timeout_s,
+                scheduling=scheduling,
                 parent_task_id=parent_task_id,
                 traceparent=traceparent,
                 want_result=want_result,

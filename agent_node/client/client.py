@@ -25,6 +25,7 @@ from agent_node.backoff import Backoff
 from agent_node.client.around import Around, SubmitMiddleware
 from agent_node.client.fleet_calls import FleetCalls, Opened
 from agent_node.client.handle import TaskHandle
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
@@ -120,6 +121,7 @@ class Client(FleetCalls):
         retry: RetryPolicy | None = None,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        scheduling: Scheduling | None = None,
         parent_task_id: str | None = None,
         traceparent: str = "",
         want_result: bool = True,
@@ -140,6 +142,7 @@ class Client(FleetCalls):
             run_timeout_s: an attempt that runs longer, in seconds, has failed; None is no limit.
             progress_timeout_s: an attempt that shows no progress, usage, checkpoint or output for so many seconds has failed; None is no
                 limit.
+            scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
@@ -149,7 +152,8 @@ class Client(FleetCalls):
             LimitError: a limit is reached; `retry_after_s` says when to come back.
             RefusedError: something is wrong with the task; `field` says what.
             UnavailableError: it could not be acknowledged within `give_up_s`.
-            ValueError, TypeError: `max_retries` and `retry` are both given, or JSON can't hold the payload. Nothing was sent.
+            ValueError, TypeError: `max_retries` and `retry` are both given, `scheduling` is wrong in itself, or JSON can't hold the
+                payload. Nothing was sent.
         """
         if self.around is not None:
             return await self.around.submit(
@@ -163,6 +167,7 @@ class Client(FleetCalls):
                     retry=retry,
                     run_timeout_s=run_timeout_s,
                     progress_timeout_s=progress_timeout_s,
+                    scheduling=scheduling,
                     parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
                     traceparent=traceparent,
                     want_result=want_result,
@@ -181,6 +186,7 @@ class Client(FleetCalls):
             retry=retry,
             run_timeout_s=run_timeout_s,
             progress_timeout_s=progress_timeout_s,
+            scheduling=scheduling,
             parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
             traceparent=traceparent,
         )

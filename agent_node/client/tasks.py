@@ -13,6 +13,7 @@ from muster.v1 import common_pb2
 from muster.v1.common_pb2 import FailureKind, TaskSpec, Usage
 from muster.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, TaskResult, TaskView
 
+from agent_node.client.scheduling import Scheduling
 from agent_node.connection import duration, from_refusal
 from agent_node.errors import MusterError, TaskCancelledError, TaskFailedError
 from agent_node.typed import DataclassLike, ModelLike, from_json, to_json
@@ -69,6 +70,7 @@ class TaskRequest:
     retry: RetryPolicy | None = None
     run_timeout_s: float | None = None
     progress_timeout_s: float | None = None
+    scheduling: Scheduling | None = None
     parent_task_id: str | None = None
     traceparent: str = ""
     want_result: bool = True
@@ -141,6 +143,7 @@ def build_spec(
     retry: RetryPolicy | None,
     run_timeout_s: float | None,
     progress_timeout_s: float | None,
+    scheduling: Scheduling | None,
     parent_task_id: str | None,
     traceparent: str,
 ) -> TaskSpec:
@@ -161,6 +164,8 @@ def build_spec(
         spec.run_timeout.CopyFrom(duration(run_timeout_s))
     if progress_timeout_s is not None:
         spec.progress_timeout.CopyFrom(duration(progress_timeout_s))
+    if scheduling is not None:
+        spec.scheduling.CopyFrom(scheduling.message())
     if parent_task_id:
         spec.parent_task_id = parent_task_id
     if traceparent:
@@ -180,6 +185,7 @@ def build_requested(task_id: str, request: TaskRequest) -> TaskSpec:
         retry=request.retry,
         run_timeout_s=request.run_timeout_s,
         progress_timeout_s=request.progress_timeout_s,
+        scheduling=request.scheduling,
         parent_task_id=request.parent_task_id,
         traceparent=request.traceparent,
     )

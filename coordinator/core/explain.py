@@ -1,12 +1,12 @@
 """Why a task waits: answered from the very data that placement decides from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
 from coordinator.core.load_map import Agent, AgentStatus
-from coordinator.core.model import WAITING, Task
+from coordinator.core.model import WAITING, Needs, Priority, Task
 from coordinator.core.scheduler import Scheduler
 
 MAX_AGENTS = 100
@@ -41,23 +41,64 @@ class RuledOut(Enum):
     NOT_READY = 3
     DRAINING = 4
     DISCONNECTED = 5
+    VERSION_TOO_LOW = 6
+    MISSING_LABEL = 7
+    TOO_SMALL = 8  # for the slots that the task takes
+    AT_TYPE_LIMIT = 9
+    RESERVED = 10  # for a task that takes more slots
 
 
-def ruled_out(agent: Agent, task_type: str) -> list[tuple[RuledOut, str]]:
-    """Everything that keeps an agent from taking a task of this type now; empty exactly when placement could choose it."""
-    reasons: list[tuple[RuledOut, str]] = []
+Reasons = list[tuple[RuledOut, str]]
+
+
+def needs_of(task: Task) -> Needs:
+    """What a task needs of its agent."""
+    needs = task.spec.needs
+    return Needs(needs) if isinstance(needs, str) else needs
+
+
+def ruled_out(agent: Agent, needs: Needs) -> Reasons:
+    """Everything that keeps an agent from taking a task with such needs now; empty exactly when placement could choose it."""
+    reasons: Reasons = []
     if agent.status is AgentStatus.DISCONNECTED:
         reasons.append((RuledOut.DISCONNECTED, "its stream is down"))
-    elif agent.status is AgentStatus.DRAINING:
+        return reasons
+    if agent.status is AgentStatus.DRAINING:
         reasons.append((RuledOut.DRAINING, "it is draining"))
-    if task_type not in agent.capabilities and agent.status is not AgentStatus.DISCONNECTED:
-        reasons.append((RuledOut.MISSING_CAPABILITY, f"it doesn't offer {task_type}"))
-    running = len(agent.running)
-    if agent.status is AgentStatus.CONNECTED and running >= agent.capacity:
-        reasons.append((RuledOut.AT_CAPACITY, f"it runs {running} of {agent.capacity}"))
-    elif agent.status is AgentStatus.CONNECTED and running >= agent.ready_limit:
-        reasons.append((RuledOut.NOT_READY, f"it asked for at most {agent.ready_limit} and runs {running}"))
+    reasons += _unfit(agent, needs)
+    if agent.status is AgentStatus.CONNECTED:
+        reasons += _busy(agent, needs)
     return reasons
+
+
+def _unfit(agent: Agent, needs: Needs) -> Iterator[tuple[RuledOut, str]]:
+    """What an agent lacks, whatever it runs."""
+    capability = agent.capabilities.get(needs.task_type)
+    if capability is None:
+        yield RuledOut.MISSING_CAPABILITY, f"it doesn't offer {needs.task_type}"
+    elif capability.version < needs.min_version:
+        yield RuledOut.VERSION_TOO_LOW, f"its {needs.task_type} has version {capability.version}, and {needs.min_version} is needed"
+    for selector in needs.selectors:
+        if not selector.matches(agent.labels):
+            yield RuledOut.MISSING_LABEL, f"its labels don't match {selector}"
+    if agent.capacity < needs.slots:
+        yield RuledOut.TOO_SMALL, f"it has {agent.capacity} slots, and the task takes {needs.slots}"
+
+
+def _busy(agent: Agent, needs: Needs) -> Iterator[tuple[RuledOut, str]]:
+    """What keeps an agent from taking one more now."""
+    busy = agent.busy
+    if agent.capacity < needs.slots:
+        return  # it never could
+    if busy + needs.slots > agent.capacity:
+        yield RuledOut.AT_CAPACITY, f"it runs {busy} of {agent.capacity}"
+    elif busy + needs.slots > agent.ready_limit:
+        yield RuledOut.NOT_READY, f"it asked for at most {agent.ready_limit} and runs {busy}"
+    capability = agent.capabilities.get(needs.task_type)
+    if capability is not None and capability.max_concurrent and agent.counts[needs.task_type] >= capability.max_concurrent:
+        yield RuledOut.AT_TYPE_LIMIT, f"it runs {agent.counts[needs.task_type]} of {needs.task_type}, its limit for the type"
+    if agent.reserved > needs.slots:
+        yield RuledOut.RESERVED, f"it is kept for a task that takes {agent.reserved} slots"
 
 
 def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
@@ -66,16 +107,48 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
         return None
     if task.number in scheduler.backoffs:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
-    task_type = task.spec.task_type
-    groups = scheduler.load.capable(task_type)
-    if not groups:
-        return WaitReason(WaitKind.NO_CAPABLE_AGENT, f"no connected agent offers {task_type}")
-    if any(group.least_loaded() is not None for group in groups):
+    needs = needs_of(task)
+    groups = scheduler.load.capable(needs)
+    if not any(agent.capacity >= needs.slots for group in groups for agent in group.agents.values()):
+        return WaitReason(WaitKind.NO_CAPABLE_AGENT, _nobody(scheduler, needs))
+    lane = scheduler.ready.lanes.get(task.spec.needs)
+    if lane is not None and any(room.least_loaded() is not None for room in lane.rooms):
         return WaitReason(WaitKind.QUEUED, "tasks ahead of it are being taken")
+    offer = _named(needs)
     if all(agent.status is AgentStatus.DRAINING for group in groups for agent in group.agents.values()):
-        return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {task_type} is draining")
+        return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is draining")
     count = sum(len(group.agents) for group in groups)
-    return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {task_type} are full")
+    turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
+    return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {offer} are full{turn}")
+
+
+def _named(needs: Needs) -> str:
+    """What a task needs, in words."""
+    words = needs.task_type
+    if needs.min_version:
+        words += f" of version {needs.min_version} or later"
+    if needs.selectors:
+        words += f" with {' and '.join(map(str, needs.selectors))}"
+    if needs.slots > 1:
+        words += f" in {needs.slots} slots"
+    return words
+
+
+def _nobody(scheduler: Scheduler, needs: Needs) -> str:
+    """Which need no connected agent fulfils: the first, in the order in which they narrow the choice."""
+    groups = list(scheduler.load.offering(needs.task_type))
+    if not groups:
+        return f"no connected agent offers {needs.task_type}"
+    who = f"no connected agent that offers {needs.task_type}"
+    able = [group for group in groups if group.capabilities[needs.task_type].version >= needs.min_version]
+    if not able:
+        return f"it needs version {needs.min_version} or later: {who} has it"
+    for selector in needs.selectors:
+        if not any(selector.matches(group.labels) for group in able):
+            return f"it needs label {selector}: {who} has it"
+    if not any(all(selector.matches(group.labels) for selector in needs.selectors) for group in able):
+        return f"it needs labels {' and '.join(map(str, needs.selectors))}: {who} has them all"
+    return f"it needs {needs.slots} slots: {who} has so many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +166,34 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     reason = waits_for(scheduler, task)
     if reason is None:
         return Explanation(None, 0, (), f"Agent {task.agent} runs it: attempt {task.attempt}.")
-    task_type = task.spec.task_type
-    capable = [agent for group in scheduler.load.capable(task_type) for agent in islice(group.agents.values(), MAX_AGENTS)]
+    needs = needs_of(task)
+    capable = [agent for group in scheduler.load.offering(needs.task_type) for agent in islice(group.agents.values(), MAX_AGENTS)]
     known = {agent.name for agent in capable}
     others = (agent for agent in scheduler.load.agents.values() if agent.name not in known)
     considered = [*capable[:MAX_AGENTS], *islice(others, max(0, MAX_AGENTS - len(capable)))]
-    agents = [(agent, ruled_out(agent, task_type)) for agent in considered]
+    agents = [(agent, ruled_out(agent, needs)) for agent in considered]
     ahead = _ahead(scheduler, task) if reason.kind is not WaitKind.BACKOFF else 0
     summary = f"It waits because {reason.message}."
+    level = scheduler.ages.level(task)
+    if level > task.spec.priority:
+        summary += f" It has waited so long that it counts as {Priority(level).name}."
     if ahead:
-        summary += f" {ahead} ready tasks of its type go before it." if ahead > 1 else " 1 ready task of its type goes before it."
+        key = task.spec.scheduling.fairness_key
+        of_key = f" of its key {key}" if key else ""
+        summary += (
+            f" {ahead} ready tasks{of_key} with the same needs go before it."
+            if ahead > 1
+            else (f" 1 ready task{of_key} with the same needs goes before it.")
+        )
     return Explanation(reason, ahead, agents, summary)
 
 
 def _ahead(scheduler: Scheduler, task: Task) -> int:
-    """Ready tasks of the same type that go before this one, at most MAX_AHEAD."""
-    lane = scheduler.ready.lanes.get(task.spec.task_type)
+    """Ready tasks with the same needs and of the same fairness key that go before this one, at most MAX_AHEAD."""
+    lane = scheduler.ready.lanes.get(task.spec.needs)
     if lane is None:
         return 0
-    better = sum(level.live for priority, level in lane.levels.items() if priority > task.spec.priority)
-    equals = sum(other.place < task.place for other in islice(lane.levels[task.spec.priority], MAX_AHEAD))
-    return min(better + equals, MAX_AHEAD)
+    ages, key = scheduler.ages, task.spec.scheduling.fairness_key
+    own = (-ages.level(task), task.place)
+    waiting = islice((other for fifo in lane.fifos() if fifo.key == key for other in fifo), 4 * MAX_AHEAD)
+    return min(sum((-ages.level(other), other.place) < own for other in waiting), MAX_AHEAD)

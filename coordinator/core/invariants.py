@@ -1,5 +1,7 @@
 """What must hold of a scheduler between commands, whatever happened. For tests and for `muster admin check`; never on the hot path."""
 
+from collections import Counter
+
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
 from coordinator.core.scheduler import Scheduler
@@ -15,10 +17,10 @@ def check(scheduler: Scheduler) -> None:
     _hold(len(state.tasks) == len(state.by_number), "tasks by id and by number differ")
     running = {number: agent for agent in load.agents.values() for number in agent.running}
     _hold(sum(len(agent.running) for agent in load.agents.values()) == len(running), "G3: a task runs on two agents")
-    ready = {task.number for lane in scheduler.ready.lanes.values() for level in lane.levels.values() for task in level}
+    ready = {task.number for lane in scheduler.ready.lanes.values() for fifo in lane.fifos() for task in fifo}
     for lane in scheduler.ready.lanes.values():
-        for level in lane.levels.values():
-            _hold(level.live == sum(1 for _ in level), f"lane {lane.task_type} counts wrongly")
+        for fifo in lane.fifos():
+            _hold(fifo.live == sum(1 for _ in fifo) > 0, f"lane {lane.needs} counts wrongly")
     for task in state.tasks.values():
         _hold(state.by_number.get(task.number) is task, f"{task} isn't filed under its number")
         if task.state is TaskState.RUNNING:
@@ -43,18 +45,39 @@ def check(scheduler: Scheduler) -> None:
         _hold(bool(agent.session) == connected, f"{agent} has a session and isn't connected, or the reverse")
         _hold((load.by_session.get(agent.session) is agent) == connected, f"{agent} isn't filed under its session")
         _hold((agent.group is not None) == connected, f"{agent} is in a class and isn't connected, or the reverse")
+        _hold(not agent.reserved or agent in scheduler.reserved.values(), f"{agent} is kept for {agent.reserved} slots, and nobody knows")
+        slots = [attempt.task.spec.scheduling.slots for attempt in agent.running.values()]
+        _hold(agent.busy == sum(slots), f"{agent} runs {slots}")
+        for task_type, number in agent.counts.items():
+            _hold(
+                number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
+            )
+    _check_shares(scheduler)
+
+
+def _check_shares(scheduler: Scheduler) -> None:
+    """A key's share is there exactly as long as something of it waits or runs, or it is remembered."""
+    users: Counter[tuple[int, str]] = Counter()
+    for lane in scheduler.ready.lanes.values():
+        users.update((fifo.level, fifo.key) for fifo in lane.fifos() if fifo.key)
+    for agent in scheduler.load.agents.values():
+        charges = [attempt.charge for attempt in agent.running.values() if attempt.charge is not None]
+        users.update((charge.share.race.level, charge.share.key) for charge in charges if charge.share.key)
+    for level, race in scheduler.fairness.races.items():
+        for key, share in race.shares.items():
+            _hold(share.users == users.pop((level, key), 0), f"the share of {key} at {level} counts {share.users} users wrongly")
+    _hold(not users, f"keys without a share: {users}")
 
 
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.live() == 0:
+        if lane.empty():
             continue
         for agent in scheduler.load.agents.values():
-            _hold(
-                lane.task_type not in agent.capabilities or agent.free_slots() <= 0,
-                f"{lane.task_type} has ready tasks while {agent} is free",
-            )
+            if agent.group is not None and agent.group.can_take(lane.needs):
+                room = agent.group.room_for(lane.needs)
+                _hold(room is not None and not room.has_space(agent), f"{lane.needs} has ready tasks while {agent} is free")
 
 
 def _hold(condition: bool, otherwise: str) -> None:  # noqa: FBT001

@@ -4,6 +4,9 @@ An entry's key is a lower bound of its item's rank. A rank that gets worse (a he
 entry is put right when it comes up. A rank that gets better is told to the heaps that have looked at the item since it was last told; the
 others still hold an entry before all ranks. So each telling is paid for by a look, and however many heaps an item stands in, a change
 costs only those that used it.
+
+One change makes many entries late at once: a fairness key's turn moves on wherever the key has tasks. A look puts right a bounded number
+of those, and then takes the best that it has seen, if nothing can be of a better first part (which is the effective priority).
 """
 
 import heapq
@@ -13,6 +16,7 @@ from typing import Any, Generic, TypeVar
 Rank = tuple[float, ...]
 FIRST: Rank = ()  # before every rank
 
+MAX_DRIFTED = 32  # entries that a look puts right though only their turn has moved on: 30 us
 _MIN_STALE = 64  # compact only when it pays
 
 
@@ -44,7 +48,8 @@ T = TypeVar("T", bound=Ranked)
 class LazyHeap(Generic[T]):
     """Items by rank."""
 
-    __slots__ = ("_bounds", "_compact_at", "_heap", "looks")
+    __slots__ = ("_bounds", "_compact_at", "_heap", "found", "looks")
+    found: Rank  # of the item that best() has just answered
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, int, T]] = []
@@ -87,6 +92,8 @@ class LazyHeap(Generic[T]):
     def best(self) -> T | None:
         """The item of the lowest rank, which stays; None when none is due."""
         heap, bounds = self._heap, self._bounds
+        drifted = 0
+        seen: tuple[Rank, int, T] | None = None  # the best of those that were put right
         while heap:
             bound, serial, item = heap[0]
             if bounds.get(item) != bound:
@@ -95,6 +102,7 @@ class LazyHeap(Generic[T]):
             self.looks += 1
             rank = item.rank()
             if rank == bound:
+                self.found = bound
                 return item
             item.watchers[self] = None
             if rank is None:
@@ -102,14 +110,22 @@ class LazyHeap(Generic[T]):
                 del bounds[item]
             else:
                 bounds[item] = rank
-                heapq.heapreplace(heap, (rank, serial, item))
+                entry = (rank, serial, item)
+                heapq.heapreplace(heap, entry)
+                if bound and rank[0] == bound[0] and rank[-1] == bound[-1]:
+                    drifted += 1
+                    seen = entry if seen is None else min(seen, entry)
+                    if drifted >= MAX_DRIFTED and (top := heap[0][0]) and top[0] >= seen[0][0]:
+                        self.found = seen[0]
+                        return seen[2]
         return None
 
     def take(self) -> T | None:
         """The item of the lowest rank, taken out: whoever takes it puts it back. The rank may get better meanwhile only by being told."""
         item = self.best()
         if item is not None:
-            heapq.heappop(self._heap)
+            if self._heap[0][2] is item:
+                heapq.heappop(self._heap)
             del self._bounds[item]
         return item
 

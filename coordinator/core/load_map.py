@@ -5,12 +5,13 @@ The attempts in it follow from the state; sessions, limits and signs of life are
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from itertools import count
 
+from coordinator.core.fairness import Starts
 from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
-from coordinator.core.model import INFINITY, Attempt
+from coordinator.core.model import INFINITY, Attempt, Capability, Needs
 from coordinator.core.ready_queue import Lane
 
 LOAD_STEPS = 16
@@ -34,18 +35,19 @@ class Agent:
     """One agent: its session and what it runs."""
 
     __slots__ = (
+        "busy",
         "capabilities",
         "capacity",
+        "counts",
         "due_slot",
         "grace_until_s",
         "group",
-        "idle_rank",
         "labels",
-        "load",
         "loop_lag_s",
         "name",
         "nonce",
         "ready_limit",
+        "reserved",
         "running",
         "sdk",
         "session",
@@ -58,7 +60,7 @@ class Agent:
         self.nonce = ""
         self.session = ""  # empty while disconnected
         self.status = AgentStatus.DISCONNECTED
-        self.capabilities: frozenset[str] = frozenset()
+        self.capabilities: Mapping[str, Capability] = {}  # by task type
         self.labels: Mapping[str, str] = {}
         self.capacity = 0
         self.ready_limit = 0
@@ -68,57 +70,94 @@ class Agent:
         self.grace_until_s = INFINITY
         self.running: dict[int, Attempt] = {}  # by task number
         self.group: AgentClass | None = None
-        self.load = -1  # the bucket it stands in; below 0 when it stands in none
-        self.idle_rank = 0  # the lower, the longer its load has been as it is
+        self.busy = 0  # slots that what it runs takes
+        self.counts: dict[str, int] = {}  # how many it runs of the types that have a limit of their own
+        self.reserved = 0  # it is kept for a task of so many slots, and takes none of fewer
         self.due_slot = 0  # the timer wheel's: its grace
 
     def free_slots(self) -> int:
         """How many more attempts it may be given now: the scheduler's only test besides capability."""
         if self.status is not AgentStatus.CONNECTED:
             return 0
-        return min(self.capacity, self.ready_limit) - len(self.running)
+        return min(self.capacity, self.ready_limit) - self.busy
+
+    def begin(self, attempt: Attempt) -> None:
+        """It runs an attempt more."""
+        task = attempt.task
+        self.running[task.number] = attempt
+        self.busy += task.spec.scheduling.slots
+        if self.counts and task.spec.task_type in self.counts:
+            self.counts[task.spec.task_type] += 1
+
+    def end(self, number: int) -> Attempt | None:
+        """It runs an attempt less. Answers it, if there was one."""
+        attempt = self.running.pop(number, None)
+        if attempt is not None:
+            spec = attempt.task.spec
+            self.busy -= spec.scheduling.slots
+            if self.counts and spec.task_type in self.counts:
+                self.counts[spec.task_type] -= 1
+        return attempt
+
+    def can(self, capabilities: Mapping[str, Capability], labels: Mapping[str, str]) -> None:
+        """What it says of itself."""
+        self.capabilities, self.labels = capabilities, labels
+        self.counts = {task_type: 0 for task_type, one in capabilities.items() if one.max_concurrent}
+        for attempt in self.running.values() if self.counts else ():
+            if (task_type := attempt.task.spec.task_type) in self.counts:
+                self.counts[task_type] += 1
 
     def __repr__(self) -> str:
-        return f"<Agent {self.name} {self.status.name} {len(self.running)}/{self.capacity}>"
+        return f"<Agent {self.name} {self.status.name} {self.busy}/{self.capacity}>"
 
 
-class AgentClass(Ranked):
-    """Agents with equal capabilities. Those with a free slot stand in buckets by load over capacity, the longest idle first.
+class Room(Ranked):
+    """The agents of one class with room for one more task of some lanes: nearly always for any task that takes one slot.
 
-    Its rank is that of its least loaded agent. `lanes` has the lanes whose tasks they can take, the best head first.
+    They stand in buckets by load over capacity, the longest idle first. A room's rank is that of its least loaded agent. `lanes` has the
+    lanes whose tasks they can take, the best head first.
     """
 
-    __slots__ = ("_buckets", "_loads", "_moved", "_ranks", "agents", "capabilities", "lanes")
+    __slots__ = ("_buckets", "_loads", "_moved", "_places", "_ranks", "group", "is_plain", "lanes", "limited_type", "slots", "users")
 
-    def __init__(self, capabilities: frozenset[str], serial: int, ranks: Iterator[int]) -> None:
+    def __init__(self, group: "AgentClass", limited_type: str, slots: int, serial: int, ranks: Iterator[int]) -> None:
         super().__init__(serial)
-        self.capabilities = capabilities
-        self._ranks = ranks
-        self.agents: dict[str, Agent] = {}
+        self.group = group
+        self.limited_type = limited_type  # the type whose limit it watches; empty when there is none
+        self.slots = slots  # that a task takes
+        self.is_plain = not limited_type and slots == 1
+        self.users = 0  # lanes that need just this
         self.lanes: LazyHeap[Lane] = LazyHeap()
-        self._buckets: dict[int, OrderedDict[str, Agent]] = {}
+        self._ranks = ranks
+        self._buckets: dict[int, OrderedDict[Agent, None]] = {}
         self._loads: list[int] = []  # a heap of the buckets that exist
-        self._moved: dict[Agent, int] = {}  # whose load changed since they were last put into a bucket, and the most that they ran
+        self._places: dict[Agent, tuple[int, int]] = {}  # the bucket that each stands in, and since when: the lower, the longer
+        self._moved: dict[Agent, int] = {}  # whose load changed since they were last put into a bucket, and the most that they had
+
+    def has_space(self, agent: Agent) -> bool:
+        """Whether an agent of the class could take one more."""
+        return agent.free_slots() >= self.slots >= agent.reserved and (
+            not self.limited_type or agent.counts[self.limited_type] < agent.capabilities[self.limited_type].max_concurrent
+        )
 
     def touch(self, agent: Agent) -> None:
         """Its load or its limit changed: it is put right before the next pick, once however much changed."""
-        moved, running = self._moved, len(agent.running)
-        if moved.get(agent, -1) < running:
-            moved[agent] = running
+        moved, busy = self._moved, agent.busy
+        if moved.get(agent, -1) < busy:
+            moved[agent] = busy
 
     def rank(self) -> Rank | None:
         """The least loaded agent's load over capacity, and since when it has had it."""
         agent = self.least_loaded()
-        return None if agent is None else (agent.load, agent.idle_rank)
+        return None if agent is None else self._places[agent]
 
     def remove(self, agent: Agent) -> None:
         """It is no longer of this class."""
         self._moved.pop(agent, None)
         self._take_out(agent)
-        del self.agents[agent.name]
 
     def least_loaded(self) -> Agent | None:
-        """The agent with a free slot and the lowest load over capacity; None when none has a free slot."""
+        """The agent with space and the lowest load over capacity; None when none has space."""
         if self._moved:
             for agent, most in self._moved.items():
                 self._put(agent, most)
@@ -126,56 +165,138 @@ class AgentClass(Ranked):
         while self._loads:
             bucket = self._buckets[self._loads[0]]
             if bucket:
-                return next(iter(bucket.values()))
+                return next(iter(bucket))
             del self._buckets[heapq.heappop(self._loads)]
         return None
 
     def _put(self, agent: Agent, most: int) -> None:
-        load = len(agent.running) * LOAD_STEPS // agent.capacity if agent.free_slots() > 0 else -1
-        if load == agent.load and most * LOAD_STEPS // agent.capacity == load:
-            return  # what has been busier meanwhile goes behind those that have been idle
-        if agent.load >= 0:
-            del self._buckets[agent.load][agent.name]
-        agent.load = load
+        plain = self.is_plain and not agent.reserved  # nearly always: spares a call
+        has_space = agent.free_slots() > 0 if plain else self.has_space(agent)
+        load = agent.busy * LOAD_STEPS // agent.capacity if has_space else -1
+        place = self._places.get(agent)
+        if place is not None:
+            if place[0] == load == most * LOAD_STEPS // agent.capacity:
+                return  # what has been busier meanwhile goes behind those that have been idle
+            self._take_out(agent)
         if load >= 0:
             bucket = self._buckets.get(load)
             if bucket is None:
                 bucket = self._buckets[load] = OrderedDict()
                 heapq.heappush(self._loads, load)
-            bucket[agent.name] = agent
-            agent.idle_rank = next(self._ranks)
+            bucket[agent] = None
+            self._places[agent] = (load, next(self._ranks))
 
     def _take_out(self, agent: Agent) -> None:
-        if agent.load >= 0:
-            del self._buckets[agent.load][agent.name]
-            agent.load = -1
+        place = self._places.pop(agent, None)
+        if place is not None:
+            del self._buckets[place[0]][agent]
+
+
+Facts = tuple[tuple[tuple[str, Capability], ...], tuple[tuple[str, str], ...]]
+"""What makes agents equal to the scheduler, but for their load: capabilities and labels, sorted."""
+
+
+class AgentClass:
+    """Agents with equal capabilities and labels. Nearly always it has one room."""
+
+    __slots__ = ("_ranks", "_serials", "agents", "capabilities", "facts", "labels", "plain", "rooms", "starts")
+
+    def __init__(self, facts: Facts, serials: Iterator[int], ranks: Iterator[int]) -> None:
+        self.facts = facts
+        self.capabilities = dict(facts[0])
+        self.labels = dict(facts[1])
+        self.agents: dict[str, Agent] = {}
+        self.starts = Starts()
+        self._serials = serials
+        self._ranks = ranks
+        self.rooms: dict[tuple[str, int], Room] = {}
+        self.plain = self._add_room(("", 1))
+
+    def can_take(self, needs: Needs) -> bool:
+        """Whether its agents can run such tasks, when they have space."""
+        capability = self.capabilities.get(needs.task_type)
+        if capability is None or capability.version < needs.min_version:
+            return False
+        return all(each.matches(self.labels) for each in needs.selectors)
+
+    def touch(self, agent: Agent) -> None:
+        """Its load or its limit changed."""
+        for room in self.rooms.values():
+            room.touch(agent)
+
+    def add(self, agent: Agent) -> None:
+        """It is of this class from now on."""
+        self.agents[agent.name] = agent
+        self.touch(agent)
+
+    def remove(self, agent: Agent) -> None:
+        """It is no longer of this class."""
+        del self.agents[agent.name]
+        for room in self.rooms.values():
+            room.remove(agent)
+
+    def room_for(self, needs: Needs) -> Room | None:
+        """The room that tasks with such needs wait for, if there is one."""
+        return self.rooms.get(self._key(needs)) if needs.task_type in self.capabilities else None
+
+    def link(self, lane: Lane) -> None:
+        """Its agents can take from the lane: each stands in the other's heap, until somebody looks and finds nothing."""
+        key = self._key(lane.needs)
+        room = self.rooms.get(key) or self._add_room(key)
+        room.users += 1
+        lane.rooms[room] = None
+        lane.takers.tell(room)
+        room.lanes.tell(lane)
+
+    def unlink(self, lane: Lane) -> None:
+        """The lane, or the class, is no more."""
+        room = self.rooms[self._key(lane.needs)]
+        del lane.rooms[room]
+        lane.takers.discard(room)
+        room.lanes.discard(lane)
+        room.users -= 1
+        if not room.users and room is not self.plain:
+            del self.rooms[room.limited_type, room.slots]
+
+    def _key(self, needs: Needs) -> tuple[str, int]:
+        return needs.task_type if self.capabilities[needs.task_type].max_concurrent else "", needs.slots
+
+    def _add_room(self, key: tuple[str, int]) -> Room:
+        room = self.rooms[key] = Room(self, key[0], key[1], next(self._serials), self._ranks)
+        for agent in self.agents.values():
+            room.touch(agent)
+        return room
 
 
 class LoadMap:
-    """The agents of a namespace, their classes by capability, and which class can take from which lane."""
+    """The agents of a namespace, their classes, and which class can take from which lane."""
 
     def __init__(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.by_session: dict[str, Agent] = {}
-        self._classes: dict[frozenset[str], AgentClass] = {}
-        self._capable: dict[str, list[AgentClass]] = {}
+        self._classes: dict[Facts, AgentClass] = {}
+        self._offering: dict[str, dict[AgentClass, None]] = {}  # by task type
         self._lanes: dict[str, dict[Lane, None]] = {}  # by task type
-        self._serial = 0
+        self._serials = count(1)
         self._ranks = count()
 
-    def capable(self, task_type: str) -> list[AgentClass]:
-        """The classes that can run a type; they may be without a free slot."""
-        return self._capable.get(task_type, [])
+    def offering(self, task_type: str) -> Collection[AgentClass]:
+        """The classes that offer a type, whatever else a task needs; they may be without a free slot."""
+        return self._offering.get(task_type, ())
+
+    def capable(self, needs: Needs) -> list[AgentClass]:
+        """The classes that can run tasks with such needs; they may be without a free slot."""
+        return [group for group in self.offering(needs.task_type) if group.can_take(needs)]
 
     def types(self) -> int:
-        """How many task types somebody can run."""
-        return len(self._capable)
+        """How many task types somebody offers."""
+        return len(self._offering)
 
     def open(self, lane: Lane) -> None:
         """A lane has come to be: those who can take from it must know it."""
         self._lanes.setdefault(lane.task_type, {})[lane] = None
-        for group in self.capable(lane.task_type):
-            _link(lane, group)
+        for group in self.capable(lane.needs):
+            group.link(lane)
 
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
@@ -183,8 +304,8 @@ class LoadMap:
         del lanes[lane]
         if not lanes:
             del self._lanes[lane.task_type]
-        for group in lane.classes:
-            _unlink(lane, group)
+        for room in list(lane.rooms):
+            room.group.unlink(lane)
 
     def agent(self, name: str) -> Agent:
         """The agent of that name, made if need be."""
@@ -193,25 +314,23 @@ class LoadMap:
             agent = self.agents[name] = Agent(name)
         return agent
 
-    def join(self, agent: Agent, capabilities: Iterable[str]) -> AgentClass:
-        """Puts an agent into the class of its capabilities, and answers it."""
-        wanted = frozenset(capabilities)
-        group = self._classes.get(wanted)
+    def join(self, agent: Agent) -> None:
+        """Puts an agent into the class of its capabilities and labels."""
+        facts = (tuple(sorted(agent.capabilities.items())), tuple(sorted(agent.labels.items())))
+        group = self._classes.get(facts)
         if group is None:
-            self._serial += 1
-            group = self._classes[wanted] = AgentClass(wanted, self._serial, self._ranks)
-            for task_type in wanted:
-                self._capable.setdefault(task_type, []).append(group)
+            group = self._classes[facts] = AgentClass(facts, self._serials, self._ranks)
+            for task_type in group.capabilities:
+                self._offering.setdefault(task_type, {})[group] = None
                 for lane in self._lanes.get(task_type, ()):
-                    _link(lane, group)
+                    if group.can_take(lane.needs):
+                        group.link(lane)
         if agent.group is not group:
             self.leave(agent)
             agent.group = group
-            group.agents[agent.name] = agent
-        agent.capabilities = wanted
-        group.touch(agent)
-        group.improved()
-        return group
+        group.add(agent)
+        for room in group.rooms.values():
+            room.improved()
 
     def leave(self, agent: Agent) -> None:
         """Takes an agent out of its class: it can't be given work until it joins again."""
@@ -221,14 +340,15 @@ class LoadMap:
         group.remove(agent)
         agent.group = None
         if not group.agents:
-            del self._classes[group.capabilities]
+            del self._classes[group.facts]
             for task_type in group.capabilities:
-                self._capable[task_type].remove(group)
-                if not self._capable[task_type]:
-                    del self._capable[task_type]
+                offering = self._offering[task_type]
+                del offering[group]
+                if not offering:
+                    del self._offering[task_type]
                 for lane in self._lanes.get(task_type, ()):
-                    del lane.classes[group]
-                    _unlink(lane, group)
+                    if group.can_take(lane.needs):
+                        group.unlink(lane)
 
     def remove(self, agent: Agent) -> None:
         """Forgets an agent that runs nothing."""
@@ -236,15 +356,3 @@ class LoadMap:
         self.agents.pop(agent.name, None)
         if self.by_session.get(agent.session) is agent:
             del self.by_session[agent.session]
-
-
-def _link(lane: Lane, group: AgentClass) -> None:
-    """The class can take from the lane: each stands in the other's heap, until somebody looks and finds nothing."""
-    lane.classes[group] = None
-    lane.takers.tell(group)
-    group.lanes.tell(lane)
-
-
-def _unlink(lane: Lane, group: AgentClass) -> None:
-    lane.takers.discard(group)
-    group.lanes.discard(lane)

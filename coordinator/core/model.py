@@ -1,12 +1,13 @@
 """The nouns of the core: tasks, attempts, policies, failures. What is journalled is in `Task`; what isn't is in `Attempt` and `Agent`."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 if TYPE_CHECKING:
+    from coordinator.core.fairness import Charge
     from coordinator.core.history import HistoryEntry
 
 FENCES_PER_EPOCH_BITS = 20
@@ -104,6 +105,90 @@ class RetryPolicy:
     max_crashes: int = 3
 
 
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a fairness key
+
+
+class ShareBy(Enum):
+    """What a task costs its fairness key."""
+
+    TASKS = 1  # one, whatever it is
+    COST = 2  # what its client gave, or one; corrected by what its agent reports
+    SECONDS = 3  # how long its attempts ran: as reported, or else from assignment to result
+
+
+class Operator(Enum):
+    """How a selector looks at a label; the numbers are those of muster.v1.LabelOperator."""
+
+    IN = 1  # the agent has the label with one of the values
+    NOT_IN = 2  # the agent doesn't: it may lack the label
+    EXISTS = 3
+    NOT_EXISTS = 4
+
+
+class Selector(NamedTuple):
+    """A condition on an agent's labels."""
+
+    label: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether an agent with these labels fulfils it."""
+        value = labels.get(self.label)
+        match self.operator:
+            case Operator.IN:
+                return value in self.values
+            case Operator.NOT_IN:
+                return value not in self.values
+            case Operator.EXISTS:
+                return value is not None
+            case Operator.NOT_EXISTS:
+                return value is None
+            case unreachable:
+                assert_never(unreachable)
+
+    def __str__(self) -> str:
+        match self.operator:
+            case Operator.IN:
+                return f"{self.label}={','.join(self.values)}"
+            case Operator.NOT_IN:
+                return f"{self.label}!={','.join(self.values)}"
+            case Operator.EXISTS:
+                return self.label
+            case Operator.NOT_EXISTS:
+                return f"!{self.label}"
+            case unreachable:
+                assert_never(unreachable)
+
+
+class Capability(NamedTuple):
+    """What an agent says of a task type that it can run."""
+
+    version: int = 0  # of its handler; 0 where it says none
+    max_concurrent: int = 0  # how many of the type at a time; 0: as many as it has slots
+
+
+class Needs(NamedTuple):
+    """What a task needs of the agent that runs it. Tasks with equal needs stand in one lane."""
+
+    task_type: str
+    selectors: tuple[Selector, ...] = ()
+    slots: int = 1
+    min_version: int = 0
+
+
+class Scheduling(NamedTuple):
+    """What else a task asks of the scheduler."""
+
+    fairness_key: str = ""
+    cost: float = 0.0  # to the key; 0: not given
+    sticky_key: str = ""
+    slots: int = 1  # of an agent's, that an attempt takes
+
+
+PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the core needs to know of the deployment. All durations in seconds."""
@@ -117,12 +202,27 @@ class Settings:
     max_live_bytes: int = 2 * 1024**3  # G7: of their payloads and options, which stay in memory until they end
     max_chunk_bytes: int = 256 * 1024  # stored partial output per attempt
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    ageing_period_s: float = 60.0  # G4: a ready task gets one priority more for each; 0 is off
+    share_by: ShareBy = ShareBy.COST  # G4: what is shared between fairness keys; the same as by tasks where nobody gives a cost
+    weights: Mapping[str, float] = field(default_factory=dict)  # G4: of fairness keys; 1 for those not named
+    sticky_slack: float = 0.25  # a sticky key's agent is preferred while at most this share of a capacity busier than the least loaded
+    max_sticky_keys: int = 100_000  # remembered: about 250 bytes each
 
 
 class Spec:
     """A task as its client described it, with defaults filled in. Immutable by convention; `request` is the submitted message's bytes."""
 
-    __slots__ = ("priority", "progress_timeout_s", "request", "retry", "run_timeout_s", "task_id", "task_type")
+    __slots__ = (
+        "needs",
+        "priority",
+        "progress_timeout_s",
+        "request",
+        "retry",
+        "run_timeout_s",
+        "scheduling",
+        "task_id",
+        "task_type",
+    )
 
     def __init__(
         self,
@@ -133,6 +233,8 @@ class Spec:
         retry: RetryPolicy,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        needs: Needs | None = None,
+        scheduling: Scheduling = PLAIN,
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -141,6 +243,8 @@ class Spec:
         self.retry = retry
         self.run_timeout_s = run_timeout_s
         self.progress_timeout_s = progress_timeout_s
+        self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
+        self.scheduling = scheduling
 
 
 class Task:
@@ -224,6 +328,7 @@ class Attempt:
     __slots__ = (
         "ack_until_s",
         "cancel_delivered",
+        "charge",
         "due_slot",
         "lease_until_s",
         "progress",
@@ -243,6 +348,7 @@ class Attempt:
         self.progress: Progress | None = None
         self.usage: Sequence[Usage] = ()
         self.cancel_delivered = False
+        self.charge: Charge | None = None  # what its fairness key was charged, if that must be settled
         self.due_slot = 0  # the timer wheel's
 
     def has_arrived(self) -> bool:

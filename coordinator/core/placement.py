@@ -8,9 +8,11 @@ import heapq
 
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
-from coordinator.core.lazy_heap import Rank
-from coordinator.core.load_map import Agent, AgentClass
+from coordinator.core.fairness import Charge
+from coordinator.core.lazy_heap import FIRST, Rank
+from coordinator.core.load_map import Agent, Room
 from coordinator.core.model import Attempt, Now, Task, next_fence
+from coordinator.core.preferences import let_go, prefer, review
 from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
 
@@ -19,13 +21,17 @@ LAST: Rank = (1,)  # after every lane's rank
 
 def place(scheduler: Scheduler, now: Now) -> None:
     """Assigns until no ready task has a free, capable agent."""
-    if scheduler.awake:
+    while scheduler.awake:
         awake = list(scheduler.awake)
         scheduler.awake.clear()
         turns = Turns()
+        if scheduler.reserved:
+            review(scheduler, [item for item in awake if isinstance(item, Room)])
         for item in awake:
             if isinstance(item, Lane):
                 turns.nominate(item)
+                if item.needs.slots > 1:
+                    scheduler.reserved.setdefault(item, None)
             else:
                 turns.ask(item)
         while (lane := turns.next()) is not None:
@@ -44,18 +50,18 @@ class Turns:
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, int, Lane]] = []  # the lanes nominated; a rank here is a lower bound
-        self._askers: list[tuple[Rank, int, AgentClass]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
-        self._nominators: dict[Lane, list[AgentClass]] = {}  # from whose heaps each lane was taken
+        self._askers: list[tuple[Rank, int, Room]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
+        self._nominators: dict[Lane, list[Room]] = {}  # from whose heaps each lane was taken
 
     def nominate(self, lane: Lane) -> None:
         """Its head got better."""
         self._nominators[lane] = []
         self._enter(lane)
 
-    def ask(self, group: AgentClass) -> None:
-        """It may have got a slot: all its lanes are candidates."""
-        if (bound := group.lanes.bound()) is not None:
-            heapq.heappush(self._askers, (bound, group.serial, group))
+    def ask(self, room: Room, after: Rank = FIRST) -> None:
+        """It may have got a slot: all its lanes are candidates, but for those that were found to be before `after`."""
+        if (bound := room.lanes.bound()) is not None:
+            heapq.heappush(self._askers, (max(bound, after), room.serial, room))
 
     def next(self) -> Lane | None:
         """The lane whose head goes first. It stays nominated."""
@@ -86,21 +92,21 @@ class Turns:
 
     def put_back(self) -> None:
         """Returns the lanes to the heaps that they were taken from."""
-        for lane, groups in self._nominators.items():
-            if groups and (rank := lane.rank()) is not None:
-                for group in groups:
-                    group.lanes.put(lane, rank)
+        for lane, rooms in self._nominators.items():
+            if rooms and (rank := lane.rank()) is not None:
+                for room in rooms:
+                    room.lanes.put(lane, rank)
 
-    def _nominate_by(self, group: AgentClass) -> None:
-        if group.least_loaded() is None or (lane := group.lanes.take()) is None:
+    def _nominate_by(self, room: Room) -> None:
+        if room.least_loaded() is None or (lane := room.lanes.take()) is None:
             return
         nominators = self._nominators.get(lane)
         if nominators is None:
-            self._nominators[lane] = [group]
+            self._nominators[lane] = [room]
             self._enter(lane)
         else:
-            nominators.append(group)
-        self.ask(group)
+            nominators.append(room)
+        self.ask(room, room.lanes.found)  # the others may be late entries, of which a look puts right only so many
 
     def _enter(self, lane: Lane) -> None:
         rank = lane.rank()
@@ -117,31 +123,41 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
         agent = _pick(lane)
         if agent is None:
             break
-        task = lane.top
-        lane.pop(task)
-        _assign(scheduler, task, agent, now)
+        fifo = lane.top
+        task, share, charge = fifo.top, fifo.share, None
+        scheduling = task.spec.scheduling
+        if scheduling.sticky_key:
+            agent = prefer(scheduler, lane, scheduling.sticky_key, agent)
+        if share is not None and share.race.shares and agent.group is not None:  # there are others to share with
+            charge = scheduler.fairness.serve(share, scheduling.cost, lane.starts, agent.group.starts, now.mono_s)
+        lane.pop()
+        _assign(scheduler, task, agent, charge, now)
     turns.drop()
 
 
 def _pick(lane: Lane) -> Agent | None:
-    """The least loaded agent with a free slot among the lane's classes; the longest idle of equals."""
-    if len(lane.classes) == 1:
-        (group,) = lane.classes
-        if len(group.agents) > 1:
-            return group.least_loaded()
-        (only,) = group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
-        return only if only.free_slots() > 0 else None
+    """The least loaded agent with space among the lane's rooms; the longest idle of equals."""
+    if len(lane.rooms) == 1:
+        (room,) = lane.rooms
+        if len(room.group.agents) > 1:
+            return room.least_loaded()
+        (only,) = room.group.agents.values()  # nothing to compare: spares a tenth of an assignment's cost
+        return only if (only.free_slots() > 0 if room.is_plain and not only.reserved else room.has_space(only)) else None
     best = lane.takers.best()
     return None if best is None else best.least_loaded()
 
 
-def _assign(scheduler: Scheduler, task: Task, agent: Agent, now: Now) -> None:
+def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | None, now: Now) -> None:
     fence = next_fence(task.fence, scheduler.epoch)
     scheduler.apply(Assigned(task.number, agent.name, task.attempt + 1, fence), now)
     settings = scheduler.settings
     attempt = Attempt(task, now.mono_s, now.mono_s + settings.lease_s, now.mono_s + settings.ack_timeout_s)
-    agent.running[task.number] = attempt
+    attempt.charge = charge
+    agent.begin(attempt)
     scheduler.liveness.arm(attempt, attempt.due_s())
     if agent.group is not None:
-        agent.group.touch(agent)
+        for room in agent.group.rooms.values():
+            room.touch(agent)
     scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
+    if agent.reserved:  # this is what it was kept for
+        let_go(scheduler, agent)

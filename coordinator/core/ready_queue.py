@@ -1,140 +1,151 @@
-"""Ready tasks in lanes, one per task type. A lane knows its best task; a class of agents knows the best of its lanes.
+"""Ready tasks in lanes, one per kind of needs. A lane knows its best task; agents know the best of their lanes.
 
 Derived from the state, and rebuilt from it after recovery. It must not know agents' load: `placement` brings the two together.
 """
 
-import heapq
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from coordinator.core.fairness import Starts
+from coordinator.core.fifo import Ages, Fifo
 from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
-from coordinator.core.model import WAITING, Priority, Task
+from coordinator.core.model import Needs, Task
 
 if TYPE_CHECKING:
-    from coordinator.core.load_map import AgentClass
+    from coordinator.core.load_map import Room
 
-_MIN_STALE = 64  # compact only when it pays
-
-
-class Level:
-    """The ready tasks of one lane at one priority, by place. Taken from its front; tasks that end while they wait leave lazily."""
-
-    __slots__ = ("_fresh", "_returned", "_stale", "live")
-
-    def __init__(self) -> None:
-        self._fresh: deque[Task] = deque()  # first-time tasks come in the order of their places
-        self._returned: list[tuple[int, Task]] = []  # retried and returned ones take their old place: a heap
-        self._stale = 0
-        self.live = 0
-
-    def add(self, task: Task) -> bool:
-        """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
-        self.live += 1
-        fresh, returned = self._fresh, self._returned
-        if not fresh or fresh[-1].place < task.place:
-            fresh.append(task)
-            return self.live == 1 or (bool(returned) and self.head() is task)  # what else is fresh has a lower place, or has ended
-        heapq.heappush(returned, (task.place, task))
-        return self.head() is task  # not the heap's top: that may have ended
-
-    def head(self) -> Task | None:
-        """The task with the lowest place, which stays."""
-        fresh, returned = self._fresh, self._returned
-        while fresh and fresh[0].state not in WAITING:
-            fresh.popleft()
-            self._stale -= 1
-        while returned and returned[0][1].state not in WAITING:
-            heapq.heappop(returned)
-            self._stale -= 1
-        if returned and (not fresh or returned[0][0] < fresh[0].place):
-            return returned[0][1]
-        return fresh[0] if fresh else None
-
-    def pop(self, head: Task) -> None:
-        """Takes out the task that `head()` has just answered."""
-        if self._fresh and self._fresh[0] is head:
-            self._fresh.popleft()
-        else:
-            heapq.heappop(self._returned)
-        self.live -= 1
-
-    def forget(self) -> None:
-        """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
-        self.live -= 1
-        self._stale += 1
-        if self._stale > _MIN_STALE and self._stale > self.live:
-            self._fresh = deque(task for task in self._fresh if task.state in WAITING)
-            self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
-            heapq.heapify(self._returned)
-            self._stale = 0
-
-    def __iter__(self) -> Iterator[Task]:
-        """The ready tasks, in no particular order."""
-        yield from (task for task in self._fresh if task.state in WAITING)
-        yield from (task for _, task in self._returned if task.state in WAITING)
+_MIN_STALE = 64  # sweep only when it pays
 
 
 class Lane(Ranked):
-    """All ready tasks that the same agents can take: those of one task type. Its rank is its head's.
+    """All ready tasks that the same agents can take. Its rank is its best queue's.
 
-    `takers` has the classes of agents that can take them and have a free slot, by load.
+    `takers` has the rooms of agents that can take them and have a free slot, by load.
     """
 
-    __slots__ = ("classes", "levels", "takers", "task_type", "top")
-    top: Task
+    __slots__ = ("_ages", "_best", "_fifos", "_keyless", "_only", "_serial", "needs", "rooms", "starts", "takers", "task_type", "top")
+    top: Fifo
 
-    def __init__(self, task_type: str, serial: int) -> None:
+    def __init__(self, needs: Needs, serial: int, ages: Ages) -> None:
         super().__init__(serial)
-        self.task_type = task_type
-        self.levels: dict[int, Level] = {priority: Level() for priority in reversed(Priority)}
-        self.classes: dict[AgentClass, None] = {}  # all that can take its tasks, free or not
-        self.takers: LazyHeap[AgentClass] = LazyHeap()
+        self.needs = needs
+        self.task_type = needs.task_type
+        self.starts = Starts()
+        self.rooms: dict[Room, None] = {}  # of all that can take its tasks, free or not
+        self.takers: LazyHeap[Room] = LazyHeap()
+        self._ages = ages
+        self._keyless: list[Fifo | None] = [None] * 5  # by priority: of the tasks without a fairness key, kept when they are empty
+        self._fifos: dict[tuple[str, int], Fifo] = {}  # of the others, by key and priority, while they aren't empty
+        self._only: Fifo | None = None  # the one that may hold tasks, while there is only one: nothing needs comparing then
+        self._best: LazyHeap[Fifo] = LazyHeap()  # those that do, otherwise
+        self._serial = 0
 
     def rank(self) -> Rank | None:
-        """How urgent the best task is, which is `top` now. Places are unique in a namespace, so no two lanes have equal ranks."""
-        for priority, level in self.levels.items():
-            if level.live and (task := level.head()) is not None:
-                self.top = task
-                return (-priority, task.place)
-        return None
+        """How urgent the best task is, which is `top.top` now. Places are unique in a namespace, so no two lanes have equal ranks."""
+        fifo = self._only
+        if fifo is not None:
+            self.top = fifo
+            return fifo.rank()
+        fifo = self._best.best()
+        if fifo is None:
+            return None
+        self.top = fifo
+        return self._best.found
 
     def head(self) -> Task | None:
         """The best task, which stays; None when the lane is empty."""
-        return None if self.rank() is None else self.top
+        return None if self.rank() is None else self.top.top
 
     def add(self, task: Task) -> bool:
         """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
-        own = self.levels[task.spec.priority]
-        if not own.add(task):
+        spec = task.spec
+        key = spec.scheduling.fairness_key
+        fifo = self._fifos.get((key, spec.priority)) if key else self._keyless[spec.priority]
+        if fifo is None:
+            fifo = self._new_fifo(key, spec.priority)
+        if not fifo.live and fifo is not self._only:
+            self._begins(fifo)
+        if not fifo.add(task):
             return False
-        for level in self.levels.values():
-            if level is own:
-                break
-            if level.live:
-                return False
+        if fifo.watchers:
+            fifo.improved()
         return True
 
-    def pop(self, task: Task) -> None:
-        """Takes out the task that `head()` has just answered."""
-        self.levels[task.spec.priority].pop(task)
-        del self.top  # a lane at rest would hold on to it when it has ended
+    def pop(self) -> None:
+        """Takes out the task that `rank()` has just found."""
+        fifo = self.top
+        fifo.pop()
+        if not fifo.live and (fifo.key or fifo is not self._only):
+            self._ends(fifo)
 
-    def live(self) -> int:
-        """How many tasks are ready here."""
-        return sum(level.live for level in self.levels.values())
+    def forget(self, task: Task) -> None:
+        """A task that waits here has ended."""
+        spec = task.spec
+        key = spec.scheduling.fairness_key
+        fifo = self._fifos[key, spec.priority] if key else self._keyless[spec.priority]
+        if fifo is not None:  # the task is in it
+            fifo.forget()
+            if not fifo.live and (fifo.key or fifo is not self._only):
+                self._ends(fifo)
+
+    def fifos(self) -> Iterator[Fifo]:
+        """The queues that aren't empty."""
+        yield from (fifo for fifo in self._keyless if fifo is not None and fifo.live)
+        yield from self._fifos.values()
+
+    def empty(self) -> bool:
+        """Whether no task is ready here."""
+        return not self._fifos and not any(fifo is not None and fifo.live for fifo in self._keyless)
+
+    def close(self) -> None:
+        """It is empty, and will not be used again."""
+        for fifo in self._keyless:
+            if fifo is not None:
+                fifo.close()
+
+    def _new_fifo(self, key: str, priority: int) -> Fifo:
+        self._serial += 1
+        fifo = Fifo(self, key, priority, self._serial, self._ages)
+        if key:
+            self._fifos[key, priority] = fifo
+        else:
+            self._keyless[priority] = fifo
+        return fifo
+
+    def _begins(self, fifo: Fifo) -> None:
+        """A queue is about to get its first task."""
+        only = self._only
+        if (only is None or not only.live) and not len(self._best):
+            self._only = fifo
+            return
+        if only is not None:
+            self._best.tell(only)
+            self._only = None
+        self._best.tell(fifo)
+
+    def _ends(self, fifo: Fifo) -> None:
+        """A queue is empty."""
+        if fifo is self._only:
+            self._only = None
+        else:
+            self._best.discard(fifo)
+        if fifo.key:
+            del self._fifos[fifo.key, fifo.priority]
+            fifo.close()
 
 
 class ReadyQueue:
     """The lanes of a namespace.
 
     Args:
+        ages: what they need to know of time.
         opened: called with each new lane.
         closed: called with each lane that is dropped, empty.
     """
 
-    def __init__(self, *, opened: Callable[[Lane], None], closed: Callable[[Lane], None]) -> None:
-        self.lanes: dict[str, Lane] = {}
+    def __init__(self, *, ages: Ages, opened: Callable[[Lane], None], closed: Callable[[Lane], None]) -> None:
+        self.lanes: dict[Needs | str, Lane] = {}
+        self._ages = ages
         self._opened = opened
         self._closed = closed
         self._serial = 0
@@ -150,17 +161,19 @@ class ReadyQueue:
         if len(self.lanes) >= max(self._sweep_at, spare):
             self._sweep()
         self._serial += 1
-        lane = self.lanes[task.spec.task_type] = Lane(task.spec.task_type, self._serial)
+        needs = task.spec.needs
+        lane = self.lanes[needs] = Lane(Needs(needs) if isinstance(needs, str) else needs, self._serial, self._ages)
         self._opened(lane)
         return lane
 
     def forget(self, task: Task) -> None:
         """A ready task has ended."""
-        self.lanes[task.spec.task_type].levels[task.spec.priority].forget()
+        self.lanes[task.spec.needs].forget(task)
 
     def _sweep(self) -> None:
         for key, lane in list(self.lanes.items()):
-            if not lane.live():
+            if lane.empty():
                 del self.lanes[key]
+                lane.close()
                 self._closed(lane)
         self._sweep_at = max(_MIN_STALE, 2 * len(self.lanes))

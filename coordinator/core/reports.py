@@ -40,6 +40,7 @@ class Success:
 
     outcome: bytes
     usage: Sequence[Usage] = ()
+    cost: float = 0.0  # to the task's fairness key, as the agent found it; 0 where it says nothing
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Failed:
 
     failure: Failure
     usage: Sequence[Usage] = ()
+    cost: float = 0.0
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Stopped:
 
     reason: str
     usage: Sequence[Usage] = ()
+    cost: float = 0.0
 
 
 @dataclass(slots=True)
@@ -114,11 +117,11 @@ def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result:
         return task
     if type(result) is Success:  # the common case first, without the cost of `match`
         scheduler.apply(Completed(task.number, result.outcome, result.usage), now)
-        scheduler.release(task)
+        scheduler.release(task, now, result.cost)
         scheduler.ended(task)
         return Verdict.ACCEPTED
     scheduler.apply_sized(_unsuccessful(scheduler, task, result, now), now)
-    scheduler.release(task)
+    scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)
     scheduler.after_attempt(task, now)
     return Verdict.ACCEPTED
 
@@ -150,7 +153,7 @@ def give_up(scheduler: Scheduler, task: Task, failure: Failure, cost: Cost, now:
     undelivered = cost is Cost.DELIVERY and failed.disposition is Disposition.RETRY
     scheduler.totals.crashed += cost is Cost.CRASH
     scheduler.apply_sized(Returned(task.number, failure.message, cost) if undelivered else failed, now)
-    scheduler.release(task)
+    scheduler.release(task, now)
     scheduler.after_attempt(task, now)
 
 

@@ -4,13 +4,16 @@ It decides nothing itself: submits, reports, sessions, ticks and placement are f
 them change durable state through `apply` alone.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
 from coordinator.core.events import Acknowledged, ChunkStored, Event
 from coordinator.core.evolve import evolve
-from coordinator.core.load_map import Agent, AgentClass, LoadMap
+from coordinator.core.fairness import Fairness
+from coordinator.core.fifo import Ages
+from coordinator.core.load_map import Agent, LoadMap, Room
 from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
@@ -58,12 +61,16 @@ class Scheduler:
         self.jitter = jitter
         self.state = state or State()
         self.load = LoadMap()
-        self.ready = ReadyQueue(opened=self.load.open, closed=self.load.close)
+        self.fairness = Fairness(settings.share_by, settings.weights)
+        self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
+        self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
+        self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
+        self.reserved: dict[Lane, Agent | None] = {}  # see reservations
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
-        self.awake: dict[Lane | AgentClass, None] = {}  # lanes with a better head than before, and classes with a slot more
+        self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
@@ -94,19 +101,34 @@ class Scheduler:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
             return
-        lane = self.ready.lanes.get(task.spec.task_type) or self.ready.open(task, spare=self.load.types())
+        if self.ages.now_ms != now.date_ms:
+            self.ages.at(now.date_ms)
+        lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
         if lane.add(task):
-            lane.improved()
-            self.awake[lane] = None
+            self.hurry(lane)
 
-    def release(self, task: Task) -> Attempt | None:
-        """A running task's attempt is over: frees its slot. Answers the attempt, if the load map had it."""
+    def hurry(self, lane: Lane) -> None:
+        """A lane has a better head than before."""
+        if lane.watchers:
+            lane.improved()
+        self.awake[lane] = None
+
+    def release(self, task: Task, now: Now, cost: float = 0.0) -> Attempt | None:
+        """A running task's attempt is over: frees its slots. Answers the attempt, if the load map had it.
+
+        Args:
+            task: it isn't RUNNING any more.
+            now: the present.
+            cost: what the agent reported that it cost; 0 if it didn't.
+        """
         agent = self.load.agents.get(task.agent)
-        attempt = agent.running.pop(task.number, None) if agent is not None else None
+        attempt = agent.end(task.number) if agent is not None else None
         if agent is None or attempt is None:
             return None
         self.liveness.disarm(attempt)
         self.unjournalled_acks.pop(task.number, None)
+        if attempt.charge is not None:
+            self.fairness.settle(attempt.charge, cost, now.mono_s)
         self.freed(agent)
         return attempt
 
@@ -114,9 +136,11 @@ class Scheduler:
         """An agent in a class may have a free slot more than before."""
         group = agent.group
         if group is not None:
-            group.touch(agent)
-            group.improved()
-            self.awake[group] = None
+            for room in group.rooms.values():
+                room.touch(agent)
+                if room.watchers:
+                    room.improved()
+                self.awake[room] = None
 
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""
@@ -145,7 +169,8 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        return self.liveness.next_due(), self.dates.next_due()
+        dates = [due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due()) if due_ms is not None]
+        return self.liveness.next_due(), min(dates, default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:
         """Derives queue, load map and timers from the state, after recovery; stops now and then, to be gone on with soon.
@@ -164,7 +189,7 @@ class Scheduler:
             attempt = Attempt(task, now.mono_s, until_s, INFINITY if task.acknowledged else until_s)
             attempt.run_until_s = max(attempt.run_until_s, until_s)
             attempt.progress_until_s = max(attempt.progress_until_s, until_s)
-            agent.running[task.number] = attempt
+            agent.begin(attempt)
             self.liveness.arm(attempt, attempt.due_s())
         for agent in self.load.agents.values():
             agent.grace_until_s = until_s

@@ -7,7 +7,7 @@ from enum import Enum
 from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
-from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
+from coordinator.core.model import INFINITY, Attempt, Capability, Failure, FailureKind, Now, Task
 from coordinator.core.reports import acknowledge, give_up, judge
 from coordinator.core.scheduler import Scheduler
 
@@ -18,7 +18,7 @@ class Hello:
 
     name: str
     nonce: str
-    capabilities: Sequence[str]
+    capabilities: Mapping[str, Capability]
     capacity: int
     in_flight: Sequence[tuple[str, int]]
     labels: Mapping[str, str]
@@ -43,7 +43,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
     agent.session, agent.nonce = session, said.nonce
     agent.status = AgentStatus.CONNECTED
     agent.capacity, agent.ready_limit = said.capacity, 0
-    agent.labels, agent.sdk, agent.since_ms = said.labels, said.sdk, now.date_ms
+    agent.sdk, agent.since_ms = said.sdk, now.date_ms
     agent.grace_until_s = INFINITY
     scheduler.liveness.disarm(agent)
     scheduler.load.by_session[session] = agent
@@ -63,7 +63,8 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
         if number not in kept:
             _omitted(scheduler, attempt, now)
 
-    scheduler.load.join(agent, said.capabilities)
+    agent.can(said.capabilities, said.labels)
+    scheduler.load.join(agent)
     return verdicts
 
 

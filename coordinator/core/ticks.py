@@ -7,10 +7,17 @@ from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
 from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Scheduler
 
+MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
+
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
     journal_acknowledgements(scheduler, now)
+    scheduler.ages.at(now.date_ms)
+    for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
+        if fifo.aged():
+            fifo.improved()
+            scheduler.hurry(fifo.lane)
     for backoff in scheduler.dates.take_due(now.date_ms):
         if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
             scheduler.enqueue(backoff.task, now)

@@ -51,10 +51,14 @@ class TimerWheel(Generic[T]):
             del self._slots[heapq.heappop(self._order)]
         return None
 
-    def take_due(self, now: float) -> list[T]:
-        """Takes out everything whose slot is over, in the order of the slots."""
+    def take_due(self, now: float, *, at_most: int | None = None) -> list[T]:
+        """Takes out what is in slots that are over, in the order of the slots: everything, or no more than `at_most`."""
         due: list[T] = []
         while self._order and self._order[0] * self._width <= now:
+            slot = self._slots[self._order[0]]
+            if at_most is not None and len(due) + len(slot) > at_most:
+                due.extend([slot.popitem()[0] for _ in range(at_most - len(due))])
+                break
             due.extend(self._slots.pop(heapq.heappop(self._order)))
         for item in due:
             item.due_slot = 0

@@ -11,6 +11,7 @@ from muster.v1 import admin_pb2, admin_pb2_grpc, common_pb2
 from coordinator import convert
 from coordinator.core.explain import WaitKind, waits_for
 from coordinator.core.load_map import AgentStatus
+from coordinator.core.model import Task
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
@@ -132,17 +133,19 @@ def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsR
             rows[key] = admin_pb2.QueueStats(task_type=task_type, priority=cast("common_pb2.Priority.ValueType", priority))
         return rows[key]
 
+    oldest: dict[tuple[str, int], Task] = {}
     for lane in scheduler.ready.lanes.values():
-        for priority, level in lane.levels.items():
-            head = level.head() if level.live else None
-            if head is None:
-                continue
-            stats = row(lane.task_type, priority)
-            stats.ready = level.live
-            stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
-            reason = waits_for(scheduler, head)
-            if reason is not None and reason.kind is not WaitKind.QUEUED:
-                stats.waits_for = reason.message
+        for fifo in lane.fifos():
+            key = (lane.task_type, fifo.priority)
+            row(*key).ready += fifo.live
+            if fifo.rank() is not None and (key not in oldest or fifo.top.place < oldest[key].place):
+                oldest[key] = fifo.top
+    for key, head in oldest.items():
+        stats = row(*key)
+        stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
+        reason = waits_for(scheduler, head)
+        if reason is not None and reason.kind is not WaitKind.QUEUED:
+            stats.waits_for = reason.message
     running = 0
     for backoff in scheduler.backoffs.values():
         row(backoff.task.spec.task_type, backoff.task.spec.priority).delayed += 1

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from muster.v1 import agent_pb2, agent_pb2_grpc
 
 from coordinator import convert
+from coordinator.checks import check_name
+from coordinator.convert_scheduling import capabilities_out
 from coordinator.core import sessions
 from coordinator.core.load_map import Agent
 from coordinator.errors import NotFound
@@ -69,7 +71,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         self, request: agent_pb2.DrainAgentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> agent_pb2.DrainAgentResponse:
         shard, namespace = self._shards.called(context)
-        name = convert.check_name(request.agent_name, "agent_name")
+        name = check_name(request.agent_name, "agent_name")
         deadline_s = convert.seconds(request.deadline, "deadline") if request.HasField("deadline") else DEFAULT_DRAIN_S
         agent = namespace.scheduler.load.agents.get(name)
         if agent is None or not agent.session:
@@ -88,7 +90,7 @@ def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
     return agent_pb2.AgentInfo(
         agent_name=agent.name,
         state=_STATES[agent.status.value],
-        capabilities=[agent_pb2.Capability(task_type=task_type) for task_type in sorted(agent.capabilities)],
+        capabilities=capabilities_out(agent.capabilities),
         labels=agent.labels,
         max_concurrent_tasks=agent.capacity,
         ready_limit=agent.ready_limit,

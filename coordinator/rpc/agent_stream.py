@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, cast
 from muster.v1 import agent_pb2, event_pb2
 
 from coordinator import convert
+from coordinator.checks import MAX_ID_CHARS, check_name
 from coordinator.convert import Bounds
+from coordinator.convert_scheduling import capabilities_in
 from coordinator.core import reports, sessions
 from coordinator.core.effects import Assign, DrainSession, StopAttempt
 from coordinator.core.model import Failure, FailureKind, Now
@@ -369,7 +371,7 @@ _RESULT_MESSAGES = {
 
 def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
     """A Hello, checked. Raises InvalidRequest."""
-    name = convert.check_name(message.agent_name, "hello.agent_name")
+    name = check_name(message.agent_name, "hello.agent_name")
     if not 8 <= len(message.session_nonce) <= 64:  # documented in the proto
         raise InvalidRequest("hello.session_nonce must have 8 to 64 characters: make it once per process", field="hello.session_nonce")
     if message.protocol_version != PROTOCOL_VERSION:
@@ -388,15 +390,15 @@ def _checked_hello(message: agent_pb2.Hello) -> sessions.Hello:
     if len(message.labels) > MAX_LABELS:
         raise InvalidRequest(f"hello.labels has {len(message.labels)} entries: at most {MAX_LABELS}", field="hello.labels")
     for key, value in message.labels.items():
-        convert.check_name(key, "hello.labels")
+        check_name(key, "hello.labels")
         if value:
-            convert.check_name(value, f"hello.labels[{key}]")
+            check_name(value, f"hello.labels[{key}]")
     return sessions.Hello(
         name=name,
         nonce=message.session_nonce,
-        capabilities=[convert.check_name(one.task_type, "hello.capabilities.task_type") for one in message.capabilities],
+        capabilities=capabilities_in(message.capabilities),
         capacity=message.max_concurrent_tasks or DEFAULT_CAPACITY,
         in_flight=[(one.task_id, one.fence) for one in message.in_flight],
         labels=dict(message.labels),
-        sdk=message.sdk[: convert.MAX_ID_CHARS],
+        sdk=message.sdk[:MAX_ID_CHARS],
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from muster.v1 import task_pb2, task_pb2_grpc
 
 from coordinator import convert
+from coordinator.checks import check_name
 from coordinator.core import submits
 from coordinator.core.model import Task, TaskState
 from coordinator.core.submits import CancelVerdict
@@ -69,7 +70,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
 
     async def GetTask(self, request: task_pb2.GetTaskRequest, context: Context) -> task_pb2.GetTaskResponse:
         shard, namespace = self._shards.called(context)
-        task_id = convert.check_name(request.task_id, "task_id")
+        task_id = check_name(request.task_id, "task_id")
         task = namespace.scheduler.state.find(task_id)
         view = (
             live_view(namespace.scheduler, task, request.view)
@@ -112,7 +113,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
 
     async def ExplainTask(self, request: task_pb2.ExplainTaskRequest, context: Context) -> task_pb2.ExplainTaskResponse:
         shard, namespace = self._shards.called(context)
-        task_id = convert.check_name(request.task_id, "task_id")
+        task_id = check_name(request.task_id, "task_id")
         task = namespace.scheduler.state.tasks.get(task_id)
         if task is not None:
             response = explained(namespace.scheduler, task, shard.outage_since_s is not None)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agent_node.cli import submit_command
+from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Priority, TaskOutput
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
@@ -44,8 +45,27 @@ def test_submit_prints_the_id_alone(muster, client):
         "max_retries": 0,
         "run_timeout_s": 2.5,
         "progress_timeout_s": None,
+        "scheduling": None,
         "want_result": False,
     }
+
+
+def test_submit_says_what_it_asks_of_the_scheduler(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    words = ["--key", "tenant", "--cost", "2.5", "--slots", "2", "--needs", "gpu=a,b", "--needs", "!spot"]
+    words += ["--min-version", "3", "--sticky", "chat"]
+    assert muster("submit", "summarise", "hello", *words).exit_code == 0
+    [(_, _, options)] = client.calls
+    assert options["scheduling"] == Scheduling(
+        fairness_key="tenant", cost=2.5, slots=2, selectors=["gpu=a,b", "!spot"], min_version=3, sticky_key="chat"
+    )
+
+
+@pytest.mark.parametrize("wrong", [("--needs", "=x"), ("--needs", "!a=b"), ("--needs", ""), ("--cost", "0"), ("--cost", "nan")])
+def test_submit_refuses_what_makes_no_sense(muster, client, wrong):
+    result = muster("submit", "summarise", "hello", *wrong)
+    assert result.exit_code == 2
+    assert not client.calls
 
 
 def test_submit_with_json_prints_an_object(muster, client):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.core.explain import MAX_AGENTS, RuledOut, WaitKind, explain, ruled_out, waits_for
+from coordinator.core.model import Needs
 from coordinator.core.sessions import draining
 from tests.support.core_world import FAILED, CoreWorld
 
@@ -110,7 +111,7 @@ def test_an_agent_is_ruled_out_exactly_when_placement_cannot_choose_it(fleet, lo
     for number in range(len(fleet)):
         world, name = world_of(fleet, load), f"agent{number}"
         agent = world.scheduler.load.agents.get(name)
-        could = agent is not None and not ruled_out(agent, "a")
+        could = agent is not None and not ruled_out(agent, Needs("a"))
         for other in list(world.scheduler.load.agents.values()):
             if other.name != name and other.session:
                 world.lose(other.name)

@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.core.load_map import AgentStatus, LoadMap
+from coordinator.core.model import Attempt, Capability, Needs, Task
+from tests.support.core_world import spec_of
 
 CAPABILITIES = [("a",), ("a", "b"), ("b",)]
 
@@ -14,13 +16,15 @@ def joined(load, name, *, capacity=10, limit=None, capabilities=("a",)):
     agent.session = f"session of {name}"
     agent.capacity = capacity
     agent.ready_limit = capacity if limit is None else limit
-    load.join(agent, capabilities)
+    agent.can(dict.fromkeys(capabilities, Capability()), {})
+    load.join(agent)
     return agent
 
 
 def give(agent, count=1):
     for _ in range(count):
-        agent.running[max(agent.running, default=0) + 1] = None
+        number = max(agent.running, default=0) + 1
+        agent.begin(Attempt(Task(number, spec_of(f"task{number}"), 0), 0, 0, 0))
     agent.group.touch(agent)
 
 
@@ -30,7 +34,7 @@ def test_load_counts_against_capacity():
     give(small, 1)
     give(large, 4)
     assert small.group is large.group
-    assert small.group.least_loaded() is large, "4 of 10 is less than 1 of 2"
+    assert small.group.plain.least_loaded() is large, "4 of 10 is less than 1 of 2"
 
 
 def test_the_longest_idle_of_equals_goes_first():
@@ -39,7 +43,7 @@ def test_the_longest_idle_of_equals_goes_first():
     group = agents[0].group
     order = []
     for _ in range(6):
-        chosen = group.least_loaded()
+        chosen = group.plain.least_loaded()
         order.append(chosen.name)
         give(chosen)
     assert order == ["first", "second", "third"] * 2
@@ -50,7 +54,7 @@ def test_the_ready_level_bounds_what_an_agent_gets():
     agent = joined(load, "agent", capacity=10, limit=1)
     assert agent.free_slots() == 1
     give(agent)
-    assert agent.group.least_loaded() is None
+    assert agent.group.plain.least_loaded() is None
 
 
 def test_a_draining_or_lost_agent_is_not_free():
@@ -68,17 +72,17 @@ def test_agents_of_equal_capabilities_share_a_class_and_the_last_one_takes_it_al
     other = joined(load, "other", capabilities=("b", "a"))
     assert one.group is other.group
     load.leave(one)
-    assert load.capable("a") == [other.group]
+    assert load.capable(Needs("a")) == [other.group]
     load.leave(other)
-    assert load.capable("a") == load.capable("b") == []
+    assert load.capable(Needs("a")) == load.capable(Needs("b")) == []
 
 
 def test_an_agent_that_comes_back_with_other_capabilities_changes_its_class():
     load = LoadMap()
     agent = joined(load, "agent", capabilities=("a",))
-    load.join(agent, ("b",))
-    assert load.capable("a") == []
-    assert load.capable("b")[0].least_loaded() is agent
+    joined(load, "agent", capabilities=("b",))
+    assert load.capable(Needs("a")) == []
+    assert load.capable(Needs("b"))[0].plain.least_loaded() is agent
 
 
 @given(
@@ -101,7 +105,7 @@ def test_least_loaded_is_what_a_scan_finds(operations):
         elif operation == "give" and agent.free_slots() > 0:
             give(agent)
         elif operation == "free" and agent.running:
-            agent.running.popitem()
+            agent.end(max(agent.running))
             agent.group.touch(agent)
         elif operation in ("ready", "drain"):
             agent.ready_limit = amount
@@ -109,7 +113,7 @@ def test_least_loaded_is_what_a_scan_finds(operations):
             agent.group.touch(agent)
         for task_type in ("a", "b"):
             free = [each for each in load.agents.values() if task_type in each.capabilities and each.group and each.free_slots() > 0]
-            found = [group.least_loaded() for group in load.capable(task_type)]
+            found = [group.plain.least_loaded() for group in load.capable(Needs(task_type))]
             ratios = [len(each.running) / each.capacity for each in found if each is not None]
             assert min(ratios, default=None) == min((len(each.running) / each.capacity for each in free), default=None)
             assert all(each is None or each in free for each in found)

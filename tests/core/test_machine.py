@@ -8,21 +8,42 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
-from coordinator.core.model import ENDED, Progress, RetryPolicy, Settings
+from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict
 from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
 from tests.support.oracle import Oracle, told_by
 
-SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1))
+SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1)
 AGENTS = st.sampled_from(["ann", "bob", "cai"])
 IDS = st.integers(0, 9).map("task{}".format)
 RESULTS = st.sampled_from([SUCCESS, FAILED, FAILED_FOR_GOOD, STOPPED, GIVEN_BACK])
 PICKS = st.integers(0, 30)
+OFFERS = ["ab", "abc", "a", "c"]
+LABELS = st.sampled_from([{}, {"zone": "x"}, {"zone": "y", "gpu": "yes"}])
+SELECTORS = [
+    [],
+    [common_pb2.LabelSelector(label="zone", operator=common_pb2.LABEL_OPERATOR_IN, values=["x", "y"])],
+    [common_pb2.LabelSelector(label="zone", operator=common_pb2.LABEL_OPERATOR_NOT_IN, values=["x"])],
+    [common_pb2.LabelSelector(label="gpu", operator=common_pb2.LABEL_OPERATOR_EXISTS)],
+    [common_pb2.LabelSelector(label="gpu", operator=common_pb2.LABEL_OPERATOR_NOT_EXISTS)],
+]
+SCHEDULING = st.just({}) | st.fixed_dictionaries(
+    {},
+    optional={
+        "fairness_key": st.sampled_from(["x", "y"]),
+        "cost": st.sampled_from([0.5, 3]),
+        "slots": st.integers(1, 3),
+        "selectors": st.sampled_from(SELECTORS),
+        "min_version": st.integers(0, 2),
+        "sticky_key": st.sampled_from(["u", "v"]),
+    },
+)
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
@@ -43,24 +64,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, fleet, tasks):
         """Most runs begin with agents at work: else they would have to be found by chance."""
         for name, (offers, capacity) in fleet.items():
-            self.join(name, offers, capacity)
+            self.join(name, offers, capacity, {}, 0, 0)
         for task_id, (task_type, priority) in tasks.items():
-            self.submit(task_id, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
+            self.submit(task_id, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
     # --- clients ---
 
     @rule(
         task_id=IDS,
+        scheduling=SCHEDULING,
         task_type=st.sampled_from("abc"),
         priority=st.integers(1, 4),
         max_retries=st.none() | st.integers(0, 2),
         max_crashes=st.none() | st.integers(0, 2),
     )
-    def submit(self, task_id, **options):
+    def submit(self, task_id, scheduling, **options):
         if task_id in self.settled:
             return  # the engine has looked it up in the store, and doesn't ask the core
         known = self.world.scheduler.state.find(task_id)
-        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options))
+        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options, **scheduling))
         assert known in (None, task)
         self.judge()
 
@@ -78,15 +100,26 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- agents ---
 
-    @rule(name=AGENTS, offers=st.sampled_from(["a", "ab", "abc", "c"]), capacity=st.integers(1, 4), same=st.booleans(), lists=PICKS)
-    def hello(self, name, offers, capacity, same, lists):
+    @rule(
+        name=AGENTS,
+        offers=st.sampled_from(OFFERS),
+        capacity=st.integers(1, 4),
+        labels=LABELS,
+        version=st.integers(0, 2),
+        limit_of_a=st.integers(0, 2),
+        same=st.booleans(),
+        lists=PICKS,
+    )
+    def hello(self, name, offers, capacity, labels, version, limit_of_a, same, lists):
         """It lists some of what it holds, and something that it doesn't."""
         mine = [claim[1:] for claim in self.claims if self.oracle.may_end(*claim) and claim[0] == name]
         listed = dict(task for bit, task in enumerate(mine) if lists >> bit & 1)
         stale = {task_id: fence for _, task_id, fence in self.claims[-2:] if task_id not in listed and (task_id, fence) not in mine}
         cancelled = {task_id for task_id in listed if self.oracle.stories[self.oracle.numbers[task_id]].cancelled}
-        verdicts = self.world.connect(name, offers, capacity=capacity, nonce="same" if same else "other", in_flight=listed | stale)
-        self.oracle.hello(name, offers, capacity)
+        can = {task_type: Capability(version, limit_of_a if task_type == "a" else 0) for task_type in offers}
+        nonce = "same" if same else "other"
+        verdicts = self.world.connect(name, can, capacity=capacity, nonce=nonce, in_flight=listed | stale, labels=labels)
+        self.oracle.hello(name, can, capacity, labels)
         for task_id in listed:
             self.oracle.heard(self.oracle.numbers[task_id], self.world.now)
         self.judge()
@@ -94,9 +127,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert verdicts == keeps + [ReconcileVerdict.DROP] * len(stale)
         assert sorted(self.world.running(name)) == sorted(listed)
 
-    @rule(name=AGENTS, offers=st.sampled_from(["a", "ab", "abc"]), capacity=st.integers(1, 4))
-    def join(self, name, offers, capacity):
-        self.hello(name, offers, capacity, same=True, lists=255)
+    @rule(
+        name=AGENTS,
+        offers=st.sampled_from(OFFERS[:3]),
+        capacity=st.integers(1, 4),
+        labels=LABELS,
+        version=st.integers(0, 2),
+        limit_of_a=st.integers(0, 2),
+    )
+    def join(self, name, offers, capacity, labels, version, limit_of_a):
+        self.hello(name, offers, capacity, labels, version, limit_of_a, same=True, lists=255)
         self.oracle.agents[name].limit = capacity
         self.world.ready(name, capacity)
         self.judge()
@@ -255,6 +295,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         events, effects = self.world.events[self.seen_events :], self.world.effects[self.seen_effects :]
         self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
         assert not (quiet and events), f"a report that doesn't count decided {events}"
+        self.oracle.kept = {agent.name: agent.reserved for agent in self.world.scheduler.load.agents.values() if agent.reserved}
         self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]

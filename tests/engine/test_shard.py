@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from coordinator.core.model import Settings, TaskState
+from coordinator.core.model import Capability, Settings, TaskState
 from coordinator.core.reports import acknowledge, finish
 from coordinator.core.sessions import Hello, hello, ready
 from coordinator.engine.intake import Duplicate, take_in, take_in_new
@@ -64,7 +64,7 @@ class Bench:
         await started.wait()
         self.namespace = self.shard.namespace(DEFAULT_NAMESPACE)
         self.scheduler = self.namespace.scheduler
-        hello(self.scheduler, "session", Hello("agent", "nonce", ["work"], 10, [], {}), self.shard.now())
+        hello(self.scheduler, "session", Hello("agent", "nonce", {"work": Capability()}, 10, [], {}), self.shard.now())
         ready(self.scheduler, self.agent, 10)
         self.decided()
         await self.shard.durable()

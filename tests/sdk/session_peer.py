@@ -5,7 +5,7 @@ from muster.v1 import agent_pb2 as pb
 from muster.v1.common_pb2 import TaskSpec
 
 from agent_node.attempt import Succeeded
-from agent_node.held import Identity
+from agent_node.held import Capability, Identity
 from agent_node.instructions import Start
 from agent_node.session import Session
 
@@ -17,7 +17,9 @@ class Peer:
     """A coordinator by hand: speaks to the session, and reads what it says."""
 
     def __init__(self, *, capacity=4, welcome=None):
-        identity = Identity(agent_name="a", session_nonce="n" * 8, task_types=["t"], labels={"k": "v"}, capacity=capacity, sdk="test/1")
+        identity = Identity(
+            agent_name="a", session_nonce="n" * 8, capabilities=[Capability("t")], labels={"k": "v"}, capacity=capacity, sdk="test/1"
+        )
         self.session = Session(identity=identity, drain_deadline_s=30)
         self.welcome = welcome or {}
         self.now = 100.0

@@ -7,7 +7,7 @@ from muster.v1 import agent_pb2 as pb
 from muster.v1.common_pb2 import TaskSpec
 
 from agent_node.attempt import CheckpointData, StopCause, Stopped, Succeeded
-from agent_node.held import Identity
+from agent_node.held import Capability, Identity
 from agent_node.instructions import Finish, Reconnect, Start, StopHandler
 from agent_node.session import ACK_PATIENCE_S, Session
 
@@ -21,7 +21,9 @@ class Story(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        identity = Identity(agent_name="a", session_nonce="nonce-00", task_types=["t"], labels={}, capacity=CAPACITY, sdk="test")
+        identity = Identity(
+            agent_name="a", session_nonce="nonce-00", capabilities=[Capability("t")], labels={}, capacity=CAPACITY, sdk="test"
+        )
         self.session = Session(identity=identity, drain_deadline_s=5)
         self.now = 0.0
         self.stream = 0

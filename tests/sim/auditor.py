@@ -29,6 +29,7 @@ from tests.support.core_world import durable
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
+LATE_MS = 2000  # how late a step of an age may be noticed: a slot of the timers, and the wait for a tick
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Story:
     """What the journal says of one task."""
 
     spec: object
+    created_ms: int
     holder: str = ""
     fence: int = 0
     fences: dict = field(default_factory=dict)  # to the checkpoint that each began with
@@ -76,7 +78,7 @@ class Auditor:
             self.epoch = commit.epoch
             for _, event in commit.events:
                 if not isinstance(event, NamespaceCreated):
-                    self._read(event)
+                    self._read(event, commit.date_ms)
                     evolve(self.state, event, commit.date_ms)
 
     def claimed(self, epoch, store):
@@ -85,16 +87,16 @@ class Auditor:
         self.owner = store
         self.epoch = max(self.epoch, epoch)  # whatever is written from here on must be of this epoch or a later one
 
-    def _read(self, event):
+    def _read(self, event, date_ms):
         if isinstance(event, Submitted):
             assert event.spec.task_id not in self.by_id, f"G6: {event.spec.task_id} was taken twice"
-            self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec)
+            self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec, date_ms)
             return
         story = self.stories[event.number]
         assert not story.end, f"G2: {event} after its end"
         match event:
             case Assigned():
-                self._assigned(story, event)
+                self._assigned(story, event, date_ms)
             case CancelRecorded():
                 story.cancelled = True
                 assert event.ended == (not story.holder)
@@ -104,25 +106,32 @@ class Auditor:
                 assert story.holder, f"{event} about an attempt that nobody holds"
                 self._about_attempt(story, event)
 
-    def _assigned(self, story, event):
+    def _assigned(self, story, event, date_ms):
         agent = self.sim.agents[event.agent]
         assert event.fence > story.fence, "G2: a fence must grow"
         assert event.fence >> 20 >= self.epoch, "a fence of an old epoch"
         assert not story.holder, "G3: two live leases on one task"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
-        held = sum(other.holder == event.agent for other in self.stories.values())
-        assert held < agent.capacity, f"G3: {event.agent} is over its capacity"
+        held = sum(other.spec.scheduling.slots for other in self.stories.values() if other.holder == event.agent)
+        assert held + story.spec.scheduling.slots <= agent.capacity, f"G3: {event.agent} is over its capacity"
+        mine = (-self._level(story, date_ms), event.number)
         better = [
             other.spec.task_id
             for number, other in self.stories.items()
             if other.is_pending
-            and other.spec.task_type == story.spec.task_type
-            and (-other.spec.priority, number) < (-story.spec.priority, event.number)
+            and other.spec.needs == story.spec.needs
+            and other.spec.scheduling.fairness_key == story.spec.scheduling.fairness_key
+            and (-self._level(other, date_ms - LATE_MS), number) < mine
         ]
         assert not better, f"G4: {better} go before {story.spec.task_id}"
         assert event.attempt == story.attempt + 1, "attempts are numbered without gaps"
         story.holder, story.fence, story.attempt, story.is_pending = event.agent, event.fence, event.attempt, False
         story.fences[event.fence] = story.checkpoint
+
+    def _level(self, story, date_ms):
+        """The effective priority of a ready task."""
+        steps = (date_ms - story.created_ms) // round(1000 * self.sim.settings.ageing_period_s)
+        return min(4, story.spec.priority + max(0, steps))
 
     def _about_attempt(self, story, event):
         match event:

@@ -133,4 +133,9 @@ def task_of(task_id, rng):
         spec.retry_policy.max_retries = rng.randint(0, 2)
     if rng.random() < 0.5:
         spec.run_timeout.CopyFrom(convert.duration(rng.choice([20, 60])))
+    if rng.random() < 0.5:
+        spec.scheduling.fairness_key = rng.choice(["", "x", "y"])
+        spec.scheduling.cost = rng.choice([0, 0.5, 4])
+        spec.scheduling.slots = rng.choice([0, 1, 2])
+        spec.scheduling.sticky_key = rng.choice(["", "u", "v"])
     return spec

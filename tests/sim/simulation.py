@@ -52,7 +52,7 @@ class Simulation:
         offers = [*self.rng.choices(OFFERS, k=self.rng.randint(1, 4)), ("a", "b", "c")]  # somebody can run everything
         for number, capabilities in enumerate(offers):
             name = f"agent{number}"
-            self.agents[name] = SimAgent(sim=self, name=name, capabilities=capabilities, capacity=self.rng.choice([1, 2, 5]))
+            self.agents[name] = SimAgent(sim=self, name=name, capabilities=capabilities, capacity=self.rng.choice([2, 3, 5]))
         for number in range(self.rng.randint(1, 3)):
             ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
             tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}

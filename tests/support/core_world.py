@@ -12,7 +12,7 @@ from coordinator.core.events import Assigned, Commit, Event, NamespaceCreated, S
 from coordinator.core.evolve import evolve
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
-from coordinator.core.model import Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
+from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
 from coordinator.core.reports import (
     Failed,
@@ -36,6 +36,8 @@ from coordinator.core.ticks import tick
 from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
 
+Offers = Iterable[str] | Mapping[str, Capability]
+
 FIRST_EPOCH = 1_000
 FIRST_DATE_MS = 1_700_000_000_000
 NAMESPACE = "default"
@@ -58,11 +60,14 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    **scheduling: object,
 ) -> Spec:
-    """A task as a client would submit it; None and 0 leave a field out."""
+    """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
         task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
     )
+    if scheduling:
+        message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
     if max_retries is not None:
         message.retry_policy.max_retries = max_retries
     if max_crashes is not None:
@@ -189,22 +194,32 @@ class CoreWorld:
     def connect(
         self,
         name: str,
-        capabilities: Iterable[str] = ("work",),
+        capabilities: Offers = ("work",),
         *,
         capacity: int = 10,
         nonce: str = "first",
         in_flight: Mapping[str, int] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> list[ReconcileVerdict]:
         """An agent says Hello on a new session, and is not ready yet."""
         self._sessions += 1
-        said = Hello(name, nonce, tuple(capabilities), capacity, tuple((in_flight or {}).items()), {})
+        offers = capabilities if isinstance(capabilities, Mapping) else dict.fromkeys(capabilities, Capability())
+        said = Hello(name, nonce, offers, capacity, tuple((in_flight or {}).items()), labels or {})
         verdicts = hello(self.scheduler, f"s{self._sessions}", said, self.now)
         self.commit()
         return verdicts
 
-    def join(self, name: str, capabilities: Iterable[str] = ("work",), *, capacity: int = 10, limit: int | None = None) -> Agent:
+    def join(
+        self,
+        name: str,
+        capabilities: Offers = ("work",),
+        *,
+        capacity: int = 10,
+        limit: int | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Agent:
         """An agent says Hello and is ready for `limit` attempts; as many as it has capacity for, unless told otherwise."""
-        self.connect(name, capabilities, capacity=capacity)
+        self.connect(name, capabilities, capacity=capacity, labels=labels)
         self.ready(name, capacity if limit is None else limit)
         return self.agent(name)
 

@@ -19,8 +19,9 @@ async def nothing_stays(muster: Hosted) -> None:
     muster.check()
     kept = (scheduler.state.by_number, scheduler.backoffs, scheduler.unjournalled_acks, scheduler.load.by_session)
     assert not any(kept), kept
-    assert not any((scheduler.load._classes, scheduler.load._capable))
-    assert not any(lane.live() for lane in scheduler.ready.lanes.values())
+    assert not any((scheduler.load._classes, scheduler.load._offering))
+    assert all(lane.empty() for lane in scheduler.ready.lanes.values())
+    assert not scheduler.reserved
     assert scheduler.liveness.next_due() is None
     assert not any(scheduler.dates._slots.values())
     assert not namespace._waiting

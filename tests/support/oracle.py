@@ -3,7 +3,7 @@
 Fed with what agents did and with the events that were decided, it raises AssertionError where a guarantee doesn't hold (G2, G3, G4, G9).
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,9 +21,10 @@ from coordinator.core.events import (
     Submitted,
 )
 from coordinator.core.history import HistoryEntry
-from coordinator.core.model import INFINITY, FailureKind, Now, Settings, Spec
+from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
 
 DATE_SLOT_MS = 20  # how much later than its date a backoff may end
+AGE_SLOT_MS = 250  # how coarsely ages are looked at, where the period is at least 16 of it
 SLOT_S = 0.25  # how much later than its deadline an attempt may be given up
 
 
@@ -31,7 +32,8 @@ SLOT_S = 0.25  # how much later than its deadline an attempt may be given up
 class KnownAgent:
     """An agent as its own frames describe it."""
 
-    capabilities: frozenset[str] = frozenset()
+    capabilities: Mapping[str, Capability] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     capacity: int = 0
     limit: int = 0
     connected: bool = False
@@ -57,6 +59,7 @@ class Story:
     """What has happened to one task."""
 
     spec: Spec
+    created_ms: int
     fence: int = 0
     accepted_fence: int = 0
     assigned: int = 0
@@ -83,12 +86,13 @@ class Oracle:
     held: dict[int, Held] = field(default_factory=dict)
     stories: dict[int, Story] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
 
     # --- what agents do ---
 
-    def hello(self, name: str, capabilities: Sequence[str], capacity: int) -> None:
+    def hello(self, name: str, capabilities: Mapping[str, Capability], capacity: int, labels: Mapping[str, str] | None = None) -> None:
         """An agent opened a session."""
-        self.agents[name] = KnownAgent(frozenset(capabilities), capacity, connected=True)
+        self.agents[name] = KnownAgent(capabilities, labels or {}, capacity, connected=True)
 
     def lost(self, name: str, now: Now) -> None:
         """An agent's stream broke."""
@@ -131,7 +135,7 @@ class Oracle:
                 case Submitted():
                     assert event.spec.task_id not in self.numbers, f"G6: {event.spec.task_id} was taken twice"
                     self.numbers[event.spec.task_id] = event.number
-                    self.stories[event.number] = Story(event.spec)
+                    self.stories[event.number] = Story(event.spec, now.date_ms)
                 case Assigned():
                     self._assigned(event, now, delayed)
                 case Acknowledged():
@@ -174,12 +178,13 @@ class Oracle:
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
-        assert self._load(event.agent) < min(agent.capacity, agent.limit), "G3: over the capacity"
+        assert self._busy(event.agent) + story.spec.scheduling.slots <= min(agent.capacity, agent.limit), "G3: over the capacity"
         assert event.attempt == story.assigned - story.given_back - story.undelivered + 1, "a returned attempt keeps its number"
-        ready = [number for number in self._ready(now, delayed) if self._takers(number)]
-        assert event.number == min(ready, key=self._order), "G4: another task goes first"
+        self._in_order(event.number, [number for number in self._ready(now, delayed) if self._takers(number)], now)
         takers = self._takers(event.number)
-        assert self._ratio(event.agent) == min(map(self._ratio, takers)), "another agent has less to do"
+        assert event.agent in takers, f"{event.agent} can't take it"
+        if not story.spec.scheduling.sticky_key:
+            assert self._load_step(event.agent) == min(map(self._load_step, takers)), "another agent has less to do"
         story.fence = event.fence
         story.assigned += 1
         settings, mono_s = self.settings, now.mono_s
@@ -294,25 +299,49 @@ class Oracle:
             assert number not in delayed, "its backoff should have ended"
         return number in delayed
 
+    def _in_order(self, number: int, ready: Sequence[int], now: Now) -> None:
+        """G4: nothing that could go instead is more urgent, nor older and of the same key. What keys share is judged elsewhere."""
+        level, key = self.level(number, now), self.stories[number].spec.scheduling.fairness_key
+        assert number in ready
+        for other in ready:
+            other_level = self.level(other, now)
+            assert other_level <= level, "G4: a more urgent task goes first"
+            same_key = self.stories[other].spec.scheduling.fairness_key == key
+            assert other_level < level or other >= number or not same_key, "G4: an older task of the key goes first"
+
+    def level(self, number: int, now: Now) -> int:
+        """The effective priority of a ready task, by ages in steps of a quarter second."""
+        story, period_ms = self.stories[number], round(1000 * self.settings.ageing_period_s)
+        looked_ms = now.date_ms // AGE_SLOT_MS * AGE_SLOT_MS - 1
+        steps = max(0, (looked_ms - story.created_ms) // period_ms) if period_ms else 0
+        return min(4, story.spec.priority + steps)
+
     def _takers(self, number: int) -> list[str]:
-        task_type = self.stories[number].spec.task_type
+        spec = self.stories[number].spec
+        needs = Needs(spec.needs) if isinstance(spec.needs, str) else spec.needs
         return [
             name
             for name, agent in self.agents.items()
             if agent.connected
             and not agent.draining
-            and task_type in agent.capabilities
-            and self._load(name) < min(agent.capacity, agent.limit)
+            and needs.task_type in agent.capabilities
+            and agent.capabilities[needs.task_type].version >= needs.min_version
+            and all(selector.matches(agent.labels) for selector in needs.selectors)
+            and self._busy(name) + needs.slots <= min(agent.capacity, agent.limit)
+            and self._below_limit(name, needs.task_type)
+            and self.kept.get(name, 0) <= needs.slots
         ]
 
-    def _order(self, number: int) -> tuple[int, int]:
-        return -self.stories[number].spec.priority, number
+    def _below_limit(self, name: str, task_type: str) -> bool:
+        limit = self.agents[name].capabilities[task_type].max_concurrent
+        running = [number for number, held in self.held.items() if held.agent == name]
+        return not limit or sum(self.stories[number].spec.task_type == task_type for number in running) < limit
 
-    def _load(self, name: str) -> int:
-        return sum(held.agent == name for held in self.held.values())
+    def _busy(self, name: str) -> int:
+        return sum(self.stories[number].spec.scheduling.slots for number, held in self.held.items() if held.agent == name)
 
-    def _ratio(self, name: str) -> float:
-        return self._load(name) / self.agents[name].capacity
+    def _load_step(self, name: str) -> int:
+        return self._busy(name) * 16 // self.agents[name].capacity
 
 
 def told_by(entry: HistoryEntry) -> tuple[object, ...]:

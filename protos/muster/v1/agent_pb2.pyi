@@ -301,16 +301,24 @@ class Capability(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_TYPE_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     task_type: _builtins.str
     """The task type."""
+    max_concurrent: _builtins.int
+    """At most so many tasks of this type at a time, within max_concurrent_tasks; 0 is no limit of its own."""
+    version: _builtins.int
+    """The version of its handler: a number that grows when tasks may need the newer one (Scheduling.min_version). 0 is none."""
     def __init__(
         self,
         *,
         task_type: _builtins.str = ...,
+        max_concurrent: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_concurrent", b"max_concurrent", "task_type", b"task_type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -350,7 +358,7 @@ class Ready(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """At most this many assignments outstanding, counting all it was ever sent and has not reported a result for. The coordinator also
+    """At most this many assignments outstanding, counting all it was ever sent and has not reported a result for, each by its slots. The coordinator also
     holds to max_concurrent_tasks. A new stream begins at 0: nothing is assigned on it before its first Ready.
     """
     def __init__(

@@ -148,6 +148,38 @@ FAILURE_KIND_CANCELLED: FailureKind.ValueType  # 10
 """The handler stopped because its attempt was cancelled."""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
+class _LabelOperator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelOperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LabelOperator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LABEL_OPERATOR_UNSPECIFIED: _LabelOperator.ValueType  # 0
+    """Not given: refused."""
+    LABEL_OPERATOR_IN: _LabelOperator.ValueType  # 1
+    """The agent has the label, with one of the values."""
+    LABEL_OPERATOR_NOT_IN: _LabelOperator.ValueType  # 2
+    """The agent has none of the values: it may lack the label."""
+    LABEL_OPERATOR_EXISTS: _LabelOperator.ValueType  # 3
+    """The agent has the label, whatever its value."""
+    LABEL_OPERATOR_NOT_EXISTS: _LabelOperator.ValueType  # 4
+    """The agent doesn't have the label."""
+
+class LabelOperator(_LabelOperator, metaclass=_LabelOperatorEnumTypeWrapper):
+    """How a selector looks at a label."""
+
+LABEL_OPERATOR_UNSPECIFIED: LabelOperator.ValueType  # 0
+"""Not given: refused."""
+LABEL_OPERATOR_IN: LabelOperator.ValueType  # 1
+"""The agent has the label, with one of the values."""
+LABEL_OPERATOR_NOT_IN: LabelOperator.ValueType  # 2
+"""The agent has none of the values: it may lack the label."""
+LABEL_OPERATOR_EXISTS: LabelOperator.ValueType  # 3
+"""The agent has the label, whatever its value."""
+LABEL_OPERATOR_NOT_EXISTS: LabelOperator.ValueType  # 4
+"""The agent doesn't have the label."""
+Global___LabelOperator: _TypeAlias = LabelOperator  # noqa: Y015
+
 class _AttemptCost:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -400,6 +432,7 @@ class TaskSpec(_message.Message):
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
@@ -430,6 +463,10 @@ class TaskSpec(_message.Message):
     def progress_timeout(self) -> _duration_pb2.Duration:
         """An attempt whose progress or usage doesn't change for this long has failed. Unset is no limit."""
 
+    @_builtins.property
+    def scheduling(self) -> Global___Scheduling:
+        """In which order it is taken, and by whom. Unset: by its type, its priority and its age alone."""
+
     def __init__(
         self,
         *,
@@ -442,16 +479,99 @@ class TaskSpec(_message.Message):
         run_timeout: _duration_pb2.Duration | None = ...,
         progress_timeout: _duration_pb2.Duration | None = ...,
         parent_task_id: _builtins.str = ...,
+        scheduling: Global___Scheduling | None = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+
+@_typing.final
+class Scheduling(_message.Message):
+    """What a task asks of the scheduler beyond its type and its priority. Everything here is optional."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    MIN_VERSION_FIELD_NUMBER: _builtins.int
+    STICKY_KEY_FIELD_NUMBER: _builtins.int
+    fairness_key: _builtins.str
+    """Tasks of one key share with those of other keys, within an effective priority: each key gets in proportion to its weight, however
+    many tasks it has waiting. Within a key tasks go first in, first out. At most 128 characters; those without one share as the key "".
+    """
+    cost: _builtins.float
+    """What the task costs its key, above 0 and at most 1e9; 0 is the default of 1. Corrected by Outcome.cost. Where the namespace shares by
+    seconds, it is the expected run time; where it shares by tasks, it is ignored.
+    """
+    slots: _builtins.int
+    """How many of an agent's max_concurrent_tasks it takes, at most 10,000; 0 is the default of 1. It waits until one agent has as many free."""
+    min_version: _builtins.int
+    """The least Capability.version of the agent for the task's type. 0 is any, also none."""
+    sticky_key: _builtins.str
+    """Tasks of one key go to the agent that served the key last, if it has room and isn't much busier than the others: for what it keeps in
+    memory, such as a model's prompt cache. A preference, forgotten when the coordinator restarts. At most 128 characters.
+    """
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSelector]:
+        """Conditions on the labels of the agent, which must all hold. At most 8."""
+
+    def __init__(
+        self,
+        *,
+        fairness_key: _builtins.str = ...,
+        cost: _builtins.float = ...,
+        slots: _builtins.int = ...,
+        selectors: _abc.Iterable[Global___LabelSelector] | None = ...,
+        min_version: _builtins.int = ...,
+        sticky_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "fairness_key", b"fairness_key", "min_version", b"min_version", "selectors", b"selectors", "slots", b"slots", "sticky_key", b"sticky_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scheduling: _TypeAlias = Scheduling  # noqa: Y015
+
+@_typing.final
+class LabelSelector(_message.Message):
+    """A condition on an agent's labels (Hello.labels)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The label's name, 1 to 128 characters."""
+    operator: Global___LabelOperator.ValueType
+    """How to look at it."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With IN and NOT_IN: the values, 1 to 32; none otherwise."""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        operator: Global___LabelOperator.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "operator", b"operator", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelSelector: _TypeAlias = LabelSelector  # noqa: Y015
 
 @_typing.final
 class Success(_message.Message):
@@ -490,6 +610,11 @@ class Outcome(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    cost: _builtins.float
+    """What the attempt cost the task's fairness key, if that differs from Scheduling.cost; in seconds where the namespace shares by seconds.
+    At most 1e9; 0 is not given.
+    """
     @_builtins.property
     def success(self) -> Global___Success:
         """The attempt succeeded."""
@@ -518,10 +643,11 @@ class Outcome(_message.Message):
         cancelled: Global___Cancelled | None = ...,
         returned: Global___Returned | None = ...,
         usage: _abc.Iterable[Global___Usage] | None = ...,
+        cost: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failure", b"failure", "result", b"result", "returned", b"returned", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "failure", b"failure", "result", b"result", "returned", b"returned", "success", b"success", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cost", b"cost", "failure", b"failure", "result", b"result", "returned", b"returned", "success", b"success", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["success", "failure", "cancelled", "returned"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -163,6 +163,16 @@ class _RuledOutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuledOut
     """It is draining."""
     RULED_OUT_KIND_DISCONNECTED: _RuledOutKind.ValueType  # 5
     """Its stream is down."""
+    RULED_OUT_KIND_VERSION_TOO_LOW: _RuledOutKind.ValueType  # 6
+    """Its version of the task's type is older than the task needs."""
+    RULED_OUT_KIND_MISSING_LABEL: _RuledOutKind.ValueType  # 7
+    """Its labels don't match one of the task's selectors."""
+    RULED_OUT_KIND_TOO_SMALL: _RuledOutKind.ValueType  # 8
+    """The task takes more slots than it has."""
+    RULED_OUT_KIND_AT_TYPE_LIMIT: _RuledOutKind.ValueType  # 9
+    """It runs as many tasks of this type as it said that it can."""
+    RULED_OUT_KIND_RESERVED: _RuledOutKind.ValueType  # 10
+    """It is kept for a task that takes more slots, and has waited long."""
 
 class RuledOutKind(_RuledOutKind, metaclass=_RuledOutKindEnumTypeWrapper):
     """Why an agent can't take a task now."""
@@ -179,6 +189,16 @@ RULED_OUT_KIND_DRAINING: RuledOutKind.ValueType  # 4
 """It is draining."""
 RULED_OUT_KIND_DISCONNECTED: RuledOutKind.ValueType  # 5
 """Its stream is down."""
+RULED_OUT_KIND_VERSION_TOO_LOW: RuledOutKind.ValueType  # 6
+"""Its version of the task's type is older than the task needs."""
+RULED_OUT_KIND_MISSING_LABEL: RuledOutKind.ValueType  # 7
+"""Its labels don't match one of the task's selectors."""
+RULED_OUT_KIND_TOO_SMALL: RuledOutKind.ValueType  # 8
+"""The task takes more slots than it has."""
+RULED_OUT_KIND_AT_TYPE_LIMIT: RuledOutKind.ValueType  # 9
+"""It runs as many tasks of this type as it said that it can."""
+RULED_OUT_KIND_RESERVED: RuledOutKind.ValueType  # 10
+"""It is kept for a task that takes more slots, and has waited long."""
 Global___RuledOutKind: _TypeAlias = RuledOutKind  # noqa: Y015
 
 @_typing.final
@@ -1152,7 +1172,7 @@ class ExplainTaskResponse(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     ahead: _builtins.int
-    """Ready tasks of its type that go before it, at most 10,000 counted."""
+    """Ready tasks with the same needs and of the same fairness key that go before it, at most 10,000 counted."""
     summary: _builtins.str
     """The whole answer in a sentence or two."""
     @_builtins.property

@@ -1,0 +1,16 @@
+"""What every name in a request must be."""
+
+from coordinator.errors import InvalidRequest
+
+MAX_ID_CHARS = 128
+
+
+def check_name(text: str, field: str) -> str:
+    """An id, a type or a name: 1 to 128 printable characters."""
+    if 0 < len(text) <= MAX_ID_CHARS and text.isprintable():
+        return text
+    if not text:
+        raise InvalidRequest(f"{field} is empty: give it 1 to {MAX_ID_CHARS} characters", field=field)
+    if len(text) > MAX_ID_CHARS:
+        raise InvalidRequest(f"{field} has {len(text)} characters: at most {MAX_ID_CHARS} are allowed", field=field)
+    raise InvalidRequest(f"{field} has characters that can't be printed: leave them out", field=field)
