@@ -13,7 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutation_table import MUTATIONS, Mutation
+from tests.mutation_row import Mutation
+from tests.mutation_table import MUTATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("coordinator", "agent_node", "protos", "tests", "pyproject.toml")
