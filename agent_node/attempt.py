@@ -42,6 +42,7 @@ class Attempt:
     stop_cause: StopCause | None = None  # once its handler is asked to stop
     stop_reason: str = ""
     stop_seen: bool = False  # its handler has asked, and was told to stop
+    cost: float = 0.0  # what its handler said that it cost; 0 when it said nothing
 
 
 @dataclass(slots=True)

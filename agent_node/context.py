@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agent_node.handler_clients import HandlerClients
 
 _MAX_MODEL_CHARACTERS = 128
+_MAX_COST = 1e9
 _MAX_COUNT = 10**12  # a million such reports still fit the wire
 
 T = TypeVar("T")
@@ -194,6 +195,19 @@ class Context:
         if max(counts) > _MAX_COUNT:
             raise ValueError(f"{max(counts)} tokens or requests at once can't be: at most {_MAX_COUNT} are taken")
         self._reports().use(wire_text(model)[:_MAX_MODEL_CHARACTERS], *counts)
+
+    def report_cost(self, cost: float) -> None:
+        """Says what the attempt really cost its task's fairness key, in place of the `cost` that was given at submit. The last word counts.
+
+        Args:
+            cost: above 0 and at most 1e9, in the unit of `Scheduling.cost`.
+
+        Raises:
+            ValueError: it is out of its range.
+        """
+        if not 0 < cost <= _MAX_COST:  # written so that NaN fails too
+            raise ValueError(f"a cost is above 0 and at most {_MAX_COST:g}, not {cost}")
+        self._reports().cost(float(cost))
 
     # stopping
 

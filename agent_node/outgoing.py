@@ -100,6 +100,8 @@ class OutgoingMessage:
             _fill_unsuccessful(result, outcome, cancel_reason)
         if usage:
             _copy_usage(usage, result.outcome.usage)
+        if attempt.cost:
+            result.outcome.cost = attempt.cost
         return True
 
 

@@ -26,6 +26,7 @@ class Gathered:
     usage: tuple[ModelUsage, ...]
     output: bytes
     checkpoint: CheckpointData | None
+    cost: float = 0.0  # 0 when nothing was said so far
 
 
 @dataclass(slots=True)
@@ -97,6 +98,11 @@ class AttemptReports:
         self._usage_changed = True
         self._announce()
 
+    def cost(self, cost: float) -> None:
+        """What the attempt cost; it travels with the result, and the last word counts."""
+        self.attempt.cost = cost
+        self._announce()
+
     def emit(self, data: bytes) -> None:
         """Appends to the output. What exceeds the coordinator's bound is dropped, and counted in `dropped_bytes`."""
         room = self._host.limits().output_bytes - self._emitted_bytes
@@ -136,6 +142,8 @@ class AttemptReports:
             self._announce()
         if gathered.output:
             self.emit(gathered.output)
+        if gathered.cost:
+            self.cost(gathered.cost)
         return None if gathered.checkpoint is None else self.checkpoint(gathered.checkpoint.data)
 
     def _announce(self) -> None:
@@ -156,7 +164,7 @@ class AttemptReports:
         output = b"".join([self._output.popleft() for _ in range(len(self._output))])
         with self._waiters_lock:
             checkpoint, self._checkpoint = self._checkpoint, None
-        return Gathered(progress, usage, output, checkpoint)
+        return Gathered(progress, usage, output, checkpoint, self.attempt.cost)
 
     def answer_checkpoint(self, sequence: int, verdict: CheckpointVerdict) -> None:
         """The coordinator's answer to a checkpoint, and with it to all before it."""

@@ -23,6 +23,7 @@ def die(ctx: Context) -> None:
 def report(ctx: Context) -> str:
     ctx.emit("partial")
     ctx.report_usage(model="m", input_tokens=1, output_tokens=2)
+    ctx.report_cost(2.5)
     ctx.checkpoint_sync(b"here")
     return "stored"
 

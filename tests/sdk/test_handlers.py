@@ -1,6 +1,7 @@
 """What handlers return, raise and report, over real gRPC."""
 
 import asyncio
+import math
 
 import pytest
 from muster.v1 import agent_pb2 as pb
@@ -307,6 +308,35 @@ async def test_usage_adds_up_per_model(coordinator, agent):
         ("m", 20, 2, 2),
         ("n", 10, 1, 1),
     ]
+
+
+@pytest.mark.parametrize("ending", [b"done", RuntimeError("boom")], ids=["success", "failure"])
+async def test_the_last_cost_travels_with_the_result_however_it_ends(coordinator, agent, ending):
+    @agent.handler("work")
+    async def work(ctx):
+        ctx.report_cost(7)
+        ctx.report_cost(2.5)
+        if isinstance(ending, Exception):
+            raise ending
+        return ending
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        outcome = await result_of(coordinator, "a")
+    assert outcome.cost == 2.5
+
+
+@pytest.mark.parametrize("cost", [0, -1, math.nan, math.inf, 2e9])
+async def test_a_cost_that_is_none_is_refused(coordinator, agent, cost):
+    @agent.handler("work")
+    async def work(ctx):
+        with pytest.raises(ValueError, match="a cost is above 0"):
+            ctx.report_cost(cost)
+
+    async with serving(coordinator, agent):
+        coordinator.assign(task("a"))
+        outcome = await result_of(coordinator, "a")
+    assert (outcome.HasField("success"), outcome.cost) == (True, 0)
 
 
 async def test_the_clients_of_handlers_are_one_connection_and_name_their_task_as_parent(coordinator, agent, monkeypatch):

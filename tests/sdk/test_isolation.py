@@ -265,3 +265,4 @@ async def test_reports_of_a_process_arrive(coordinator, agent, function):
     if function is process_handlers.report:
         assert b"".join(chunk.data for message in coordinator.said for chunk in message.chunks) == b"partial"
         assert outcome.usage[0].output_tokens == 2
+        assert outcome.cost == 2.5
