@@ -38,3 +38,14 @@ def test_a_small_run_of_depth_measures_everything():
         assert report[key] > 0, key
     for key in ("rss_bytes_per_task", "worst_stall_ms"):  # so few tasks may fit into what was free
         assert report[key] >= 0, key
+
+
+def test_a_small_run_of_fairness_measures_everything():
+    command = [sys.executable, "-m", "agent_node.cli", "bench", "fairness", "--tasks", "2000", "--ageing-period", "1", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    assert report["share_error"] == max(report["task_share_error"], report["cost_share_error"]) < 0.05
+    assert report["tasks"] == 2000
+    assert 3 <= report["ageing_worst_wait_s"] < 1.6 * report["expected_wait_s"]  # without ageing it is the whole run: 2.4 times that

@@ -16,6 +16,7 @@ def build() -> typer.Typer:
     app.callback()(_group)
     command(app, "dispatch", loop_factory=loop_factory)(dispatch)
     command(app, "depth", loop_factory=loop_factory)(depth)
+    command(app, "fairness", loop_factory=loop_factory)(fairness)
     return app
 
 
@@ -93,3 +94,30 @@ async def depth(
     else:
         stdout_console().print(report.table())
     return ExitCode.OK if report.recovered == report.queued else ExitCode.NEGATIVE
+
+
+async def fairness(
+    invocation: Invocation,
+    *,
+    tasks: Annotated[int, typer.Option("--tasks", min=1_000, help="Tasks to measure shares with.")] = 10_000,
+    ageing_period: Annotated[
+        float, typer.Option("--ageing-period", min=1, max=60, metavar="S", help="Seconds for one priority more; the run takes 7 of them.")
+    ] = 2.0,
+) -> ExitCode:
+    """Measure how well fairness keys share by weight, and how long the least urgent tasks wait beside an overload of urgent ones.
+
+    Always starts coordinators of its own, with their embedded stores in temporary directories. The wait to be expected is computed from the
+    rates before the run, and printed beside the one that was measured.
+    """
+    from agent_node.cli.bench.fairness import measure_fairness
+    from agent_node.cli.terminal import progress_bar, stdout_console
+
+    with progress_bar("starting", None) as bar:
+        report = await measure_fairness(tasks=tasks, ageing_period_s=ageing_period, bar=bar)
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        print_record(report.record())
+    else:
+        stdout_console().print(report.table())
+    return ExitCode.OK
