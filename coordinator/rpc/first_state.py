@@ -73,7 +73,7 @@ class Since:
 class FirstState(Protocol):
     """Makes the pages, one after the other."""
 
-    compacted: bool  # known with the first page: not all that changed since the cursor is known any more
+    compacted: bool  # not all that changed since the cursor is known any more: told once, with the next page
 
     async def page(self) -> Page:
         """The next page: call once more unless it says that it is the last.
@@ -156,13 +156,16 @@ class StateOfMatches:
         self._since = since
         self._chunks = chunks
         self._missed: deque[EndedEntry] | None = deque() if since == Since() else None
+        self._is_followed = False  # with the first page the watch is handed changes
         self._walk: LiveWalk | None = None
 
     async def page(self) -> Page:
         """See FirstState."""
         shard, namespace = self._shard, self._namespace
         if self._missed is None:
-            await shard.durable()  # so that what ended before this watch was announced is in the store
+            if not self._is_followed:  # first: from its release on, whatever ends is told, and what ended before is in the store
+                self._is_followed = True
+                return Page([], position=0, is_last=False)
             self._missed = await self._ended_since(self._since.reached_ms)
         if self._missed:
             return await self._ended_page(self._missed)

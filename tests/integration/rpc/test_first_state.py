@@ -223,6 +223,26 @@ async def test_what_ends_as_a_watch_resumes_is_told(monkeypatch):
         watch.call.cancel()
 
 
+async def test_what_ends_while_a_resumed_watch_looks_for_what_it_missed_is_told(muster, monkeypatch):
+    await muster.submit("a", "b")
+    first = _call(muster, filter="task_type = work")
+    cursor = (await first.read()).cursor
+    first.cancel()
+    await muster.cancel("a")
+    list_ended = muster.shard.records.list_ended
+
+    async def slow(*arguments, **options):
+        entries = await list_ended(*arguments, **options)
+        await muster.cancel("b")  # not among them, and over before they are handed on
+        return entries
+
+    monkeypatch.setattr(muster.shard.records, "list_ended", slow)
+    watch = Watcher(_call(muster, filter="task_type = work", cursor=cursor))
+    await watch.until(lambda: watch.states("a") and watch.states("b"))
+    assert (watch.states("a")[-1], watch.states("b")[-1]) == (common_pb2.TASK_STATE_CANCELLED,) * 2
+    watch.call.cancel()
+
+
 @pytest.mark.parametrize("after", ["x", "1 2", "1 2 3 4", "1 2 x", "-1", "1 2 3 "])
 async def test_a_cursor_that_was_made_up_is_refused(muster, after):
     call = _call(muster, filter="state = PENDING")
