@@ -244,6 +244,15 @@ def test_or_cannot_take_it(world):
     assert world.task("other").agent == "a", "b doesn't offer it"
 
 
+def test_or_lacks_a_label_that_it_needs(world):
+    world.join("plain")
+    world.submit("any", sticky_key="key")
+    world.join("gpu", labels={"gpu": "yes"})
+    world.finish("plain", "any")
+    world.submit("picky", sticky_key="key", selectors=[selector("gpu", EXISTS)])
+    assert world.task("picky").agent == "gpu"
+
+
 def test_only_so_many_sticky_keys_are_remembered():
     world = CoreWorld(settings=Settings(max_sticky_keys=2))
     world.join("agent")
