@@ -65,7 +65,7 @@ class Scheduler:
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
-        self.reserved: dict[Lane, Agent | None] = {}  # see reservations
+        self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
