@@ -41,7 +41,12 @@ class HandmadeAgent:
                 for ack in message.result_acks:
                     self.acks.put_nowait(ack)
 
+    def leave_stream(self) -> None:
+        """What is said from here on is for the next stream: the old one's requests may still be waiting for more."""
+        self._to_send = asyncio.Queue()
+
     async def _requests(self) -> AsyncIterator[pb.ConnectRequest]:
+        to_send = self._to_send
         hello = pb.Hello(agent_name="handmade", session_nonce="handmade-nonce", max_concurrent_tasks=1, protocol_version=1)
         hello.capabilities.add(task_type="by-hand")
         yield pb.ConnectRequest(hello=hello)
@@ -49,7 +54,7 @@ class HandmadeAgent:
         while True:
             try:
                 async with asyncio.timeout(_RENEW_S):
-                    yield_next = await self._to_send.get()
+                    yield_next = await to_send.get()
             except TimeoutError:
                 renewals = [pb.Renewal(task_id=held.task.task_id, fence=held.fence) for held in self._held]
                 yield_next = pb.ConnectRequest(renew=pb.Renew(attempts=renewals))
@@ -83,6 +88,7 @@ async def test_a_late_result_is_stale_though_its_agent_runs_the_task_again(deplo
             assert (await handle.result()).payload == b"in time"
             await deployment.kill_coordinator()  # the record knows, too
             running.cancel()
+            agent.leave_stream()
             running = asyncio.create_task(agent.run(deployment))
             assert await agent.report(second, b"in time") == pb.RESULT_VERDICT_DUPLICATE
             assert await agent.report(first, b"late") == pb.RESULT_VERDICT_STALE
