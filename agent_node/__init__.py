@@ -3,6 +3,7 @@
 Names are loaded when they are first used, so that a command's `--help` doesn't pay for gRPC.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ from agent_node.errors import (
     TaskFailedError,
     UnavailableError,
 )
+
+# gRPC reads it when it is first used. Its handlers for forked children crash one in ten that is forked while calls are under
+# way, before it gets to its `exec`: every subprocess that an event loop starts may be lost that way.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from agent_node.agent import Agent

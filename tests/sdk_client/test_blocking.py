@@ -224,6 +224,37 @@ def test_a_client_from_before_a_fork_says_so_instead_of_hanging(coordinator: Ser
     ]
 
 
+FORKS_UNDER_TRAFFIC = """
+import os, sys, threading
+from agent_node import BlockingClient
+
+client = BlockingClient(sys.argv[1])
+client.submit("echo", "first").result(timeout_s=5)
+over = threading.Event()
+
+def submit_on():
+    while not over.is_set():
+        client.submit("echo", "on")
+
+threading.Thread(target=submit_on).start()
+endings = []
+for number in range(60):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    endings.append(os.waitpid(child, 0)[1])
+over.set()
+print(set(endings))
+client.close()
+"""
+
+
+def test_a_child_forked_while_calls_are_under_way_lives(coordinator: ServiceInThread) -> None:
+    command = [sys.executable, "-c", FORKS_UNDER_TRAFFIC, coordinator.address]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "{0}\n"
+
+
 def test_nobody_there_is_said_soon() -> None:
     with BlockingClient("127.0.0.1:1", connect_timeout_s=0.05) as client:
         with pytest.raises(UnavailableError):

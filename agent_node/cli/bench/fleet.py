@@ -149,7 +149,7 @@ class AgentProcesses:
         """Raises CommandFailure when one of them has ended by itself, with its last words."""
         for process, log in zip(self._children.processes, self._logs, strict=True):
             if process.returncode is not None:
-                raise CommandFailure(f"an agent process ended: {last_words(log)}", ExitCode.UNAVAILABLE)
+                raise CommandFailure(f"an agent process ended with status {process.returncode}: {last_words(log)}", ExitCode.UNAVAILABLE)
 
 
 @asynccontextmanager
