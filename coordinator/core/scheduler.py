@@ -18,6 +18,7 @@ from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Setti
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
+from coordinator.core.task_index import TaskIndex
 from coordinator.core.timers import TimerWheel
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
@@ -61,6 +62,7 @@ class Scheduler:
         self.jitter = jitter
         self.state = state or State()
         self.load = LoadMap()
+        self.index = TaskIndex(state=self.state, load=self.load)
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
@@ -151,6 +153,7 @@ class Scheduler:
                 self.totals.failed += 1
             case _:
                 self.totals.cancelled += 1
+        self.index.remove(task)
         self.effects.append(TaskEnded(task))
         self.bytes += size_of_record(task)
 
@@ -159,6 +162,7 @@ class Scheduler:
         if task.state in ENDED:
             self.ended(task)
         else:
+            self.index.tried[task.number] = None
             self.enqueue(task, now)
 
     def take(self) -> tuple[list[Event], list[Effect], int]:
@@ -178,10 +182,13 @@ class Scheduler:
         Every deadline starts anew: nothing is given up before one lease has passed.
         """
         until_s = now.mono_s + self.settings.lease_s
-        for place, task in enumerate(self.state.tasks.values(), 1):
+        for place, task in enumerate(self.state.by_number.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            self.index.add(task)
             if task.state in WAITING:
+                if task.agent:
+                    self.index.tried[task.number] = None
                 self.enqueue(task, now)
                 continue
             agent = self.load.agent(task.agent)
