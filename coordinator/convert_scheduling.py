@@ -67,7 +67,8 @@ def labels_in(labels: Mapping[str, str]) -> Labels:
             )
         if len(value) > MAX_ID_CHARS or (value and not value.isprintable()):
             raise InvalidRequest(
-                f"the label {name} has a value of {len(value)} characters: use at most {MAX_ID_CHARS}, all of them printable", field="labels"
+                f"the label {name} has a value of {len(value)} characters: use at most {MAX_ID_CHARS}, all of them printable",
+                field="labels",
             )
     return _interned_labels(tuple(sorted(labels.items())))
 

@@ -163,9 +163,9 @@ _KEYWORDS = ("AND", "OR", "NOT")
 _TEXT_OF: dict[str, Callable[[TaskFacts], str]] = {
     name: operator.attrgetter(name) for name in ("task_type", "agent", "task_id", "parent_task_id")
 }
-_LABELS = "labels."
+LABELS = "labels."
 _FIELD_NAMES = ("state", "task_type", "priority", "agent", "task_id", "parent_task_id")
-_FIELDS = ", ".join((*_FIELD_NAMES, f"{_LABELS}NAME"))
+_FIELDS = ", ".join((*_FIELD_NAMES, f"{LABELS}NAME"))
 _STATES = {prefix + state.name: state for state in TaskState for prefix in ("", "TASK_STATE_")}
 _PRIORITIES = {name: priority for priority in Priority for name in (priority.name, f"PRIORITY_{priority.name}", str(priority.value))}
 _SHOWN_CHARS = 40  # of a wrong token in a message
@@ -242,8 +242,8 @@ class _Parser:
         if not self._at(_Kind.OPERATOR):
             _expected(f"one of {' '.join(_COMPARE)} after {field}", self._next)
         sign = self._take()
-        if sign.text == ":" and not (field.startswith(_LABELS) and self._next.source == "*"):
-            _fail(sign.position, f"':' isn't supported but in {_LABELS}NAME:*, has the label: use = (a value may end with *)")
+        if sign.text == ":" and not (field.startswith(LABELS) and self._next.source == "*"):
+            _fail(sign.position, f"':' isn't supported but in {LABELS}NAME:*, has the label: use = (a value may end with *)")
         if not self._at(_Kind.WORD, _Kind.STRING) or self._next.source in _KEYWORDS:
             _expected(f"a value after {sign.text}", self._next)
         return _compared(field, sign, self._take())
@@ -252,8 +252,8 @@ class _Parser:
         name = self._next
         if name.kind is not _Kind.WORD or name.source in _KEYWORDS:
             _expected(f"NOT, ( or a field ({_FIELDS})", name)
-        if name.source.startswith(_LABELS):
-            if not LABEL_NAME.fullmatch(name.source[len(_LABELS) :]):
+        if name.source.startswith(LABELS):
+            if not LABEL_NAME.fullmatch(name.source[len(LABELS) :]):
                 _fail(name.position, f"{_shown(name)} names no label: one has 1 to 64 letters, digits and . _ / -")
         elif name.source not in _FIELD_NAMES:
             near = difflib.get_close_matches(name.source.lower(), [*_FIELD_NAMES, "labels"], n=1)
@@ -327,7 +327,7 @@ _EQUALITY = ("=", "!=")
 
 def _compared(field: str, sign: _Token, value: _Token) -> _Condition:
     if sign.text == ":":
-        name = field[len(_LABELS) :]
+        name = field[len(LABELS) :]
         return _Condition(lambda facts: any(label == name for label, _ in facts.labels), {})
     compare = _COMPARE[sign.text]
     if sign.text not in _EQUALITY and (field == "state" or value.open_ended):
@@ -341,8 +341,8 @@ def _compared(field: str, sign: _Token, value: _Token) -> _Condition:
         priority = _named(field, value, _PRIORITIES, ", ".join(f"{each.name} ({each.value})" for each in Priority))
         return _Condition(lambda facts: compare(facts.priority, priority), {})
     only: Only = {field: frozenset((value.text,))} if sign.text == "=" and not value.open_ended else {}
-    if field.startswith(_LABELS):
-        return _Condition(_of_label(field[len(_LABELS) :], sign, value), only)
+    if field.startswith(LABELS):
+        return _Condition(_of_label(field[len(LABELS) :], sign, value), only)
     text_of, text = _TEXT_OF[field], value.text
     if value.open_ended:
         wanted = sign.text == "="

@@ -127,9 +127,7 @@ class TaskIndex:
 
     def of_types(self, types: frozenset[str], *, start: int) -> Iterator[int]:
         """Numbers from `start` on, the oldest first, among which are those of all live tasks of these types."""
-        blocks = sorted(
-            block for block, known in self._blocks.items() if block >= start >> BLOCK_BITS and not types.isdisjoint(known)
-        )
+        blocks = sorted(block for block, known in self._blocks.items() if block >= start >> BLOCK_BITS and not types.isdisjoint(known))
         return chain.from_iterable(range(max(start, block << BLOCK_BITS), (block + 1) << BLOCK_BITS) for block in blocks)
 
     def knows(self, task: Task) -> bool:

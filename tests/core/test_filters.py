@@ -12,7 +12,9 @@ from coordinator.errors import InvalidRequest
 from coordinator.filters import MAX_DEPTH, MAX_FILTER_BYTES, TaskFacts, parse
 
 
-def facts(*, state=TaskState.RUNNING, task_type="summarise", priority=2, agent="worker-1", task_id="t-1", parent_task_id="p-1", labels=None):
+def facts(
+    *, state=TaskState.RUNNING, task_type="summarise", priority=2, agent="worker-1", task_id="t-1", parent_task_id="p-1", labels=None
+):
     return TaskFacts(state, task_type, priority, agent, task_id, parent_task_id, tuple(sorted((labels or {}).items())))
 
 
