@@ -11,7 +11,10 @@ from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
     BlobGoneError,
+    CompactedError,
+    ConflictError,
     LimitError,
+    LockLost,
     MusterError,
     NonRetryableError,
     NotFoundError,
@@ -46,17 +49,23 @@ if TYPE_CHECKING:
     )
     from agent_node.context import Context
     from agent_node.handler import CallNext, Middleware
+    from agent_node.state import AgentState, Entry, State, StateEvent
 
 __all__ = [
     "Agent",
+    "AgentState",
     "AlreadyExistsError",
     "AttemptLostError",
     "BlobGoneError",
     "BlockingClient",
     "CallNext",
     "Client",
+    "CompactedError",
+    "ConflictError",
     "Context",
+    "Entry",
     "LimitError",
+    "LockLost",
     "Middleware",
     "MusterError",
     "NonRetryableError",
@@ -69,6 +78,8 @@ __all__ = [
     "RetryPolicy",
     "RetryableError",
     "Scheduling",
+    "State",
+    "StateEvent",
     "SubmitMiddleware",
     "SubmitNext",
     "TaskCancelledError",
@@ -82,6 +93,10 @@ __all__ = [
 
 _MODULES = {
     "Agent": "agent_node.agent",
+    "AgentState": "agent_node.state",
+    "Entry": "agent_node.state",
+    "State": "agent_node.state",
+    "StateEvent": "agent_node.state",
     "Context": "agent_node.context",
     "CallNext": "agent_node.handler",
     "Middleware": "agent_node.handler",

@@ -282,7 +282,7 @@ class _Serving:
             report=reports.put_all,
             loop=loop,
             name=settings.name,
-            client_options=ClientOptions(target, settings.payloads, settings.submit_middleware),
+            client_options=ClientOptions(target, settings.payloads, settings.submit_middleware, settings.name),
             middleware=settings.middleware,
             payloads=settings.payloads,
         )

@@ -16,7 +16,9 @@ from muster.v1.common_pb2 import Refusal
 
 from agent_node.errors import (
     AlreadyExistsError,
+    AttemptLostError,
     LimitError,
+    LockLost,
     MusterError,
     NotFoundError,
     RefusedError,
@@ -144,6 +146,10 @@ def _error(
 ) -> MusterError:
     if code in _UNAVAILABLE:
         return UnavailableError(message or "the coordinator can't be reached", retry_after_s=retry_after_s)
+    if reason == "LOCK_LOST":
+        return LockLost(message, metadata=metadata)
+    if reason == "STALE_ATTEMPT":
+        return AttemptLostError(message)
     refused: type[RefusedError]
     if reason == "RESULT_EXPIRED":
         refused = ResultExpiredError

@@ -15,6 +15,8 @@ from agent_node.wire_text import wire_text
 if TYPE_CHECKING:
     from agent_node.client import BlockingClient, Client
     from agent_node.handler_clients import HandlerClients
+    from agent_node.state.blocking import BlockingState
+    from agent_node.state.state import State
 
 _MAX_MODEL_CHARACTERS = 128
 _MAX_COST = 1e9
@@ -260,6 +262,28 @@ class Context:
         if self._in_event_loop:
             raise RuntimeError("this would block the event loop: use ctx.client")
         return self._host.clients().blocking_for_task(self.task_id)
+
+    @property
+    def state(self) -> "State":
+        """For async handlers: the namespace's shared state. Its writes say which agent, task and attempt they are from.
+
+        Raises:
+            RuntimeError: in a plain handler, which uses `blocking_state`.
+        """
+        if not self._in_event_loop:
+            raise RuntimeError("a plain handler has no event loop to await in: use ctx.blocking_state")
+        return self._host.clients().state_for(*self._attempt.key, self._attempt.attempt)
+
+    @property
+    def blocking_state(self) -> "BlockingState":
+        """The same for plain handlers.
+
+        Raises:
+            RuntimeError: in an async handler, whose event loop it would block.
+        """
+        if self._in_event_loop:
+            raise RuntimeError("this would block the event loop: use ctx.state")
+        return self._host.clients().blocking_state_for(*self._attempt.key, self._attempt.attempt)
 
     def _reports(self) -> AttemptReports:
         return reports_of(self._attempt, self._host)

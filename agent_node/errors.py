@@ -13,13 +13,20 @@
     │   ├── NotFoundError         no such task, agent or namespace
     │   ├── AlreadyExistsError    the id is taken by a task with another content
     │   ├── LimitError            a limit is reached: `retry_after_s` says when to come back
-    │   └── ResultExpiredError    the task ended, and its result is no longer held
+    │   ├── ResultExpiredError    the task ended, and its result is no longer held
+    │   ├── ConflictError         a key of shared state is not as a write says it must be
+    │   ├── LockLost              a lock is no longer held: nothing that was written under it counts any more
+    │   └── CompactedError        a watch comes too late: the revisions it asks for are no longer kept
     └── UnavailableError          the coordinator, its store or the blob store can't be reached
 
 A handler may raise anything: what is neither of the first two counts as retryable.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent_node.state.values import Entry
 
 
 class MusterError(Exception):
@@ -158,6 +165,33 @@ class LimitError(RefusedError):
 
 class ResultExpiredError(RefusedError):
     """The task ended, and its result is no longer held."""
+
+
+class ConflictError(RefusedError):
+    """A key of shared state is not as a write says it must be: `entry` is what is there; None when nothing is."""
+
+    def __init__(self, message: str, *, entry: "Entry | None" = None) -> None:
+        super().__init__(message, reason="COMPARE_FAILED")
+        self.entry = entry
+
+
+class LockLost(RefusedError):
+    """A lock is no longer held: somebody else may hold it, and what is written under it is refused."""
+
+    def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, reason="LOCK_LOST", metadata=metadata)
+
+
+class CompactedError(RefusedError):
+    """The revisions asked for are no longer kept: list the keys, and watch from behind `revision`, the present one.
+
+    `compact_revision` is the first one that is still kept.
+    """
+
+    def __init__(self, message: str, *, compact_revision: int, revision: int) -> None:
+        super().__init__(message, reason="COMPACTED")
+        self.compact_revision = compact_revision
+        self.revision = revision
 
 
 class UnavailableError(MusterError):

@@ -4,13 +4,18 @@ import dataclasses
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_node.client import BlockingClient, BlockingTaskHandle, Client, SubmitMiddleware, Submitted, TaskHandle, TaskRequest
 from agent_node.client.blocking import BlockingSubmitted
 from agent_node.client.tasks import Payload
 from agent_node.connection import Target
 from agent_node.payloads import Payloads
+
+if TYPE_CHECKING:
+    from agent_node.state.blocking import BlockingState
+    from agent_node.state.state import State
+    from agent_node.state.values import Author
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +26,13 @@ class ClientOptions:
         target: the agent's own coordinator and namespace.
         payloads: the agent's own.
         middleware: around their submits.
+        agent_name: the agent's, as the author of what they write.
     """
 
     target: Target
     payloads: Payloads | None = None
     middleware: tuple[SubmitMiddleware, ...] = ()
+    agent_name: str = ""
 
 
 class HandlerClient(Client):
@@ -83,15 +90,31 @@ class HandlerClients:
         """For an async handler, in its loop."""
         return HandlerClient(self._client, task_id)
 
+    def state_for(self, task_id: str, fence: int, attempt: int) -> "State":
+        """The shared state as an async handler writes it, in its loop."""
+        return self._client.opened().state_of(self._author(task_id, attempt), (task_id, fence))
+
+    def blocking_state_for(self, task_id: str, fence: int, attempt: int) -> "BlockingState":
+        """The same for a plain handler, from any thread."""
+        return self._blocking_client().state_of(self._author(task_id, attempt), (task_id, fence))
+
     def blocking_for_task(self, task_id: str) -> BlockingClient:
         """For a plain handler, from any thread."""
+        return BlockingHandlerClient(self._blocking_client(), task_id)
+
+    def _author(self, task_id: str, attempt: int) -> "Author":
+        from agent_node.state.values import Author
+
+        return Author(agent=self._options.agent_name, task_id=task_id, attempt=attempt)
+
+    def _blocking_client(self) -> BlockingClient:
         with self._lock:
             if self._blocking is None:
                 options, target = self._options, self._options.target
                 self._blocking = BlockingClient(
                     target.address, namespace=target.namespace, payloads=options.payloads, middleware=options.middleware
                 )
-            return BlockingHandlerClient(self._blocking, task_id)
+            return self._blocking
 
     async def aclose(self) -> None:
         """Closes what was opened, in the loop that used it."""

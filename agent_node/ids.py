@@ -63,6 +63,16 @@ def new_task_id() -> str:
     return _process_mint().mint()
 
 
+def new_client_id() -> str:
+    """What a client's writes to shared state are counted under: unique in the world."""
+    return f"c-{_process_mint().mint()}"
+
+
+def new_waiter_id() -> str:
+    """What a waiter for a lock keeps its place by: unique in the world."""
+    return f"w-{_process_mint().mint()}"
+
+
 @functools.cache
 def _process_mint() -> IdMint:
     # A forked child must not go on with the random bytes that its parent drew.

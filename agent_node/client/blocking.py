@@ -5,7 +5,7 @@ too, as in Jupyter. Single calls need no loop: they use a blocking channel of th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 from muster.v1.admin_pb2_grpc import AdminServiceStub
@@ -33,6 +33,10 @@ from agent_node.client.watch import WatchedEvent
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.payloads import Payloads
+
+if TYPE_CHECKING:
+    from agent_node.state.blocking import BlockingState
+    from agent_node.state.values import Author
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -247,6 +251,17 @@ class BlockingClient(BlockingFleetCalls):
     def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
         """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to."""
         return self._call(self._tasks.CancelTasks, CancelTasksRequest(task_ids=task_ids, reason=reason)).tasks
+
+    @property
+    def state(self) -> "BlockingState":
+        """The namespace's shared state; see `Client.state`. It has all but the watches."""
+        return self.state_of(None, None)
+
+    def state_of(self, author: "Author | None", attempt: tuple[str, int] | None) -> "BlockingState":
+        """For handlers: the shared state as it is written by somebody, from an attempt of a task."""
+        from agent_node.state.blocking import BlockingState
+
+        return BlockingState(self._loop_thread, lambda: self._client.state_of(author, attempt))
 
     def explain(self, task_id: str) -> ExplainTaskResponse:
         """Why a task waits, or where it runs, from what the scheduler decides from."""

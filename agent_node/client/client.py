@@ -4,7 +4,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from muster.v1.admin_pb2_grpc import AdminServiceStub
 from muster.v1.agent_pb2_grpc import AgentServiceStub
@@ -34,6 +34,10 @@ from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_c
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
+
+if TYPE_CHECKING:
+    from agent_node.state.state import State
+    from agent_node.state.values import Author
 
 Submitted = list[TaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
@@ -106,6 +110,8 @@ class Client(FleetCalls):
         self._closed = True
         opened, self._opened = self._opened, None
         if opened is not None:
+            if opened.state is not None:
+                await opened.state.aclose()
             await opened.stream.aclose()
             await opened.channel.close()
 
@@ -337,6 +343,24 @@ class Client(FleetCalls):
     async def explain(self, task_id: str) -> ExplainTaskResponse:
         """Why a task waits, or where it runs, from what the scheduler decides from. Raises NotFoundError for one that is not known."""
         return await self._call(self._live.tasks.ExplainTask, ExplainTaskRequest(task_id=task_id))
+
+    @property
+    def state(self) -> "State":
+        """The namespace's shared state: keys, watches, leases and locks. It connects at its first use."""
+        return self.state_of(None, None)
+
+    def state_of(self, author: "Author | None", attempt: tuple[str, int] | None) -> "State":
+        """For handlers: the shared state as it is written by somebody, from an attempt of a task."""
+        from agent_node.state.state import State
+
+        opened = self._live
+        if opened.state is None:
+            from agent_node.state.link import StateLink
+
+            opened.state = StateLink(
+                opened.channel, metadata=self._metadata, give_up_s=self._give_up_s, connect_timeout_s=self._connect_timeout_s
+            )
+        return State(opened.state, author=author, attempt=attempt)
 
     @property
     def _live(self) -> Opened:

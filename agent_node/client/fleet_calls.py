@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from muster.v1.agent_pb2_grpc import AgentServiceAsyncStub
     from muster.v1.task_pb2_grpc import TaskServiceAsyncStub
 
+    from agent_node.state.link import StateLink
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opened:
     """What exists between opening and closing a client."""
 
@@ -47,6 +49,7 @@ class Opened:
     tasks: "TaskServiceAsyncStub"
     agents: "AgentServiceAsyncStub"
     admin: "AdminServiceAsyncStub"
+    state: "StateLink | None" = None  # once shared state is used
 
 
 class FleetCalls(ABC):

@@ -1,0 +1,137 @@
+"""What agents tell of themselves in shared state: a status and a progress each, for anybody to read and to watch.
+
+Times are the store's; no agent's clock is written down.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agent_node.state.values import Entry, EventKind
+from agent_node.typed import to_json
+
+if TYPE_CHECKING:
+    from agent_node.state.state import State
+
+PREFIX = "agents/"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What an agent says of itself.
+
+    Args:
+        status: a word of its own, such as "working".
+        metadata: anything that JSON can hold.
+        revision: of the write.
+        update_time_ms: when, in milliseconds since 1970 by the store's clock; 0 when not told.
+    """
+
+    status: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    revision: int = 0
+    update_time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far an agent is with a task.
+
+    Args:
+        current: units done.
+        total: units in all; 0 when not known.
+        task_id: with which task.
+        revision: of the write.
+        update_time_ms: when, in milliseconds since 1970 by the store's clock; 0 when not told.
+    """
+
+    current: float
+    total: float = 0
+    task_id: str = ""
+    revision: int = 0
+    update_time_ms: int = 0
+
+    @property
+    def percentage(self) -> float | None:
+        """In percent, from 0 to 100; None when the total isn't known."""
+        return None if self.total <= 0 else min(max(100.0 * self.current / self.total, 0.0), 100.0)
+
+
+class AgentState:
+    """One agent's corner of shared state: the keys `agents/ID/status` and `agents/ID/progress`.
+
+    Args:
+        agent_id: the agent's name.
+        state: where it is: `client.state`, or `ctx.state` in a handler.
+
+    Raises:
+        ValueError: the name is empty or holds a slash.
+    """
+
+    def __init__(self, agent_id: str, state: "State") -> None:
+        if not agent_id or "/" in agent_id:
+            raise ValueError("an agent's name is neither empty nor holds a slash")
+        self.agent_id = agent_id
+        self._state = state
+        self._status_key = f"{PREFIX}{agent_id}/status"
+        self._progress_key = f"{PREFIX}{agent_id}/progress"
+
+    async def update_status(self, status: str, metadata: Mapping[str, Any] | None = None) -> int:
+        """Says how the agent is, in place of what it said before. Returns the revision. Errors as of `State.put`.
+
+        Args:
+            status: a word of its own.
+            metadata: anything that JSON can hold.
+        """
+        return await self._state.put(self._status_key, to_json({"status": status, "metadata": dict(metadata or {})}), content_type=_JSON)
+
+    async def get_status(self) -> AgentStatus | None:
+        """What the agent said last; None when it has said nothing."""
+        entry = await self._state.get(self._status_key)
+        return None if entry is None else _status(entry)
+
+    async def update_progress(self, current: float, total: float = 0, task_id: str = "") -> int:
+        """Says how far the agent is with a task. Returns the revision. Errors as of `State.put`.
+
+        Args:
+            current: units done.
+            total: units in all; 0 when not known.
+            task_id: with which task.
+        """
+        value = to_json({"current": current, "total": total, "task_id": task_id})
+        return await self._state.put(self._progress_key, value, content_type=_JSON)
+
+    async def get_progress(self) -> TaskProgress | None:
+        """How far the agent said it is; None when it has said nothing."""
+        entry = await self._state.get(self._progress_key)
+        return None if entry is None else _progress(entry)
+
+    async def watch_status(self) -> AsyncIterator[AgentStatus | None]:
+        """The present status, then every new one; None is none. Errors as of `State.watch`."""
+        async for entry in self._follow(self._status_key):
+            yield None if entry is None else _status(entry)
+
+    async def watch_progress(self) -> AsyncIterator[TaskProgress | None]:
+        """The present progress, then every new one; None is none. Errors as of `State.watch`."""
+        async for entry in self._follow(self._progress_key):
+            yield None if entry is None else _progress(entry)
+
+    async def _follow(self, key: str) -> AsyncIterator[Entry | None]:
+        async with self._state.watch(key) as watch:
+            present = await self._state.get(key)  # read after the watch has begun: a change in between is seen twice at worst, and skipped
+            seen = present.revision if present else 0
+            yield present
+            async for event in watch:
+                if event.revision > seen:
+                    yield event.entry if event.kind is EventKind.PUT else None
+
+
+def _status(entry: Entry) -> AgentStatus:
+    value = entry.json()
+    return AgentStatus(value["status"], value.get("metadata") or {}, entry.revision, entry.write_time_ms)
+
+
+def _progress(entry: Entry) -> TaskProgress:
+    value = entry.json()
+    return TaskProgress(value["current"], value.get("total", 0), value.get("task_id", ""), entry.revision, entry.write_time_ms)
