@@ -8,6 +8,7 @@ from muster.v1.state_pb2_grpc import StateServiceStub
 from agent_node.backoff import Backoff
 from agent_node.ids import new_client_id
 from agent_node.state.session import StateSession
+from agent_node.state.updates import AtomicUpdates
 from agent_node.state.watches import Watches
 
 
@@ -36,6 +37,8 @@ class StateLink:
         self.watches = Watches(
             open_call=lambda: stub.Watch(metadata=metadata), backoff=Backoff(), give_up_s=give_up_s, connect_timeout_s=connect_timeout_s
         )
+
+        self.updates = AtomicUpdates()
 
     async def aclose(self) -> None:
         """Closes both. Whoever still waits gets UnavailableError."""

@@ -254,12 +254,15 @@ def conflicting_entry(answer: StateAnswer) -> Entry | None:
     return read_entry(found) if found.key else None
 
 
-def entry_put(answer: StateAnswer, op: StateOp, author: Author) -> Entry:
-    """A key as a put has left it."""
-    done, put = answer.put, op.put
-    return Entry(
-        put.key, put.value, put.content_type, done.revision, done.create_revision or done.revision, done.version, put.lease_id, author
-    )
+def entry_to_be(put: StateOp, before: Entry | None) -> Entry:
+    """A key as a put that is under way will leave it, if nobody else is faster. Its revision isn't known yet."""
+    return entry_written(put, before, 0)
+
+
+def entry_written(put: StateOp, before: Entry | None, revision: int) -> Entry:
+    """A key as a put has left it, of which it is known what was there before."""
+    created = revision if before is None else before.create_revision
+    return Entry(put.put.key, put.put.value, put.put.content_type, revision, created, before.version + 1 if before else 1, put.put.lease_id)
 
 
 def entry_updated(answer: StateAnswer) -> Entry:

@@ -192,6 +192,57 @@ async def test_atomic_updates_lose_nothing(connect):
     assert (await states[0].get("n")).revision == entry.revision
 
 
+async def test_atomic_updates_of_one_client_travel_behind_each_other(state, service):
+    await state.put("n", 0)
+    service.batches.clear()
+    entries = await asyncio.gather(*(state.atomic_update("n", lambda entry: entry.json() + 1) for _ in range(200)))
+    assert [entry.json() for entry in entries] == list(range(1, 201))
+    assert [entry.revision for entry in entries] == list(range(2, 202))
+    assert sum(service.batches) == 201  # one read, and nothing was tried twice
+    assert len(service.batches) < 150
+
+
+async def test_what_travels_behind_a_refused_update_is_made_again(state, service):
+    await state.put("n", 0)
+    held = asyncio.Event()
+
+    async def first(entry):
+        if entry.json() == 0:
+            held.set()
+            service.write("n", b"100")
+        return entry.json() + 1
+
+    updates = [state.atomic_update("n", first), *(state.atomic_update("n", lambda entry: entry.json() + 1) for _ in range(20))]
+    await asyncio.gather(*updates)
+    assert held.is_set()
+    assert (await state.get("n")).json() == 121
+
+
+async def test_a_cancelled_atomic_update_breaks_no_other(state, service):
+    await state.put("n", 0)
+
+    def plus_one(entry):
+        service.answering = False
+        return entry.json() + 1
+
+    updates = [asyncio.ensure_future(state.atomic_update("n", plus_one)) for _ in range(20)]
+    await eventually(lambda: len(service.ops) == 22, message="all to be under way")
+    updates[3].cancel()
+    await asyncio.wait([updates[3]])
+    service.answering = True
+    await service.break_streams()
+    done = await asyncio.gather(*updates, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in done] == [number == 3 for number in range(20)]
+    assert (await state.get("n")).json() == 20  # it had been made
+
+
+async def test_large_values_wait_for_the_one_before(state, service):
+    await state.put("big", "x" * 20_000)
+    await asyncio.gather(*(state.atomic_update("big", lambda entry: entry.text() + "y") for _ in range(10)))
+    assert (await state.get("big")).text() == "x" * 20_000 + "y" * 10
+    assert not any(compare.value for op in service.ops for compare in op.txn.compares)
+
+
 async def test_atomic_updates_under_a_lock_are_called_once(connect):
     states = [connect().state for _ in range(3)]
     calls = 0

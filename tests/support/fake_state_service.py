@@ -38,7 +38,9 @@ class _Watcher:
         return key.startswith(self.create.key) if self.create.prefix else key == self.create.key
 
 
-class _Lock:
+class FakeLock:
+    """Who holds a lock, and who waits for it."""
+
     def __init__(self) -> None:
         self.token = 0
         self.holder = ""
@@ -69,7 +71,7 @@ class FakeStateService(StateServiceServicer):
         self.entries: dict[str, pb.StateEntry] = {}
         self.events: list[pb.StateEvent] = []
         self.leases: set[int] = set()
-        self.locks: dict[str, _Lock] = {}
+        self.locks: dict[str, FakeLock] = {}
         self._kept: dict[tuple[str, int], pb.StateAnswer] = {}
         self._streams: list[asyncio.Queue[Any]] = []
         self._watchers: list[_Watcher] = []
@@ -277,7 +279,7 @@ class FakeStateService(StateServiceServicer):
 
     async def _lock(self, op: pb.StateOp, outgoing: "asyncio.Queue[Any]") -> None:
         request = op.lock
-        lock = self.locks.setdefault(request.name, _Lock())
+        lock = self.locks.setdefault(request.name, FakeLock())
         if not lock.token and not lock.waiters:
             lock.holder, lock.author = request.waiter_id, request.author
             self.revision += 1
@@ -292,7 +294,7 @@ class FakeStateService(StateServiceServicer):
         token = lock.token if lock.holder == request.waiter_id else 0
         outgoing.put_nowait(pb.StateAnswer(op_id=op.op_id, lock=pb.LockResponse(token=token)))
 
-    def _pass_on(self, lock: _Lock) -> None:
+    def _pass_on(self, lock: FakeLock) -> None:
         lock.token, lock.holder = 0, ""
         if lock.waiters:
             lock.holder, lock.author, granted = lock.waiters.pop(0)
