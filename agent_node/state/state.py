@@ -245,9 +245,10 @@ class State:
             data, usual_type = encode_payload(value)
             return wire.put_op(key, data, usual_type if content_type is None else content_type)
 
-        backoff = Backoff(first_s=_FIRST_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
+        backoff: Backoff | None = None  # made when it is needed: drawing a random source takes longer than all the rest
         for tries in range(max_retries + 1):
             if tries > 1:
+                backoff = backoff or Backoff(first_s=_FIRST_PAUSE_S, limit_s=_LONGEST_PAUSE_S)
                 await asyncio.sleep(backoff.next_s())
             entry = await self._link.updates.once(
                 key, read=lambda: self.get(key), change=change, write=lambda op: self.write(op, fenced=fenced)

@@ -114,8 +114,11 @@ class FakeStateService(StateServiceServicer):
                     return
                 if isinstance(item, grpc.StatusCode):
                     await context.abort(item, "ended by the script")
+                answers = [item]
+                while not outgoing.empty() and not isinstance(outgoing._queue[0], grpc.StatusCode):  # type: ignore[attr-defined]  # a peek
+                    answers.append(outgoing.get_nowait())
                 if self.answering:
-                    yield pb.StateSessionResponse(answers=[item])
+                    yield pb.StateSessionResponse(answers=answers)
         finally:
             reading.cancel()
             for task in tasks:
@@ -396,7 +399,9 @@ class FakeStateService(StateServiceServicer):
                 outgoing.put_nowait(pb.WatchResponse(news=[began]))
                 if create.start_revision:
                     missed = [each for each in self.events if each.revision >= create.start_revision and watcher.wants(each.key)]
-                    outgoing.put_nowait(self._news(create, missed, self.revision))
+                    for start in range(0, len(missed), 1_000):
+                        page = missed[start : start + 1_000]
+                        outgoing.put_nowait(self._news(create, page, page[-1].revision))
 
     @property
     def watches(self) -> int:

@@ -17,6 +17,7 @@ def build() -> typer.Typer:
     command(app, "dispatch", loop_factory=loop_factory)(dispatch)
     command(app, "depth", loop_factory=loop_factory)(depth)
     command(app, "fairness", loop_factory=loop_factory)(fairness)
+    command(app, "state", loop_factory=loop_factory)(state)
     return app
 
 
@@ -121,3 +122,28 @@ async def fairness(
     else:
         stdout_console().print(report.table())
     return ExitCode.OK
+
+
+async def state(
+    invocation: Invocation,
+    *,
+    operations: Annotated[int, typer.Option("--operations", min=1_000, help="Puts to measure with; twice as many gets.")] = 50_000,
+    value: Annotated[int, typer.Option("--value", min=0, max=1_000_000, metavar="BYTES", help="Size of each value.")] = 100,
+) -> ExitCode:
+    """Measure shared state: writes, reads, a hot key, watches.
+
+    Always starts a coordinator of its own, with its embedded store in a temporary directory. Beside it stands what the same store does raw,
+    and what a cycle of lock, get, set, publish and unlock with redis-py's own lock moves. Exits 1 when an update was lost.
+    """
+    from agent_node.cli.bench.state import measure_state
+    from agent_node.cli.terminal import progress_bar, stdout_console
+
+    with progress_bar("starting", None) as bar:
+        report = await measure_state(operations=operations, value_bytes=value, bar=bar)
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        print_record(report.record())
+    else:
+        stdout_console().print(report.table())
+    return ExitCode.NEGATIVE if report.lost_updates else ExitCode.OK
