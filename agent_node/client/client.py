@@ -36,6 +36,7 @@ from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
 
 if TYPE_CHECKING:
+    from agent_node.state.link import StateLink
     from agent_node.state.state import State
     from agent_node.state.values import Author
 
@@ -353,6 +354,9 @@ class Client(FleetCalls):
         """For handlers: the shared state as it is written by somebody, from an attempt of a task."""
         from agent_node.state.state import State
 
+        return State(self._state_link, author=author, attempt=attempt)
+
+    def _state_link(self) -> "StateLink":
         opened = self._live
         if opened.state is None:
             from agent_node.state.link import StateLink
@@ -360,7 +364,7 @@ class Client(FleetCalls):
             opened.state = StateLink(
                 opened.channel, metadata=self._metadata, give_up_s=self._give_up_s, connect_timeout_s=self._connect_timeout_s
             )
-        return State(opened.state, author=author, attempt=attempt)
+        return opened.state
 
     @property
     def _live(self) -> Opened:

@@ -37,15 +37,19 @@ class State:
     and UnavailableError when it can't be reached; a write that ended with UnavailableError may have been made all the same.
 
     Args:
-        link: the connection.
+        connect: gives the connection, which belongs to the running event loop.
         author: who writes.
         attempt: the task's id and the fence of the attempt that `fenced` writes are tied to; None outside of handlers.
     """
 
-    def __init__(self, link: StateLink, *, author: Author | None = None, attempt: tuple[str, int] | None = None) -> None:
-        self._link = link
+    def __init__(self, connect: Callable[[], StateLink], *, author: Author | None = None, attempt: tuple[str, int] | None = None) -> None:
+        self._connect = connect
         self._author = author or Author()
         self._attempt = attempt
+
+    @property
+    def _link(self) -> StateLink:
+        return self._connect()
 
     # reading
 

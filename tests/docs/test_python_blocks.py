@@ -5,14 +5,32 @@ import pytest
 from agent_node.testing import local_coordinator
 from tests.support import provider
 from tests.support.documents import DOCUMENTS, Block, Story, blocks, in_a_thread, use_address
+from tests.support.fake_state_service import FakeStateService, serving
+from tests.support.tree import ROOT
 
-_TOLD = [document for document in DOCUMENTS if blocks(document, "python")]
+_STATE = ROOT / "docs" / "state.md"
+_TOLD = [document for document in DOCUMENTS if blocks(document, "python") and document != _STATE]
 
 
 @pytest.fixture(scope="module")
 def address():
     with in_a_thread(local_coordinator()) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def state_address():
+    with in_a_thread(serving(FakeStateService())) as address:
+        yield address
+
+
+@pytest.fixture
+def state_story(state_address, tmp_path, monkeypatch):
+    """Shared state, as a coordinator's side of it in memory has it."""
+    use_address(monkeypatch.setattr, state_address)
+    story = Story(address=state_address, folder=tmp_path)
+    yield story
+    story.end()
 
 
 @pytest.fixture
@@ -36,6 +54,11 @@ def model(monkeypatch):
 def test_the_python_blocks_run(document, story, model):
     for block in blocks(document, "python", "toml"):
         story.tell(block)
+
+
+def test_the_python_blocks_about_shared_state_run(state_story):
+    for block in blocks(_STATE, "python"):
+        state_story.tell(block)
 
 
 def test_a_block_that_fails_or_prints_something_else_is_found(story, tmp_path):

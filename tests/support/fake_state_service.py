@@ -209,6 +209,7 @@ class FakeStateService(StateServiceServicer):
             answer.revision = self.revision
         for op in ops:
             if op.HasField("put"):
+                op.put.options.CopyFrom(request.options)
                 self._change(op.put.key, self.revision, op.put)
             elif op.HasField("delete") and op.delete.key in self.entries:
                 self._change(op.delete.key, self.revision, None, kind=pb.STATE_EVENT_KIND_DELETED)
@@ -224,7 +225,9 @@ class FakeStateService(StateServiceServicer):
             case "append":
                 value = (value or []) + [json.loads(item) for item in request.append.items]
             case "set_add":
-                value = (value or []) + [item for item in map(json.loads, request.set_add.items) if item not in (value or [])]
+                value = value or []
+                for item in map(json.loads, request.set_add.items):
+                    value += [item] if item not in value else []
             case "set_remove":
                 value = [item for item in value or [] if item not in map(json.loads, request.set_remove.items)]
             case "merge_patch":
