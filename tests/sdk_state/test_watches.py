@@ -7,7 +7,7 @@ import pytest
 
 from agent_node import CompactedError, UnavailableError
 from agent_node.state import watches
-from agent_node.state.values import EventKind
+from agent_node.state.values import EventKind, StateEvent
 from tests.support.eventually import eventually
 
 
@@ -87,11 +87,13 @@ async def test_many_share_a_stream_and_one_that_ends_leaves_the_others(state, se
 async def test_a_slow_reader_costs_only_itself_and_misses_nothing(state, service, monkeypatch):
     monkeypatch.setattr(watches, "MAX_WAITING_EVENTS", 10)
     async with state.watch("k") as slow, state.watch("k") as quick:
+        first_id = slow.watch_id
         for number in range(1, 101):
             service.write("k")
             assert (await anext(quick)).revision == number
         assert len(slow._events) < 100
         assert [event.revision for event in await _take(slow, 100)] == list(range(1, 101))
+        assert slow.watch_id != first_id  # what was under way for the first is not taken for the second
 
 
 async def test_a_subscription_calls_back(state, service):
@@ -120,3 +122,11 @@ async def test_a_closed_client_ends_its_watches(connect):
     await client.aclose()
     with pytest.raises(UnavailableError, match="closed"):
         await anext(watch)
+
+
+async def test_what_comes_again_is_not_seen_again(state):
+    async with state.watch("k", start_revision=1) as watch:
+        events = [StateEvent(EventKind.PUT, "k", revision) for revision in range(1, 6)]
+        watch.take(events[:3], 3)
+        watch.take(events[1:], 5)
+        assert [event.revision for event in await _take(watch, 5)] == [1, 2, 3, 4, 5]

@@ -53,6 +53,7 @@ class FakeStateService(StateServiceServicer):
 
     Attributes:
         answering: False keeps answers back; what was asked happens all the same.
+        deaf: True: what is asked is lost on its way.
         refuse_next: the next operations are refused so, one after the other.
         current_fences: by task, the fence of the attempt that is current.
         compact_revision: the first revision that is kept.
@@ -60,6 +61,8 @@ class FakeStateService(StateServiceServicer):
 
     def __init__(self) -> None:
         self.answering = True
+        self.deaf = False
+        self.lost = 0
         self.refuse_next: list[Refusal] = []
         self.current_fences: dict[str, int] = {}
         self.compact_revision = 1
@@ -131,6 +134,9 @@ class FakeStateService(StateServiceServicer):
         client_id = ""
         async for request in requests:
             client_id = request.client_id or client_id
+            if self.deaf:
+                self.lost += len(request.ops)
+                continue
             self.batches.append(len(request.ops))
             for op in request.ops:
                 self.ops.append(op)
