@@ -275,7 +275,7 @@ async def test_a_busy_key_recovers_from(state, service, fault):
         nonlocal refused
         for _ in range(20):
             try:
-                await state.atomic_update("n", plus_one, max_retries=4)
+                await state.atomic_update("n", plus_one, max_retries=1)
             except ConflictError:
                 raise
             except RefusedError:
@@ -287,6 +287,28 @@ async def test_a_busy_key_recovers_from(state, service, fault):
         assert (value, refused) == (99, 1)
     else:
         assert 1000 < value <= 1100
+
+
+async def test_nothing_is_built_on_an_update_that_was_refused(state, service):
+    await state.put("n", 0)
+    began = asyncio.Event()
+
+    def refused(entry):
+        service.refuse_next = [Refusal(code=9, reason="ANY", message="no")]
+        return 77
+
+    async def never(entry):
+        began.set()
+        await asyncio.Event().wait()
+
+    first = asyncio.ensure_future(state.atomic_update("n", refused))
+    second = asyncio.ensure_future(state.atomic_update("n", never))
+    third = asyncio.ensure_future(state.atomic_update("n", lambda entry: entry.json() + 1, max_retries=0))
+    with pytest.raises(RefusedError):
+        await first
+    assert began.is_set()
+    second.cancel()
+    assert (await third).json() == 1
 
 
 async def test_large_values_wait_for_the_one_before(state, service):
