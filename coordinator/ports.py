@@ -245,6 +245,31 @@ class JournalCodec(Protocol):
         """What a piece holds that a release up to this one wrote."""
 
 
+class WebhookVerdict(Enum):
+    """What became of one attempt to deliver."""
+
+    DELIVERED = "DELIVERED"  # it answered 2xx
+    GONE = "GONE"  # it answered that it wants no more
+    FAILED = "FAILED"  # it answered something else, or broke off
+    UNREACHABLE = "UNREACHABLE"  # no answer: whatever else is for the same host would fare no better
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What became of one attempt to deliver, in a sentence without what the URL hides; `retry_after_s` is the receiver's wish."""
+
+    verdict: WebhookVerdict
+    reason: str
+    retry_after_s: float | None = None
+
+
+class WebhookSender(Protocol):
+    """Sends webhook requests. `coordinator.webhooks.sender` is the one."""
+
+    async def send(self, *, url: str, secrets: Sequence[str], event_id: str, date_s: int, body: bytes) -> WebhookAnswer:
+        """POSTs `body` to `url`, signed with each of `secrets`. Bounded in time; raises nothing but CancelledError."""
+
+
 class Clock(Protocol):
     """Durations: seconds that go on while the machine sleeps."""
 
