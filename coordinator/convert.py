@@ -14,11 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, event_pb2
 
+from coordinator import convert_webhooks
 from coordinator.checks import MAX_ID_CHARS, check_name
 from coordinator.convert_scheduling import reported_cost, scheduling_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
+    PLAIN,
     Failure,
     FailureKind,
     Progress,
@@ -30,6 +32,7 @@ from coordinator.core.model import (
 )
 from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
 from coordinator.errors import InvalidRequest
+from coordinator.webhook_urls import PUBLIC_ONLY, WebhookRules
 
 MAX_FAILURE_MESSAGE = 4096
 MAX_STACK_TRACE = 16384
@@ -43,10 +46,11 @@ MAX_PROGRESS_MESSAGE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Sizes that requests must keep to, in bytes."""
+    """What requests must keep to; sizes in bytes."""
 
     max_payload_bytes: int = 1024 * 1024
     max_checkpoint_bytes: int = 256 * 1024
+    webhooks: WebhookRules = PUBLIC_ONLY  # where they may go
 
 
 def seconds(duration: Duration, field: str) -> float:
@@ -97,7 +101,10 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
     request = message.SerializeToString()
     if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
         raise _options_too_large(message, len(request) - payload_bytes)
-    return spec_stored(message, request, defaults)
+    spec = spec_stored(message, request, defaults)
+    if spec.webhook is not None:
+        convert_webhooks.webhook_in(message.webhook, bounds.webhooks)
+    return spec
 
 
 def _options_too_large(message: common_pb2.TaskSpec, size: int) -> InvalidRequest:
@@ -123,7 +130,8 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
         _timeout_in(message.run_timeout, "run_timeout") if message.HasField("run_timeout") else None,
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
-        *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
+        *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else (None, PLAIN)),
+        convert_webhooks.webhook_stored(message.webhook) if message.HasField("webhook") else None,
     )
 
 

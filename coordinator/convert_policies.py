@@ -1,25 +1,27 @@
 """Policies from protos to the core and back: checked where they come from a caller, as they are where they come from the journal."""
 
-from typing import cast
+from typing import assert_never, cast
 
 from muster.v1 import policy_pb2
 
-from coordinator import convert
+from coordinator import convert, convert_webhooks
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT
-from coordinator.core.policies import Policy, PolicyKind, PolicyName, StandingPolicy, WeightPolicy
+from coordinator.core.policies import Policy, PolicyKind, PolicyName, StandingPolicy, WebhookPolicy, WeightPolicy
 from coordinator.errors import InvalidRequest
 from coordinator.ports import JournalTooNew
+from coordinator.webhook_urls import PUBLIC_ONLY, WebhookRules
 
 _UNKNOWN = "the journal has a policy that this release doesn't know: start the newer release again"
 
 
-def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
+def policy_in(message: policy_pb2.Policy, field: str, rules: WebhookRules = PUBLIC_ONLY) -> Policy:
     """A policy that a caller wants to set, checked.
 
     Args:
         message: the policy.
         field: where in the request it stands.
+        rules: where webhooks may go.
 
     Raises:
         InvalidRequest: names the field at fault.
@@ -33,6 +35,8 @@ def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
                 raise InvalidRequest(
                     f"{field}.weight.weight is {weight.weight:g}: give {MIN_WEIGHT:g} to {MAX_WEIGHT:g}", field=f"{field}.weight.weight"
                 )
+        case "webhook":
+            convert_webhooks.policy_in(message.webhook, f"{field}.webhook", rules)
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -47,19 +51,35 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
     match message.WhichOneof("policy"):
         case "weight":
             return WeightPolicy(message.weight.fairness_key, message.weight.weight)
+        case "webhook":
+            return convert_webhooks.policy_stored(message.webhook)
         case _:
             raise JournalTooNew(_UNKNOWN)
 
 
 def policy_out(policy: Policy) -> policy_pb2.Policy:
-    """A policy as a message, without its date."""
-    return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+    """A policy as the journal has it, without its date."""
+    match policy:
+        case WeightPolicy():
+            return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+        case WebhookPolicy():
+            return policy_pb2.Policy(webhook=convert_webhooks.policy_out(policy))
+        case unreachable:
+            assert_never(unreachable)
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:
-    """A policy that holds, as a message with the date since when it does."""
+    """A policy that holds, as a snapshot has it, with the date since when it does."""
     message = policy_out(standing.policy)
     message.set_time.CopyFrom(convert.timestamp(standing.set_ms))
+    return message
+
+
+def standing_shown(standing: StandingPolicy) -> policy_pb2.Policy:
+    """A policy that holds, as callers are shown it: without its secrets."""
+    message = standing_out(standing)
+    if message.HasField("webhook"):
+        convert_webhooks.policy_shown(message.webhook)
     return message
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
 from coordinator.core.policies import StandingPolicy
+from coordinator.core.webhooks import Delivery, GivenUp
 
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
@@ -195,12 +196,17 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only."""
+    """A namespace as a snapshot has it, but for its tasks.
+
+    Its policies and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are those of one piece.
+    """
 
     name: str
     created_ms: int
     next_number: int
     policies: tuple[StandingPolicy, ...] = ()
+    next_delivery: int = 0
+    webhooks: tuple[Delivery | GivenUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,9 @@ class SnapshotEncoder(Protocol):
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
         """Takes a task in as it is now."""
+
+    def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
+        """Takes in a webhook's delivery."""
 
     def take(self) -> bytes | None:
         """The next full piece, if there is one."""
@@ -263,6 +272,16 @@ class WebhookAnswer:
     verdict: WebhookVerdict
     reason: str
     retry_after_s: float | None = None
+
+
+class WebhookCodec(Protocol):
+    """What is sent. `coordinator.convert_deliveries` is the one."""
+
+    def event_id(self, namespace: str, delivery: Delivery) -> str:
+        """The same at every attempt and after every restart, and that of no other delivery."""
+
+    def body(self, namespace: str, delivery: Delivery, record: bytes | None) -> bytes:
+        """What is posted; `record` is the task's, if it is still there."""
 
 
 class WebhookSender(Protocol):

@@ -1,4 +1,7 @@
-"""Where webhooks may go: what a URL must be, and which addresses are refused. No I/O: whoever connects asks about the address it connects to."""
+"""Where webhooks may go: what a URL must be, and which addresses are refused.
+
+No I/O: whoever connects asks about the very address that it connects to.
+"""
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,6 +56,9 @@ class WebhookRules:
             if not any(one in network for network in self.allowed) and not _is_public(one):
                 return f"{one} isn't a public address"
         return None
+
+
+PUBLIC_ONLY = WebhookRules()
 
 
 def parse_network(text: str) -> Network:

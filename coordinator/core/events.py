@@ -142,7 +142,32 @@ class PolicyDeleted:
     name: PolicyName
 
 
-NamespaceEvent = NamespaceCreated | PolicySet | PolicyDeleted
+@dataclass(slots=True)
+class WebhookDelivered:
+    """A pending delivery was answered well. That it was due follows from its task's end."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+
+
+@dataclass(slots=True)
+class WebhookGivenUp:
+    """A pending delivery won't be tried any more."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+    reason: str
+
+
+@dataclass(slots=True)
+class WebhookRetried:
+    """A delivery that had been given up is pending again."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+
+
+NamespaceEvent = NamespaceCreated | PolicySet | PolicyDeleted | WebhookDelivered | WebhookGivenUp | WebhookRetried
 AnyEvent = Event | NamespaceEvent
 
 

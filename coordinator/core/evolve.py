@@ -5,6 +5,7 @@ IllegalEvent and has changed nothing.
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from coordinator.core.events import (
     Acknowledged,
@@ -17,12 +18,21 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     Event,
+    NamespaceCreated,
+    NamespaceEvent,
+    PolicyDeleted,
+    PolicySet,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
 from coordinator.core.history import HistoryKind, remember, remember_checkpoint
 from coordinator.core.model import WAITING, Task, TaskState, Usage
+from coordinator.core.policies import evolve_policies
 from coordinator.core.state import State
+from coordinator.core.webhooks import begin_deliveries, evolve_webhooks
 
 MOST_TOKENS, MOST_REQUESTS = 2**64 - 1, 2**32 - 1  # uint64 and uint32: a sum beyond them could not be journalled
 
@@ -92,6 +102,19 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             task.chunk_end = event.offset + len(event.data)
         case _:
             raise IllegalEvent(f"unknown event {event}")
+
+
+def evolve_beside_tasks(state: State, event: NamespaceEvent, date_ms: int) -> None:
+    """Applies an event that is no task's: `evolve` for those."""
+    match event:
+        case PolicySet() | PolicyDeleted():
+            evolve_policies(state, event, date_ms)
+        case WebhookDelivered() | WebhookGivenUp() | WebhookRetried():
+            evolve_webhooks(state, event, date_ms)
+        case NamespaceCreated():
+            pass
+        case unreachable:
+            assert_never(unreachable)
 
 
 def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
@@ -178,6 +201,8 @@ def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
     del state.tasks[task.spec.task_id]
     del state.by_number[task.number]
     state.ended[task.spec.task_id] = task
+    if state.hooks or task.spec.webhook is not None:
+        begin_deliveries(state, task)
 
 
 def _require(task: Task, event: Event, holds: bool) -> None:  # noqa: FBT001

@@ -46,6 +46,7 @@ class TaskState(IntEnum):  # not Enum, whose members are hashed in Python: 0.1 u
 
 WAITING = (TaskState.PENDING, TaskState.RETRYING)
 ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+ALL_ENDS = frozenset(ENDED)
 
 
 class FailureKind(Enum):
@@ -177,6 +178,13 @@ class Needs(NamedTuple):
     min_version: int = 0
 
 
+class Webhook(NamedTuple):
+    """Who is told of a task's end."""
+
+    url: str
+    states: frozenset[TaskState] = ALL_ENDS  # the ends that are told of
+
+
 class Scheduling(NamedTuple):
     """What else a task asks of the scheduler."""
 
@@ -206,6 +214,7 @@ class Settings:
     share_by: ShareBy = ShareBy.COST  # G4: what is shared between fairness keys; the same as by tasks where nobody gives a cost
     weights: Mapping[str, float] = field(default_factory=dict)  # G4: of fairness keys; 1 for those not named
     sticky_slack: float = 0.25  # a sticky key's agent is preferred while at most this share of a capacity busier than the least loaded
+    max_pending_webhooks: int = 100_000  # G7: to tasks' own webhooks, and again to those of all types together; about 500 bytes each
     max_sticky_keys: int = 100_000  # remembered: about 250 bytes each
 
 
@@ -222,6 +231,7 @@ class Spec:
         "scheduling",
         "task_id",
         "task_type",
+        "webhook",
     )
 
     def __init__(
@@ -235,6 +245,7 @@ class Spec:
         progress_timeout_s: float | None = None,
         needs: Needs | None = None,
         scheduling: Scheduling = PLAIN,
+        webhook: Webhook | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -245,6 +256,7 @@ class Spec:
         self.progress_timeout_s = progress_timeout_s
         self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
         self.scheduling = scheduling
+        self.webhook = webhook
 
 
 class Task:

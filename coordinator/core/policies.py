@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.core.events import PolicyDeleted, PolicySet
-from coordinator.core.model import Now
+from coordinator.core.model import Now, TaskState
 
 if TYPE_CHECKING:
     from coordinator.core.scheduler import Scheduler
@@ -23,6 +23,7 @@ class PolicyKind(IntEnum):
     """What a policy is about; the numbers are those of muster.v1.PolicyKind."""
 
     WEIGHT = 1
+    WEBHOOK = 8
 
 
 class PolicyName(NamedTuple):
@@ -45,7 +46,25 @@ class WeightPolicy:
         return PolicyName(PolicyKind.WEIGHT, self.fairness_key)
 
 
-Policy = WeightPolicy
+@dataclass(frozen=True, slots=True)
+class WebhookPolicy:
+    """Who is told of the ends of a type's tasks, and how what is sent for them is signed."""
+
+    task_type: str  # empty is every type
+    url: str  # empty: nothing is sent for the policy itself
+    states: frozenset[TaskState]  # the ends that are told of
+    secrets: tuple[str, ...]  # never shown, nor logged
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.WEBHOOK, self.task_type)
+
+    def __repr__(self) -> str:
+        return f"<WebhookPolicy {self.task_type!r} with {len(self.secrets)} secrets>"
+
+
+Policy = WeightPolicy | WebhookPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +78,18 @@ class StandingPolicy:
 def evolve_policies(state: State, event: PolicySet | PolicyDeleted, date_ms: int) -> None:
     """Applies an event about policies to the durable state, as `evolve` does those about tasks."""
     if isinstance(event, PolicySet):
-        state.policies[event.policy.name] = StandingPolicy(event.policy, date_ms)
+        restore_policy(state, StandingPolicy(event.policy, date_ms))
     else:
         del state.policies[event.name]
+        if event.name.kind is PolicyKind.WEBHOOK:
+            del state.hooks[event.name.key]
+
+
+def restore_policy(state: State, standing: StandingPolicy) -> None:
+    """Makes a policy hold in the durable state: one that is set, or that a snapshot has."""
+    state.policies[standing.policy.name] = standing
+    if isinstance(standing.policy, WebhookPolicy):
+        state.hooks[standing.policy.task_type] = standing.policy
 
 
 def set_policy(scheduler: Scheduler, policy: Policy, now: Now) -> StandingPolicy:

@@ -118,7 +118,7 @@ def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result:
     if type(result) is Success:  # the common case first, without the cost of `match`
         scheduler.apply(Completed(task.number, result.outcome, result.usage), now)
         scheduler.release(task, now, result.cost)
-        scheduler.ended(task)
+        scheduler.ended(task, now)
         return Verdict.ACCEPTED
     scheduler.apply_sized(_unsuccessful(scheduler, task, result, now), now)
     scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)

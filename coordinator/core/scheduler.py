@@ -20,6 +20,7 @@ from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
+from coordinator.core.webhooks import deliveries_begun
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
 
@@ -44,6 +45,8 @@ class Totals:
     cancelled: int = 0
     crashed: int = 0
     stale_results: int = 0
+    webhooks_delivered: int = 0
+    webhooks_given_up: int = 0
 
 
 class Scheduler:
@@ -73,6 +76,7 @@ class Scheduler:
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
         self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
+        self.next_delivery = self.state.deliveries.next_number  # those before it are known to whoever delivers
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
         self.events: list[AnyEvent] = []
@@ -143,7 +147,7 @@ class Scheduler:
                     room.improved()
                 self.awake[room] = None
 
-    def ended(self, task: Task) -> None:
+    def ended(self, task: Task, now: Now) -> None:
         """A task has just reached its end by an event."""
         match task.state:
             case TaskState.COMPLETED:
@@ -154,11 +158,13 @@ class Scheduler:
                 self.totals.cancelled += 1
         self.effects.append(TaskEnded(task))
         self.bytes += size_of_record(task)
+        if self.next_delivery != self.state.deliveries.next_number:
+            deliveries_begun(self, now)
 
     def after_attempt(self, task: Task, now: Now) -> None:
         """An attempt's end was applied: the task waits again, or has ended."""
         if task.state in ENDED:
-            self.ended(task)
+            self.ended(task, now)
         else:
             self.enqueue(task, now)
 
@@ -170,6 +176,8 @@ class Scheduler:
             case PolicyKind.WEIGHT:
                 usual = self.settings.weights.get(name.key, 1.0)
                 self.fairness.set_weight(name.key, policy.weight if isinstance(policy, WeightPolicy) else usual)
+            case PolicyKind.WEBHOOK:
+                pass  # what is delivered looks at the policy that holds then
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""

@@ -6,6 +6,7 @@ from coordinator.core.effects import StopAttempt
 from coordinator.core.events import CancelRecorded, Submitted
 from coordinator.core.model import WAITING, Now, Spec, Task, TaskState
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.webhooks import is_full
 
 
 class Refused(Enum):
@@ -13,6 +14,7 @@ class Refused(Enum):
 
     QUEUE_FULL = 1  # by count
     MEMORY_FULL = 2  # by bytes
+    WEBHOOKS_FULL = 3  # it has a webhook, and too many wait to be delivered
 
 
 def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
@@ -29,6 +31,8 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     size = len(spec.request)
     if state.bytes + size > scheduler.settings.max_live_bytes:
         return Refused.MEMORY_FULL
+    if spec.webhook is not None and is_full(scheduler):
+        return Refused.WEBHOOKS_FULL
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += size
     scheduler.totals.submitted += 1
@@ -57,7 +61,7 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
             scheduler.dates.disarm(delayed)
         else:
             scheduler.ready.forget(task)
-        scheduler.ended(task)
+        scheduler.ended(task, now)
         return CancelVerdict.CANCELLED
     if task.state is not TaskState.RUNNING:
         return CancelVerdict.ALREADY_ENDED

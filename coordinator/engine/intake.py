@@ -106,6 +106,16 @@ def _conflict(spec: Spec) -> AlreadyExists:
 
 def _queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
     state, settings = namespace.scheduler.state, namespace.scheduler.settings
+    if refused is Refused.WEBHOOKS_FULL:
+        used = state.deliveries.of_hook.get(None, 0)
+        return LimitReached(
+            f"{used} webhooks of tasks of namespace {namespace.name} wait to be delivered, of {settings.max_pending_webhooks} allowed: "
+            "submit again when some have been, or without a webhook",
+            limit="max_pending_webhooks",
+            used=used,
+            allowed=settings.max_pending_webhooks,
+            retry_after_s=10.0,
+        )
     if refused is Refused.QUEUE_FULL:
         limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), settings.max_live_tasks
     else:

@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.core.events import Commit, NamespaceCreated, PolicyDeleted, PolicySet
-from coordinator.core.evolve import evolve
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceEvent
+from coordinator.core.evolve import evolve, evolve_beside_tasks
 from coordinator.core.model import Now
-from coordinator.core.policies import evolve_policies
+from coordinator.core.policies import restore_policy
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
+from coordinator.core.webhooks import restore_delivery
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
-from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
+from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
 READ_PAGE = 20  # journal entries per command: each may hold megabytes
 BYTES_PER_STEP = 128 * 1024  # of the journal: some milliseconds; then other shards, and health checks
@@ -103,12 +104,21 @@ def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str,
         if known is None:
             known = recovered.states[namespace.name] = (State(), namespace.created_ms)
             next_numbers[namespace.name] = namespace.next_number
-        known[0].policies |= {standing.policy.name: standing for standing in namespace.policies}
+        restore_beside_tasks(known[0], namespace)
         for task in tasks:
             try:
                 restore(known[0], task)
             except ValueError as error:
                 raise StoreCorrupt(f"the snapshot at entry {piece.sequence} can't be: {error}") from error
+
+
+def restore_beside_tasks(state: State, namespace: SnapshotNamespace) -> None:
+    """Puts what a piece of a snapshot has of a namespace beside its tasks into a state that is being recovered."""
+    for standing in namespace.policies:
+        restore_policy(state, standing)
+    for stored in namespace.webhooks:
+        restore_delivery(state, stored)
+    state.deliveries.next_number = max(state.deliveries.next_number, namespace.next_delivery)
 
 
 def _replay(commit: Commit, recovered: Recovered) -> None:
@@ -117,8 +127,8 @@ def _replay(commit: Commit, recovered: Recovered) -> None:
             recovered.states[name] = (State(), commit.date_ms)
             continue
         state = recovered.states[name][0]
-        if isinstance(event, PolicySet | PolicyDeleted):
-            evolve_policies(state, event, commit.date_ms)
+        if isinstance(event, NamespaceEvent):
+            evolve_beside_tasks(state, event, commit.date_ms)
             continue
         task = evolve(state, event, commit.date_ms)
         if task.ended_ms:

@@ -1,6 +1,6 @@
 """Carries out what a commit set off, once it is durable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from coordinator.core.effects import (
     Assign,
@@ -13,8 +13,10 @@ from coordinator.core.effects import (
     TaskChanged,
     TaskEnded,
     WatchOpened,
+    WebhookDue,
 )
 from coordinator.core.model import Task
+from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
@@ -28,12 +30,21 @@ class Releaser:
         namespaces: the shard's, by name.
         agent_sinks: ways to its agents, by session.
         records: who is looking for ended tasks: one is in memory until nobody is that began before it ended.
+        webhooks_due: takes what is to be delivered.
     """
 
-    def __init__(self, *, namespaces: Mapping[str, Namespace], agent_sinks: Mapping[str, AgentSink], records: RecordReader) -> None:
+    def __init__(
+        self,
+        *,
+        namespaces: Mapping[str, Namespace],
+        agent_sinks: Mapping[str, AgentSink],
+        records: RecordReader,
+        webhooks_due: Callable[[Namespace, Iterable[Delivery]], None],
+    ) -> None:
         self._namespaces = namespaces
         self._agent_sinks = agent_sinks
         self._records = records
+        self._webhooks_due = webhooks_due
 
     def release(self, commit: PendingCommit) -> None:
         """The commit is durable: carries out what was decided, in order, and lets the answers go."""
@@ -66,6 +77,8 @@ class Releaser:
         match effect:
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
+            case WebhookDue():
+                self._webhooks_due(namespace, (effect.delivery,))
             case WatchOpened():
                 effect.begin()
             case StopAttempt():

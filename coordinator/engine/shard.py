@@ -6,7 +6,8 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from coordinator.core.effects import TaskEnded, WatchOpened
 from coordinator.core.events import Commit, NamespaceCreated
@@ -15,6 +16,7 @@ from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
 from coordinator.core.ticks import tick
+from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership, ShardLost
@@ -40,6 +42,10 @@ TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
+def _to_nobody(_shard: "Shard", _namespace: Namespace, _deliveries: Iterable[Delivery]) -> None:
+    """Nobody delivers webhooks: they stay due."""
+
+
 class Shard:
     """One shard: its journal, its namespaces, and the loop that writes.
 
@@ -53,6 +59,7 @@ class Shard:
         snapshots: when they are taken.
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
+        webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Shard:
         snapshots: SnapshotSettings = DEFAULT_SETTINGS,
         room: StoreRoom | None = None,
         default_here: bool = False,
+        webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -75,7 +83,10 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
-        self._releaser = Releaser(namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records)
+        self._webhooks_due = partial(webhooks_due or _to_nobody, self)
+        self._releaser = Releaser(
+            namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records, webhooks_due=self._webhooks_due
+        )
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -133,6 +144,9 @@ class Shard:
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
+        for namespace in self.namespaces.values():
+            if pending := namespace.scheduler.state.deliveries.pending:
+                self._webhooks_due(namespace, list(pending.values()))
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
         self._arm_timer()
 

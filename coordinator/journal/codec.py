@@ -23,6 +23,9 @@ from coordinator.core.events import (
     PolicySet,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
@@ -146,6 +149,21 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
         record.number, record.offset, record.data = event.number, event.offset, event.data
 
 
+def _encode_webhooks_delivered(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookDelivered]) -> None:
+    message.records.add(namespace=namespace).webhooks_delivered.deliveries.extend([event.delivery for event in events])
+
+
+def _encode_webhook_given_up(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookGivenUp]) -> None:
+    for event in events:
+        record = message.records.add(namespace=namespace).webhook_given_up
+        record.delivery, record.reason = event.delivery, event.reason
+
+
+def _encode_webhook_retried(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookRetried]) -> None:
+    for event in events:
+        message.records.add(namespace=namespace).webhook_retried.delivery = event.delivery
+
+
 _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
     PolicySet: _encode_policy_set,
@@ -158,6 +176,9 @@ _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]],
     CancelRecorded: _encode_cancel,
     CheckpointStored: _encode_checkpoint,
     ChunkStored: _encode_chunk,
+    WebhookDelivered: _encode_webhooks_delivered,
+    WebhookGivenUp: _encode_webhook_given_up,
+    WebhookRetried: _encode_webhook_retried,
 }
 
 
@@ -235,6 +256,9 @@ _DECODERS: dict[str, Callable[[event_pb2.Record, int], Iterator[AnyEvent]]] = {
     "namespace_created": lambda _record, _base: iter((NamespaceCreated(),)),
     "policy_set": lambda record, _base: iter((PolicySet(convert_policies.policy_stored(record.policy_set.policy)),)),
     "policy_deleted": lambda record, _base: iter((PolicyDeleted(convert_policies.name_stored(record.policy_deleted.name)),)),
+    "webhooks_delivered": lambda record, _base: map(WebhookDelivered, record.webhooks_delivered.deliveries),
+    "webhook_given_up": lambda record, _base: iter((WebhookGivenUp(record.webhook_given_up.delivery, record.webhook_given_up.reason),)),
+    "webhook_retried": lambda record, _base: iter((WebhookRetried(record.webhook_retried.delivery),)),
     "tasks_submitted": _decode_submitted,
     "attempts_assigned": _decode_assigned,
     "attempts_acknowledged": lambda record, _base: map(Acknowledged, record.attempts_acknowledged.numbers),

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from muster.v1 import common_pb2, event_pb2
 
-from coordinator import convert, convert_policies
+from coordinator import convert, convert_deliveries, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
+from coordinator.core.webhooks import Delivery, GivenUp
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
 SNAPSHOT_VERSION = 1
@@ -36,14 +37,25 @@ class SnapshotEncoder:
         self._parts = {namespace.name: _Part(self._chunk, namespace) for namespace in namespaces}
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
+            part.next_delivery = namespace.next_delivery
         self._size = 0
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
         """Takes a task in as it is now."""
+        self._added(self._part(namespace).add(task))
+
+    def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
+        """Takes in a webhook's delivery."""
+        self._added(self._part(namespace).add_webhook(stored))
+
+    def _part(self, namespace: SnapshotNamespace) -> "_Part":
         part = self._parts.get(namespace.name)
         if part is None:
             part = self._parts[namespace.name] = _Part(self._chunk, namespace)
-        self._size += part.add(task)
+        return part
+
+    def _added(self, size: int) -> None:
+        self._size += size
         if self._size >= self._max_bytes:
             self._close()
 
@@ -133,6 +145,12 @@ class _Part:
             size += sum(entry.ByteSize() for entry in live.history)
         return size
 
+    def add_webhook(self, stored: Delivery | GivenUp) -> int:
+        """Takes a delivery in. Answers about how many bytes it takes."""
+        webhook = convert_deliveries.delivery_out(stored)
+        self._message.webhooks.append(webhook)
+        return webhook.ByteSize()
+
     def close(self) -> None:
         message = self._message
         message.retry_policies.extend([convert.defaults_out(policy) for policy in self._policies])
@@ -163,6 +181,8 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
                 created_ms=part.create_ms,
                 next_number=part.next_number,
                 policies=tuple(map(convert_policies.standing_stored, part.policies)),
+                next_delivery=part.next_delivery,
+                webhooks=tuple(map(convert_deliveries.delivery_stored, part.webhooks)),
             ),
             list(_tasks(part)),
         )

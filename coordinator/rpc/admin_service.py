@@ -18,12 +18,15 @@ from coordinator.rpc.agent_service import load_map_rows
 from coordinator.rpc.pages import PageToken, page_size
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
+from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
     from coordinator.engine.shard import Shard
+    from coordinator.engine.webhooks import WebhookDispatcher
     from coordinator.loop_stalls import LoopStalls
     from coordinator.rpc.shards import Shards
+    from coordinator.webhook_urls import WebhookRules
 
 Context = Any  # grpc.aio.ServicerContext[Any, Any]
 NAMESPACE_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -47,12 +50,18 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         shards: where namespaces live.
         facts: what this coordinator is.
         stalls: how its event loop does.
+        webhooks: knows how deliveries fare.
+        webhook_rules: where webhooks may go.
     """
 
-    def __init__(self, *, shards: Shards, facts: Facts, stalls: LoopStalls) -> None:
+    def __init__(
+        self, *, shards: Shards, facts: Facts, stalls: LoopStalls, webhooks: WebhookDispatcher, webhook_rules: WebhookRules
+    ) -> None:
         self._shards = shards
         self._facts = facts
         self._stalls = stalls
+        self._webhooks = webhooks
+        self._webhook_rules = webhook_rules
 
     async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
@@ -118,13 +127,23 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
-        return await set_policies(*self._shards.called(context), request)
+        return await set_policies(*self._shards.called(context), request, self._webhook_rules)
 
     async def DeletePolicies(self, request: admin_pb2.DeletePoliciesRequest, context: Context) -> admin_pb2.DeletePoliciesResponse:
         return await delete_policies(*self._shards.called(context), request)
 
     async def ListPolicies(self, request: admin_pb2.ListPoliciesRequest, context: Context) -> admin_pb2.ListPoliciesResponse:
         return await list_policies(*self._shards.called(context), request)
+
+    async def ListWebhookDeliveries(
+        self, request: admin_pb2.ListWebhookDeliveriesRequest, context: Context
+    ) -> admin_pb2.ListWebhookDeliveriesResponse:
+        return await list_deliveries(*self._shards.called(context), request, self._webhooks)
+
+    async def RetryWebhookDeliveries(
+        self, request: admin_pb2.RetryWebhookDeliveriesRequest, context: Context
+    ) -> admin_pb2.RetryWebhookDeliveriesResponse:
+        return await retry_deliveries(*self._shards.called(context), request, self._webhooks)
 
 
 def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:
@@ -175,4 +194,8 @@ def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsR
         crashed_total=totals.crashed,
         stale_results_total=totals.stale_results,
         max_live_tasks=scheduler.settings.max_live_tasks,
+        webhooks_pending=len(scheduler.state.deliveries.pending),
+        webhooks_given_up=len(scheduler.state.deliveries.given_up),
+        webhooks_delivered_total=totals.webhooks_delivered,
+        webhooks_given_up_total=totals.webhooks_given_up,
     )

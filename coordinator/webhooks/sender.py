@@ -10,7 +10,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,8 +18,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from coordinator.ports import WebhookAnswer, WebhookVerdict
+from coordinator.webhook_signing import sign
 from coordinator.webhook_urls import WebhookRules
-from coordinator.webhooks.signing import sign
 
 MAX_LOOKUPS = 16  # of names at a time: each holds a thread, for as long as the system's resolver takes
 MAX_RETRY_AFTER_S = 86_400.0
@@ -28,14 +27,6 @@ MAX_REASON_CHARS = 256
 
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 Lookup = Callable[[str, int], Sequence[AddressInfo]]
-
-
-@dataclass(frozen=True, slots=True)
-class SenderSettings:
-    """How long a request may take. All in seconds."""
-
-    connect_s: float = 5.0  # to look the name up, connect, and agree on TLS
-    total_s: float = 15.0  # to the head of the answer: a receiver that has more to do answers first
 
 
 class AddressRefused(OSError):
@@ -47,12 +38,13 @@ class HttpWebhookSender:
 
     Args:
         rules: which addresses may be reached.
-        settings: how long a request may take.
+        connect_s: how long it may take to look the name up, connect, and agree on TLS, in seconds.
+        total_s: how long until the head of the answer is there, in seconds.
         user_agent: the header of that name.
         lookup: resolves a host's name, in a thread; answers as `socket.getaddrinfo` does.
     """
 
-    def __init__(self, *, rules: WebhookRules, settings: SenderSettings, user_agent: str, lookup: Lookup | None = None) -> None:
+    def __init__(self, *, rules: WebhookRules, connect_s: float, total_s: float, user_agent: str, lookup: Lookup | None = None) -> None:
         self._rules = rules
         self._resolver = _Resolver(lookup or _look_up)
         connector = aiohttp.TCPConnector(
@@ -64,7 +56,7 @@ class HttpWebhookSender:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=settings.total_s, connect=settings.connect_s),
+            timeout=aiohttp.ClientTimeout(total=total_s, connect=connect_s),
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -85,7 +77,7 @@ class HttpWebhookSender:
         try:
             response = await self._session.post(URL(url, encoded=True), data=body, headers=headers, allow_redirects=False)
         except TimeoutError as error:
-            return _unreachable(f"no answer in time: {error or 'it took too long'}")
+            return _unreachable(f"no answer in time: {str(error) or 'it took too long'}")
         except aiohttp.ClientConnectorCertificateError as error:
             return _unreachable(f"its certificate can't be trusted: {error.certificate_error}")
         except aiohttp.ClientConnectorError as error:
@@ -156,7 +148,7 @@ class _Resolver(AbstractResolver):
         self._lookup = lookup
         self._threads = ThreadPoolExecutor(max_workers=MAX_LOOKUPS, thread_name_prefix="webhook-lookup")
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:  # noqa: ARG002
         found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host, port)
         return [
             ResolveResult(hostname=host, host=str(address[0]), port=port, family=int(kin), proto=protocol, flags=socket.AI_NUMERICHOST)

@@ -8,13 +8,13 @@ from muster.v1 import common_pb2
 
 from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
-from coordinator.core.evolve import evolve
+from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceEvent, Submitted
+from coordinator.core.evolve import evolve, evolve_beside_tasks
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
-from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
+from coordinator.core.policies import Policy, PolicyName, delete_policy, set_policy
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -34,6 +34,8 @@ from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
+from coordinator.core.webhooks import DeliveryWalk
+from coordinator.engine.recovery import restore_beside_tasks
 from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
 
@@ -146,14 +148,17 @@ class CoreWorld:
         if self._walk is not None:
             self._walk.abandon()
         state = self.scheduler.state
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()))
+        namespace = SnapshotNamespace(
+            NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), state.deliveries.next_number
+        )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
-        self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
+        self._walk = Walk(state, partial(self._encoder.add, namespace))
+        self._delivery_walk = DeliveryWalk(state.deliveries, partial(self._encoder.add_webhook, namespace))
         self._snapshot_at = len(self.journal)
 
     def go_on_with_snapshot(self, numbers: int) -> bool:
         """Looks at so many numbers. Answers whether there are more; else the snapshot is the one to recover from."""
-        if self._walk is None or self._walk.step(numbers):
+        if self._walk is None or self._delivery_walk.step(numbers) or self._walk.step(numbers):
             return self._walk is not None
         self._walk = None
         self._encoder.finish()
@@ -170,7 +175,7 @@ class CoreWorld:
             assert piece.sequence == sequence
             for namespace, tasks in piece.parts:
                 next_number = namespace.next_number
-                state.policies |= {standing.policy.name: standing for standing in namespace.policies}
+                restore_beside_tasks(state, namespace)
                 for task in tasks:
                     restore(state, task)
         restored(state, next_number)
@@ -302,9 +307,9 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
     for blob in journal:
         commit = decode(blob)
         for _, event in commit.events:
-            if isinstance(event, PolicySet | PolicyDeleted):
-                evolve_policies(state, event, commit.date_ms)
-            elif not isinstance(event, NamespaceCreated):
+            if isinstance(event, NamespaceEvent):
+                evolve_beside_tasks(state, event, commit.date_ms)
+            else:
                 evolve(state, event, commit.date_ms)
     return state
 
@@ -312,6 +317,19 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
 def durable(state: State) -> dict[str, dict[str, object]]:
     """Everything that must survive of a state's live tasks, in a form that can be compared."""
     return {task_id: _facts(task) for task_id, task in state.tasks.items()}
+
+
+def durable_beside_tasks(state: State) -> dict[str, object]:
+    """Everything else that must survive of a state."""
+    deliveries = state.deliveries
+    return {
+        "policies": dict(state.policies),
+        "hooks": dict(state.hooks),
+        "pending": sorted(deliveries.pending.values(), key=lambda one: one.number),
+        "given_up": list(deliveries.given_up.values()),
+        "next_delivery": deliveries.next_number,
+        "of_hook": dict(deliveries.of_hook),
+    }
 
 
 def _facts(task: Task) -> dict[str, object]:

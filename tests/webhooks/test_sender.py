@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.ports import WebhookVerdict
 from coordinator.webhook_urls import WebhookRules
-from coordinator.webhooks.sender import HttpWebhookSender, SenderSettings
+from coordinator.webhooks.sender import HttpWebhookSender
 from tests.support.ports import free_port
 from tests.support.receiver import (
     SECRET,
@@ -30,9 +30,7 @@ LOOPBACK = WebhookRules(allowed=(ipaddress.ip_network("127.0.0.0/8"),))
 
 @asynccontextmanager
 async def sending(*, rules=LOOPBACK, total_s=5.0, lookup=None):
-    sender = HttpWebhookSender(
-        rules=rules, settings=SenderSettings(connect_s=total_s, total_s=total_s), user_agent="Muster/test", lookup=lookup
-    )
+    sender = HttpWebhookSender(rules=rules, connect_s=total_s, total_s=total_s, user_agent="Muster/test", lookup=lookup)
 
     async def send(url, secrets=(SECRET,)):
         return await sender.send(url=url, secrets=secrets, event_id="evt_1", date_s=1_700_000_000, body=b'{"a":1}')
@@ -76,7 +74,7 @@ async def test_without_a_secret_there_is_no_signature():
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "verdict", "says"),
+    "behaviour, verdict, says",
     [
         (answers(200), WebhookVerdict.DELIVERED, "200"),
         (answers(500), WebhookVerdict.FAILED, "500"),
@@ -181,7 +179,7 @@ async def test_proxies_of_the_environment_are_not_asked(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
+    "headers, seconds",
     [
         (["Retry-After: 120"], 120),
         (["Retry-After: 99999999999999"], 86_400),

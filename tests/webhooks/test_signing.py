@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.webhooks.signing import key_of, sign
+from coordinator.webhook_signing import key_of, sign
 
 
 def test_the_example_of_standard_webhooks():
@@ -11,7 +11,7 @@ def test_the_example_of_standard_webhooks():
 
 
 @pytest.mark.parametrize(
-    ("secret", "says"),
+    "secret, says",
     [("hello", "begin with whsec_"), ("whsec_§", "base64"), ("whsec_aGVsbG8=", "5 bytes"), ("whsec_" + "YWFh" * 30, "90 bytes")],
 )
 def test_a_secret_that_is_none_is_not_repeated(secret, says):

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from muster.v1 import agent_pb2 as _agent_pb2
 from muster.v1 import common_pb2 as _common_pb2
 from muster.v1 import policy_pb2 as _policy_pb2
@@ -22,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WebhookDeliveryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WebhookDeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookDeliveryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEBHOOK_DELIVERY_STATE_UNSPECIFIED: _WebhookDeliveryState.ValueType  # 0
+    """In a request: all."""
+    WEBHOOK_DELIVERY_STATE_PENDING: _WebhookDeliveryState.ValueType  # 1
+    """It waits for an attempt, or one is under way."""
+    WEBHOOK_DELIVERY_STATE_GIVEN_UP: _WebhookDeliveryState.ValueType  # 2
+    """It was given up."""
+
+class WebhookDeliveryState(_WebhookDeliveryState, metaclass=_WebhookDeliveryStateEnumTypeWrapper):
+    """Where a webhook's delivery is."""
+
+WEBHOOK_DELIVERY_STATE_UNSPECIFIED: WebhookDeliveryState.ValueType  # 0
+"""In a request: all."""
+WEBHOOK_DELIVERY_STATE_PENDING: WebhookDeliveryState.ValueType  # 1
+"""It waits for an attempt, or one is under way."""
+WEBHOOK_DELIVERY_STATE_GIVEN_UP: WebhookDeliveryState.ValueType  # 2
+"""It was given up."""
+Global___WebhookDeliveryState: _TypeAlias = WebhookDeliveryState  # noqa: Y015
 
 @_typing.final
 class Namespace(_message.Message):
@@ -190,6 +215,10 @@ class GetQueueStatsResponse(_message.Message):
     STALE_RESULTS_TOTAL_FIELD_NUMBER: _builtins.int
     MAX_LIVE_TASKS_FIELD_NUMBER: _builtins.int
     RETAINED_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_PENDING_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_DELIVERED_TOTAL_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_GIVEN_UP_TOTAL_FIELD_NUMBER: _builtins.int
     pending: _builtins.int
     """Live tasks in PENDING."""
     running: _builtins.int
@@ -212,6 +241,14 @@ class GetQueueStatsResponse(_message.Message):
     """Live tasks allowed before submits are refused."""
     retained: _builtins.int
     """Terminal tasks retained."""
+    webhooks_pending: _builtins.int
+    """Webhooks that wait to be delivered."""
+    webhooks_given_up: _builtins.int
+    """Webhooks that were given up, of the last 1,000."""
+    webhooks_delivered_total: _builtins.int
+    """Webhooks delivered since the coordinator took the shard."""
+    webhooks_given_up_total: _builtins.int
+    """Webhooks given up since then."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStats]:
         """One row per task type and priority that has live tasks."""
@@ -231,10 +268,14 @@ class GetQueueStatsResponse(_message.Message):
         stale_results_total: _builtins.int = ...,
         max_live_tasks: _builtins.int = ...,
         retained: _builtins.int = ...,
+        webhooks_pending: _builtins.int = ...,
+        webhooks_given_up: _builtins.int = ...,
+        webhooks_delivered_total: _builtins.int = ...,
+        webhooks_given_up_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "completed_total", b"completed_total", "crashed_total", b"crashed_total", "failed_total", b"failed_total", "max_live_tasks", b"max_live_tasks", "pending", b"pending", "queues", b"queues", "retained", b"retained", "retrying", b"retrying", "running", b"running", "stale_results_total", b"stale_results_total", "submitted_total", b"submitted_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "completed_total", b"completed_total", "crashed_total", b"crashed_total", "failed_total", b"failed_total", "max_live_tasks", b"max_live_tasks", "pending", b"pending", "queues", b"queues", "retained", b"retained", "retrying", b"retrying", "running", b"running", "stale_results_total", b"stale_results_total", "submitted_total", b"submitted_total", "webhooks_delivered_total", b"webhooks_delivered_total", "webhooks_given_up", b"webhooks_given_up", "webhooks_given_up_total", b"webhooks_given_up_total", "webhooks_pending", b"webhooks_pending"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,3 +604,189 @@ class ListPoliciesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class ListWebhookDeliveriesRequest(_message.Message):
+    """Asks for webhooks' deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    state: Global___WebhookDeliveryState.ValueType
+    """Those in one state; unspecified is all."""
+    page_size: _builtins.int
+    """At most this many of each state, the oldest first: there is no next page. 0 is 100, and at most 1,000."""
+    def __init__(
+        self,
+        *,
+        state: Global___WebhookDeliveryState.ValueType = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookDeliveriesRequest: _TypeAlias = ListWebhookDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListWebhookDeliveriesResponse(_message.Message):
+    """Webhooks' deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
+    pending: _builtins.int
+    """How many wait."""
+    given_up: _builtins.int
+    """How many were given up, of the last 1,000."""
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookDelivery]:
+        """Those that were given up, then those that wait."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___WebhookDelivery] | None = ...,
+        pending: _builtins.int = ...,
+        given_up: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "given_up", b"given_up", "pending", b"pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookDeliveriesResponse: _TypeAlias = ListWebhookDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """One webhook for one task's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    TASK_STATE_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number in the namespace."""
+    webhook_id: _builtins.str
+    """What the request's header webhook-id says, at every attempt."""
+    task_id: _builtins.str
+    """The task."""
+    task_type: _builtins.str
+    """Its type."""
+    task_state: _common_pb2.TaskState.ValueType
+    """How it ended."""
+    hook: _builtins.str
+    """Set: the task type of the policy that it is for, empty for every type. Unset: it is for the task's own webhook."""
+    origin: _builtins.str
+    """Scheme, host and port of where it goes: the rest of a URL may hold a secret. Empty when its policy names none any more."""
+    state: Global___WebhookDeliveryState.ValueType
+    """Where it is."""
+    attempts: _builtins.int
+    """Attempts since this coordinator took the shard."""
+    reason: _builtins.str
+    """Why the last attempt failed, or why it was given up; empty when there was none since this coordinator took the shard."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the task ended."""
+
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried next; unset when that is now, when it waits for its host, and when it was given up."""
+
+    @_builtins.property
+    def given_up_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        webhook_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        task_state: _common_pb2.TaskState.ValueType = ...,
+        hook: _builtins.str | None = ...,
+        origin: _builtins.str = ...,
+        state: Global___WebhookDeliveryState.ValueType = ...,
+        attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+        given_up_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "end_time", b"end_time", "given_up_time", b"given_up_time", "hook", b"hook", "next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "attempts", b"attempts", "end_time", b"end_time", "given_up_time", b"given_up_time", "hook", b"hook", "next_time", b"next_time", "number", b"number", "origin", b"origin", "reason", b"reason", "state", b"state", "task_id", b"task_id", "task_state", b"task_state", "task_type", b"task_type", "webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hook: _TypeAlias = _typing.Literal["hook"]  # noqa: Y015
+    _WhichOneofArgType__hook: _TypeAlias = _typing.Literal["_hook", b"_hook"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hook) -> _WhichOneofReturnType__hook | None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
+
+@_typing.final
+class RetryWebhookDeliveriesRequest(_message.Message):
+    """Webhooks to be tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    ALL_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    all_given_up: _builtins.bool
+    """All that were given up, in place of numbers."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers, at most 1,000. Those that aren't there are passed over."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        all_given_up: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_given_up", b"all_given_up", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookDeliveriesRequest: _TypeAlias = RetryWebhookDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class RetryWebhookDeliveriesResponse(_message.Message):
+    """They will be tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there were."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookDeliveriesResponse: _TypeAlias = RetryWebhookDeliveriesResponse  # noqa: Y015

@@ -75,6 +75,16 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.ListWebhookDeliveries = channel.unary_unary(
+                '/muster.v1.AdminService/ListWebhookDeliveries',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.RetryWebhookDeliveries = channel.unary_unary(
+                '/muster.v1.AdminService/RetryWebhookDeliveries',
+                request_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -138,6 +148,20 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWebhookDeliveries(self, request, context):
+        """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryWebhookDeliveries(self, request, context):
+        """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +204,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookDeliveries,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.SerializeToString,
+            ),
+            'RetryWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryWebhookDeliveries,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -399,6 +433,60 @@ class AdminService(object):
             '/muster.v1.AdminService/ListPolicies',
             muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ListWebhookDeliveries',
+            muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/RetryWebhookDeliveries',
+            muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class AdminServiceStub:
     """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
     """The policies of the namespace of the call's metadata, by kind and key."""
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]
+    """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+    RetryWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]
+    """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -75,6 +79,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The policies of the namespace of the call's metadata, by kind and key."""
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+    RetryWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators."""
@@ -144,5 +152,21 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPoliciesResponse, _abc.Awaitable[_admin_pb2.ListPoliciesResponse]]:
         """The policies of the namespace of the call's metadata, by kind and key."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _admin_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_admin_pb2.ListWebhookDeliveriesResponse]]:
+        """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+
+    @_abc_1.abstractmethod
+    def RetryWebhookDeliveries(
+        self,
+        request: _admin_pb2.RetryWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RetryWebhookDeliveriesResponse, _abc.Awaitable[_admin_pb2.RetryWebhookDeliveriesResponse]]:
+        """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

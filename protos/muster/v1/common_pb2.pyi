@@ -435,6 +435,7 @@ class TaskSpec(_message.Message):
     SCHEDULING_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Unique in the namespace, 1 to 128 characters. Mint a UUIDv7 or bring your own: the same id again is the same task."""
     task_type: _builtins.str
@@ -467,6 +468,10 @@ class TaskSpec(_message.Message):
     def scheduling(self) -> Global___Scheduling:
         """In which order it is taken, and by whom. Unset: by its type, its priority and its age alone."""
 
+    @_builtins.property
+    def webhook(self) -> Global___Webhook:
+        """Who is told of the task's end, beside those whom its namespace's webhook policies name. Unset: nobody else."""
+
     def __init__(
         self,
         *,
@@ -482,14 +487,47 @@ class TaskSpec(_message.Message):
         scheduling: Global___Scheduling | None = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
+        webhook: Global___Webhook | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """A URL that is told of a task's end by a POST in the form of Standard Webhooks (https://www.standardwebhooks.com), at least once, until it
+    answers 2xx, and for a day at most. What is posted is in docs/webhooks.md.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """https:// or http://, at most 2,048 characters, without user name, password and fragment. Its port is 80, 443 or at least 1024, and its
+    host must resolve to a public address, unless the coordinator was started with --webhook-allow for another.
+    """
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___TaskState.ValueType]:
+        """Which ends are told of: COMPLETED, FAILED, CANCELLED. Empty is all of them."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        states: _abc.Iterable[Global___TaskState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
 
 @_typing.final
 class Scheduling(_message.Message):

@@ -112,6 +112,9 @@ class Record(_message.Message):
     CHUNK_STORED_FIELD_NUMBER: _builtins.int
     POLICY_SET_FIELD_NUMBER: _builtins.int
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_DELIVERED_FIELD_NUMBER: _builtins.int
+    WEBHOOK_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    WEBHOOK_RETRIED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     @_builtins.property
@@ -162,6 +165,18 @@ class Record(_message.Message):
     def policy_deleted(self) -> Global___PolicyDeleted:
         """A policy was deleted."""
 
+    @_builtins.property
+    def webhooks_delivered(self) -> Global___WebhooksDelivered:
+        """Webhooks have been delivered."""
+
+    @_builtins.property
+    def webhook_given_up(self) -> Global___WebhookGivenUp:
+        """A delivery was given up."""
+
+    @_builtins.property
+    def webhook_retried(self) -> Global___WebhookRetried:
+        """A delivery that had been given up is tried again."""
+
     def __init__(
         self,
         *,
@@ -178,12 +193,15 @@ class Record(_message.Message):
         chunk_stored: Global___ChunkStored | None = ...,
         policy_set: Global___PolicySet | None = ...,
         policy_deleted: Global___PolicyDeleted | None = ...,
+        webhooks_delivered: Global___WebhooksDelivered | None = ...,
+        webhook_given_up: Global___WebhookGivenUp | None = ...,
+        webhook_retried: Global___WebhookRetried | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "webhooks_delivered", "webhook_given_up", "webhook_retried"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -593,6 +611,78 @@ class PolicyDeleted(_message.Message):
 Global___PolicyDeleted: _TypeAlias = PolicyDeleted  # noqa: Y015
 
 @_typing.final
+class WebhooksDelivered(_message.Message):
+    """Webhooks have been delivered. That a delivery is due follows from its task's end and isn't written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The deliveries' numbers."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhooksDelivered: _TypeAlias = WebhooksDelivered  # noqa: Y015
+
+@_typing.final
+class WebhookGivenUp(_message.Message):
+    """A delivery was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    delivery: _builtins.int
+    """Its number."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        delivery: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookGivenUp: _TypeAlias = WebhookGivenUp  # noqa: Y015
+
+@_typing.final
+class WebhookRetried(_message.Message):
+    """A delivery that had been given up is tried again, from the commit's date on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    delivery: _builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        delivery: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookRetried: _TypeAlias = WebhookRetried  # noqa: Y015
+
+@_typing.final
 class SnapshotChunk(_message.Message):
     """A piece of a snapshot: some of the tasks that were live right after one journal entry. All pieces together have all of them, once each,
     in no particular order; replay goes on with the entry after it.
@@ -643,12 +733,16 @@ class SnapshotPart(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_DELIVERY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     create_ms: _builtins.int
     """When it was created."""
     next_number: _builtins.int
     """The number that its next task gets."""
+    next_delivery: _builtins.int
+    """The number that the next delivery gets, in the namespace's part of the first piece only."""
     @_builtins.property
     def retry_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
         """The retry policies that tasks of this part follow, with all defaults filled in: tasks name them by their place here."""
@@ -665,6 +759,10 @@ class SnapshotPart(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
         """The namespace's policies, in its part of the first piece only."""
 
+    @_builtins.property
+    def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingWebhook]:
+        """Deliveries that are due or were given up. Over all pieces, once each."""
+
     def __init__(
         self,
         *,
@@ -675,14 +773,106 @@ class SnapshotPart(_message.Message):
         queued: Global___QueuedTasks | None = ...,
         tasks: _abc.Iterable[Global___LiveTask] | None = ...,
         policies: _abc.Iterable[_policy_pb2.Policy] | None = ...,
+        webhooks: _abc.Iterable[Global___PendingWebhook] | None = ...,
+        next_delivery: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_delivery", b"next_delivery", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks", "webhooks", b"webhooks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotPart: _TypeAlias = SnapshotPart  # noqa: Y015
+
+@_typing.final
+class PendingWebhook(_message.Message):
+    """A webhook that is to be delivered, or was given up: what is told of a task's end, but for what its record has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DUE_MS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_MS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_REASON_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number."""
+    hook: _builtins.str
+    """Set: the task type of the policy that it is for. Unset: it is for the task's own webhook."""
+    url: _builtins.str
+    """The URL of the task's own webhook."""
+    task_id: _builtins.str
+    """The task."""
+    task_type: _builtins.str
+    """Its type."""
+    state: _common_pb2.TaskState.ValueType
+    """How it ended."""
+    run: _builtins.int
+    """The run that ended."""
+    attempt: _builtins.int
+    """Attempts begun in it."""
+    agent_name: _builtins.str
+    """The agent of the last one."""
+    create_ms: _builtins.int
+    """When it was accepted."""
+    start_ms: _builtins.int
+    """When its last attempt was assigned; 0 if it never was."""
+    end_ms: _builtins.int
+    """When it ended."""
+    reason: _builtins.str
+    """Why it was cancelled, shortened."""
+    due_ms: _builtins.int
+    """When it became due: when the task ended, or an operator had it tried again."""
+    given_up_ms: _builtins.int
+    """When it was given up; 0: it is due."""
+    given_up_reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """Why it failed, shortened."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        hook: _builtins.str | None = ...,
+        url: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        state: _common_pb2.TaskState.ValueType = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        create_ms: _builtins.int = ...,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        failure: _common_pb2.Failure | None = ...,
+        reason: _builtins.str = ...,
+        due_ms: _builtins.int = ...,
+        given_up_ms: _builtins.int = ...,
+        given_up_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "failure", b"failure", "hook", b"hook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "agent_name", b"agent_name", "attempt", b"attempt", "create_ms", b"create_ms", "due_ms", b"due_ms", "end_ms", b"end_ms", "failure", b"failure", "given_up_ms", b"given_up_ms", "given_up_reason", b"given_up_reason", "hook", b"hook", "number", b"number", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hook: _TypeAlias = _typing.Literal["hook"]  # noqa: Y015
+    _WhichOneofArgType__hook: _TypeAlias = _typing.Literal["_hook", b"_hook"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hook) -> _WhichOneofReturnType__hook | None: ...
+
+Global___PendingWebhook: _TypeAlias = PendingWebhook  # noqa: Y015
 
 @_typing.final
 class QueuedTasks(_message.Message):

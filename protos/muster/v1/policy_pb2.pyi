@@ -3,10 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from muster.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -28,6 +31,8 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """Not given."""
     POLICY_KIND_WEIGHT: _PolicyKind.ValueType  # 1
     """The weight of a fairness key."""
+    POLICY_KIND_WEBHOOK: _PolicyKind.ValueType  # 8
+    """The webhook of a task type."""
 
 class PolicyKind(_PolicyKind, metaclass=_PolicyKindEnumTypeWrapper):
     """Which kind of rule a policy is. Each number is that of the field in Policy.policy."""
@@ -36,6 +41,8 @@ POLICY_KIND_UNSPECIFIED: PolicyKind.ValueType  # 0
 """Not given."""
 POLICY_KIND_WEIGHT: PolicyKind.ValueType  # 1
 """The weight of a fairness key."""
+POLICY_KIND_WEBHOOK: PolicyKind.ValueType  # 8
+"""The webhook of a task type."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
 
 @_typing.final
@@ -47,10 +54,15 @@ class Policy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WEIGHT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
         """Of kind WEIGHT; its key is the fairness key."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookPolicy:
+        """Of kind WEBHOOK; its key is the task type."""
 
     @_builtins.property
     def set_time(self) -> _timestamp_pb2.Timestamp:
@@ -60,13 +72,14 @@ class Policy(_message.Message):
         self,
         *,
         weight: Global___WeightPolicy | None = ...,
+        webhook: Global___WebhookPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "webhook"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -123,3 +136,51 @@ class WeightPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightPolicy: _TypeAlias = WeightPolicy  # noqa: Y015
+
+@_typing.final
+class WebhookPolicy(_message.Message):
+    """Who is told of the ends of a type's tasks, and how what is sent for them is signed. A task's end is told to every webhook that it has: its
+    own (TaskSpec.webhook), that of its type, and that of every type; each is one delivery. What waits to be delivered follows the policy: it
+    goes to the URL that holds when it is sent, and is given up when the policy is deleted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    SECRET_COUNT_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, at most 128 characters; empty is every type."""
+    url: _builtins.str
+    """As Webhook.url. Empty: nothing is sent for the policy itself, and its secrets sign what goes to tasks' own webhooks."""
+    secret_count: _builtins.int
+    """How many secrets there are. Ignored in requests."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.TaskState.ValueType]:
+        """Which ends are told of: COMPLETED, FAILED, CANCELLED. Empty is all of them."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"whsec_" and 24 to 64 random bytes in base64, at most 4; each signs, so that a receiver may change over from one to the next. They sign
+        what goes to `url`, and to the own webhooks of the type's tasks; for those whose type has no policy, the policy of every type does. None:
+        it isn't signed. Never answered.
+        """
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        url: _builtins.str = ...,
+        states: _abc.Iterable[_common_pb2.TaskState.ValueType] | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        secret_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret_count", b"secret_count", "secrets", b"secrets", "states", b"states", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookPolicy: _TypeAlias = WebhookPolicy  # noqa: Y015
