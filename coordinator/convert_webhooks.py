@@ -1,6 +1,6 @@
 """Tasks' and types' webhooks from protos to the core and back: the part of `convert` that most tasks don't need."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -37,8 +37,8 @@ def _interned(url: str, states: tuple[int, ...]) -> Webhook:
     return Webhook(url, _states_stored(states))
 
 
-def _states_stored(states: Iterable[int]) -> frozenset[TaskState]:
-    return frozenset(map(TaskState, states)) or ALL_ENDS
+def _states_stored(states: Sequence[int]) -> frozenset[TaskState]:
+    return frozenset(end for end in ENDED if end in states) or ALL_ENDS
 
 
 def _check_states(states: Iterable[int], field: str) -> None:
@@ -84,10 +84,10 @@ def policy_out(policy: WebhookPolicy) -> policy_pb2.WebhookPolicy:
         url=policy.url,
         states=[cast("common_pb2.TaskState.ValueType", int(state)) for state in states],
         secrets=policy.secrets,
+        secret_count=len(policy.secrets),
     )
 
 
 def policy_shown(message: policy_pb2.WebhookPolicy) -> None:
     """Takes out of a message what nobody is shown."""
-    message.secret_count = len(message.secrets)
     message.ClearField("secrets")

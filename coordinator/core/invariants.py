@@ -4,6 +4,7 @@ from collections import Counter
 
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
+from coordinator.core.policies import PolicyKind
 from coordinator.core.scheduler import Scheduler
 
 
@@ -53,6 +54,19 @@ def check(scheduler: Scheduler) -> None:
                 number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
             )
     _check_shares(scheduler)
+    _check_webhooks(scheduler)
+
+
+def _check_webhooks(scheduler: Scheduler) -> None:
+    state = scheduler.state
+    deliveries = state.deliveries
+    hooks = {name.key: standing.policy for name, standing in state.policies.items() if name.kind is PolicyKind.WEBHOOK}
+    _hold(hooks == state.hooks, "the webhooks of types and their policies differ")
+    _hold(Counter(one.hook for one in deliveries.pending.values()) == Counter(deliveries.of_hook), "pending webhooks are counted wrongly")
+    _hold(all(number == one.number for number, one in deliveries.pending.items()), "a webhook isn't filed under its number")
+    _hold(not deliveries.pending.keys() & deliveries.given_up.keys(), "a webhook is pending and given up")
+    _hold(max([0, *deliveries.pending, *deliveries.given_up]) < deliveries.next_number, "a webhook's number will be given out again")
+    _hold(scheduler.next_delivery == deliveries.next_number, "a webhook is due, and nobody was told")
 
 
 def _check_shares(scheduler: Scheduler) -> None:

@@ -10,9 +10,11 @@ from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, TaskState, Usage
+from coordinator.core.policies import PolicyKind, PolicyName, WebhookPolicy, WeightPolicy
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
+from coordinator.core.state import State
+from coordinator.core.webhooks import EVERY_TYPE
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
 from tests.replay.recordings import FOLDER, Recording, record_said, said
@@ -56,6 +58,30 @@ def chapter(world: CoreWorld, name: str) -> None:
     world.finish("ann", f"{name}-given-back", GIVEN_BACK)
 
 
+def hooks(world: CoreWorld, name: str) -> None:
+    """Ends that webhooks are told of: some are delivered, some are given up, some are left pending."""
+    hook = common_pb2.Webhook(url="https://own.example/hook", states=[common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED])
+    for task_type in ("hooked", EVERY_TYPE):
+        world.set_policy(WebhookPolicy(task_type, f"https://{name}.example/", frozenset({TaskState.FAILED}), ("whsec_" + "a" * 32,)))
+    world.connect("hal", ["hooked"])
+    world.ready("hal", 10)
+    for one in ("fails", "also-fails", "completes"):
+        world.submit(spec_of(f"{name}-hook-{one}", "hooked", defaults=SETTINGS.retry, webhook=hook))
+    world.finish("hal", f"{name}-hook-completes", DONE)
+    for one in ("fails", "also-fails"):
+        world.finish("hal", f"{name}-hook-{one}", FAILED_FOR_GOOD)
+    first = world.scheduler.state.deliveries.next_number - 6
+    world.settle(first)
+    world.settle(first + 1)
+    world.settle(first + 2, "it was gone")
+    world.settle(first + 5, "nobody was there")
+    world.submit(spec_of(f"{name}-hook-waits", "nobody-can", defaults=SETTINGS.retry, webhook=hook))
+    world.submit(spec_of(f"{name}-hook-cancelled", "nobody-can", defaults=SETTINGS.retry, webhook=hook))
+    world.cancel(f"{name}-hook-cancelled", "not needed")
+    for task_type in ("hooked", EVERY_TYPE):
+        world.delete_policy(PolicyName(PolicyKind.WEBHOOK, task_type)) if name == "two" else None
+
+
 def story() -> tuple[CoreWorld, dict[str, object]]:
     """Two chapters, a takeover in the first, and a snapshot that is begun between them and finished in the second."""
     world = CoreWorld(settings=SETTINGS)
@@ -77,12 +103,15 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.advance(3)
     for key in ("kept", "deleted"):
         world.set_policy(WeightPolicy(key, 2.5))
+    hooks(world, "one")
+    assert world.retry(max(world.scheduler.state.deliveries.given_up))
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")
+    hooks(world, "two")
     while world.go_on_with_snapshot(3):
         pass
     for name in ("two-crashes", "two-undelivered"):
@@ -94,7 +123,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.cancel("one-crashes", "it was enough")
     world.cancel("long", "it was enough")
     assert world.snapshot is not None
-    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "policies": {}, "tasks": {}}}
+    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: said(State())}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}
 
 

@@ -15,6 +15,7 @@ from tests.replay.record import record
 from tests.replay.recordings import FOLDER, Recording, record_said, said
 
 KINDS = (event_pb2.Commit, event_pb2.SnapshotChunk, event_pb2.TaskRecord)
+NO_WEBHOOKS = {"pending": [], "given_up": [], "next_delivery": 1}
 NAMES = sorted(folder.name for folder in FOLDER.iterdir())
 
 
@@ -48,6 +49,7 @@ def assert_it_says(found, expected):
         says = json.loads(json.dumps(said(state)))
         assert says["next_number"] == expected[name]["next_number"]
         assert says["policies"] == expected[name].get("policies", {})
+        assert says["webhooks"] == expected[name].get("webhooks", NO_WEBHOOKS)
         assert says["tasks"].keys() == expected[name]["tasks"].keys()
         for task_id, fields in expected[name]["tasks"].items():
             assert {field: says["tasks"][task_id][field] for field in fields} == fields, task_id

@@ -34,7 +34,7 @@ from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
-from coordinator.core.webhooks import DeliveryWalk
+from coordinator.core.webhooks import DeliveryWalk, delivered, give_up, retry
 from coordinator.engine.recovery import restore_beside_tasks
 from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
@@ -63,12 +63,15 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    webhook: common_pb2.Webhook | str | None = None,
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
         task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
     )
+    if webhook is not None:
+        message.webhook.CopyFrom(common_pb2.Webhook(url=webhook) if isinstance(webhook, str) else webhook)
     if scheduling:
         message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
     if max_retries is not None:
@@ -203,6 +206,20 @@ class CoreWorld:
         """An operator sets a policy."""
         set_policy(self.scheduler, policy, self.now)
         self.commit()
+
+    def settle(self, number: int, reason: str = "") -> None:
+        """A delivery was answered well; or, with a reason, was given up."""
+        if reason:
+            give_up(self.scheduler, number, reason, self.now)
+        else:
+            delivered(self.scheduler, number, self.now)
+        self.commit()
+
+    def retry(self, number: int) -> bool:
+        """An operator has a delivery that was given up tried again. Answers whether there was one."""
+        was_there = retry(self.scheduler, number, self.now)
+        self.commit()
+        return was_there
 
     def delete_policy(self, name: PolicyName) -> bool:
         """An operator deletes a policy. Answers whether there was one."""
