@@ -134,7 +134,14 @@ class Receiver:
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             behave = next(chain(self.script[len(self.requests) :], repeat(self.script[-1])))
             self.requests.append(Request(head[0].split(" ")[1], headers, body))
-            await behave(writer)
+            acting = asyncio.ensure_future(behave(writer))
+            left = asyncio.ensure_future(reader.read(1))
+            try:
+                await asyncio.wait((acting, left), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                acting.cancel()
+                left.cancel()
+                await asyncio.gather(acting, left, return_exceptions=True)
             await writer.drain()
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             pass
@@ -144,7 +151,7 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+async def receiving(*script: Behaviour, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Receiver]:
     """A receiver on loopback, until the block ends."""
     receiver = Receiver()
     if script:
@@ -156,7 +163,7 @@ async def receiving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> As
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(accept, "127.0.0.1", port, ssl=tls)
     receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver
