@@ -4,7 +4,7 @@ No I/O: whoever connects asks about the very address that it connects to.
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -152,6 +152,6 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port_of(parts)}"
 
 
-def parse_networks(texts: Iterable[str]) -> Sequence[Network]:
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """Several networks. Raises ValueError with a sentence."""
     return tuple(map(parse_network, texts))

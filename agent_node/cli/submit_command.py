@@ -70,6 +70,9 @@ async def submit(
     ] = None,
     min_version: Annotated[int, typer.Option("--min-version", min=0, help="The least version of the agent's handler.")] = 0,
     sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", metavar="URL", help="Tell this URL of the task's end, beside the namespace's webhooks.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
@@ -105,6 +108,7 @@ async def submit(
                         run_timeout_s=run_timeout,
                         progress_timeout_s=progress_timeout,
                         scheduling=None if asked == Scheduling() else asked,
+                        webhook=webhook,
                         want_result=wait or stream,
                     )
                 finally:

@@ -299,7 +299,33 @@ def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
 
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+    "webhook": lambda policy: (policy.webhook.task_type, _webhook_rule(policy.webhook)),
 }
+
+
+def _webhook_rule(webhook: policy_pb2.WebhookPolicy) -> str:
+    states = [short_name(common_pb2.TaskState.Name(state), "TASK_STATE_") for state in webhook.states]
+    signed = f"signed with {webhook.secret_count} secret{'s' * (webhook.secret_count != 1)}" if webhook.secret_count else "unsigned"
+    return f"{webhook.url or 'signs own webhooks only'}, {' and '.join(states) or 'every end'}, {signed}"
+
+
+def deliveries_table(deliveries: Iterable[admin_pb2.WebhookDelivery]) -> Table:
+    """Webhooks' deliveries: which, of what, where to, and why not yet."""
+    table = new_table("number", "task", "end", "webhook", "goes to", "state", "tries", "next", "reason")
+    for one in deliveries:
+        given_up = one.state == admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP
+        table.add_row(
+            str(one.number),
+            Text(one.task_id),
+            short_name(common_pb2.TaskState.Name(one.task_state), "TASK_STATE_"),
+            Text(("of type " + one.hook if one.hook else "of every type") if one.HasField("hook") else "the task's own"),
+            Text(one.origin or NONE),
+            "given up" if given_up else "waits",
+            str(one.attempts),
+            local_time(one.next_time) if one.HasField("next_time") else NONE,
+            Text(one.reason),
+        )
+    return table
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

@@ -30,6 +30,7 @@ from agent_node.client.loop_thread import LoopThread
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
+from agent_node.client.webhook import Webhook
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.payloads import Payloads
@@ -167,6 +168,7 @@ class BlockingClient(BlockingFleetCalls):
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
         scheduling: Scheduling | None = None,
+        webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
         traceparent: str = "",
         want_result: bool = True,
@@ -187,6 +189,7 @@ class BlockingClient(BlockingFleetCalls):
                 run_timeout_s=run_timeout_s,
                 progress_timeout_s=progress_timeout_s,
                 scheduling=scheduling,
+                webhook=webhook,
                 parent_task_id=parent_task_id,
                 traceparent=traceparent,
                 want_result=want_result,

@@ -17,8 +17,12 @@ from muster.v1.admin_pb2 import (
     GetQueueStatsResponse,
     ListNamespacesRequest,
     ListPoliciesRequest,
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
     Namespace,
+    RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
+    WebhookDeliveryState,
 )
 from muster.v1.admin_pb2_grpc import AdminServiceStub
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
@@ -100,6 +104,16 @@ class BlockingFleetCalls(ABC):
             if not response.next_page_token:
                 return policies
             request.page_token = response.next_page_token
+
+    def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
+        """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""
+        request = ListWebhookDeliveriesRequest(state=state or 0, page_size=limit)  # type: ignore[arg-type]  # 0 is both
+        return self._call(self._admin.ListWebhookDeliveries, request)
+
+    def retry_webhooks(self, numbers: Iterable[int] = (), *, all_given_up: bool = False) -> int:
+        """Has webhooks tried again at once; see `Client.retry_webhooks`."""
+        request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
+        return self._call(self._admin.RetryWebhookDeliveries, request).count
 
     @abstractmethod
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:

@@ -30,6 +30,7 @@ from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
+from agent_node.client.webhook import Webhook
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
@@ -122,6 +123,7 @@ class Client(FleetCalls):
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
         scheduling: Scheduling | None = None,
+        webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
         traceparent: str = "",
         want_result: bool = True,
@@ -143,6 +145,7 @@ class Client(FleetCalls):
             progress_timeout_s: an attempt that shows no progress, usage, checkpoint or output for so many seconds has failed; None is no
                 limit.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
+            webhook: who is told of the task's end, beside whom the namespace's webhooks tell: a URL, or a Webhook.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
@@ -152,8 +155,8 @@ class Client(FleetCalls):
             LimitError: a limit is reached; `retry_after_s` says when to come back.
             RefusedError: something is wrong with the task; `field` says what.
             UnavailableError: it could not be acknowledged within `give_up_s`.
-            ValueError, TypeError: `max_retries` and `retry` are both given, `scheduling` is wrong in itself, or JSON can't hold the
-                payload. Nothing was sent.
+            ValueError, TypeError: `max_retries` and `retry` are both given, `scheduling` or `webhook` is wrong in itself, or JSON can't
+                hold the payload. Nothing was sent.
         """
         if self.around is not None:
             return await self.around.submit(
@@ -168,6 +171,7 @@ class Client(FleetCalls):
                     run_timeout_s=run_timeout_s,
                     progress_timeout_s=progress_timeout_s,
                     scheduling=scheduling,
+                    webhook=webhook,
                     parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
                     traceparent=traceparent,
                     want_result=want_result,
@@ -187,6 +191,7 @@ class Client(FleetCalls):
             run_timeout_s=run_timeout_s,
             progress_timeout_s=progress_timeout_s,
             scheduling=scheduling,
+            webhook=webhook,
             parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
             traceparent=traceparent,
         )

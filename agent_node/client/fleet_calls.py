@@ -19,8 +19,12 @@ from muster.v1.admin_pb2 import (
     GetQueueStatsResponse,
     ListNamespacesRequest,
     ListPoliciesRequest,
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
     Namespace,
+    RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
+    WebhookDeliveryState,
 )
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
@@ -155,6 +159,31 @@ class FleetCalls(ABC):
             if not response.next_page_token:
                 return policies
             request.page_token = response.next_page_token
+
+    async def webhook_deliveries(
+        self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100
+    ) -> ListWebhookDeliveriesResponse:
+        """The oldest of the webhooks' deliveries that wait or were given up, and how many there are.
+
+        Args:
+            state: WEBHOOK_DELIVERY_STATE_PENDING or WEBHOOK_DELIVERY_STATE_GIVEN_UP of muster.v1 for those alone.
+            limit: at most so many of each; up to 1,000.
+        """
+        request = ListWebhookDeliveriesRequest(state=state or 0, page_size=limit)  # type: ignore[arg-type]  # 0 is both
+        return await self._call(self._live.admin.ListWebhookDeliveries, request)
+
+    async def retry_webhooks(self, numbers: Iterable[int] = (), *, all_given_up: bool = False) -> int:
+        """Has webhooks tried again at once. Returns how many there were.
+
+        Args:
+            numbers: the deliveries', at most 1,000.
+            all_given_up: instead, all that were given up.
+
+        Raises:
+            RefusedError: both are given, or neither.
+        """
+        request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
+        return (await self._call(self._live.admin.RetryWebhookDeliveries, request)).count
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:

@@ -14,6 +14,7 @@ from muster.v1.common_pb2 import FailureKind, TaskSpec, Usage
 from muster.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, TaskResult, TaskView
 
 from agent_node.client.scheduling import Scheduling
+from agent_node.client.webhook import Webhook
 from agent_node.connection import duration, from_refusal
 from agent_node.errors import MusterError, TaskCancelledError, TaskFailedError
 from agent_node.typed import DataclassLike, ModelLike, from_json, to_json
@@ -71,6 +72,7 @@ class TaskRequest:
     run_timeout_s: float | None = None
     progress_timeout_s: float | None = None
     scheduling: Scheduling | None = None
+    webhook: Webhook | str | None = None
     parent_task_id: str | None = None
     traceparent: str = ""
     want_result: bool = True
@@ -144,6 +146,7 @@ def build_spec(
     run_timeout_s: float | None,
     progress_timeout_s: float | None,
     scheduling: Scheduling | None,
+    webhook: Webhook | str | None,
     parent_task_id: str | None,
     traceparent: str,
 ) -> TaskSpec:
@@ -166,6 +169,8 @@ def build_spec(
         spec.progress_timeout.CopyFrom(duration(progress_timeout_s))
     if scheduling is not None:
         spec.scheduling.CopyFrom(scheduling.message())
+    if webhook is not None:
+        spec.webhook.CopyFrom((Webhook(webhook) if isinstance(webhook, str) else webhook).message())
     if parent_task_id:
         spec.parent_task_id = parent_task_id
     if traceparent:
@@ -186,6 +191,7 @@ def build_requested(task_id: str, request: TaskRequest) -> TaskSpec:
         run_timeout_s=request.run_timeout_s,
         progress_timeout_s=request.progress_timeout_s,
         scheduling=request.scheduling,
+        webhook=request.webhook,
         parent_task_id=request.parent_task_id,
         traceparent=request.traceparent,
     )

@@ -46,6 +46,7 @@ def test_submit_prints_the_id_alone(muster, client):
         "run_timeout_s": 2.5,
         "progress_timeout_s": None,
         "scheduling": None,
+        "webhook": None,
         "want_result": False,
     }
 
@@ -59,6 +60,13 @@ def test_submit_says_what_it_asks_of_the_scheduler(muster, client):
     assert options["scheduling"] == Scheduling(
         fairness_key="tenant", cost=2.5, slots=2, selectors=["gpu=a,b", "!spot"], min_version=3, sticky_key="chat"
     )
+
+
+def test_submit_says_who_is_told(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    assert muster("submit", "summarise", "hello", "--webhook", "https://example.com/hook").exit_code == 0
+    [(_, _, options)] = client.calls
+    assert options["webhook"] == "https://example.com/hook"
 
 
 @pytest.mark.parametrize("wrong", [("--needs", "=x"), ("--needs", "!a=b"), ("--needs", ""), ("--cost", "0"), ("--cost", "nan")])

@@ -8,7 +8,18 @@ import pytest
 from muster.v1.common_pb2 import Outcome, Success
 from muster.v1.task_pb2 import SessionResponse
 
-from agent_node import BlockingClient, Client, MusterError, PayloadError, Priority, RefusedError, RetryPolicy, Scheduling, TaskRequest
+from agent_node import (
+    BlockingClient,
+    Client,
+    MusterError,
+    PayloadError,
+    Priority,
+    RefusedError,
+    RetryPolicy,
+    Scheduling,
+    TaskRequest,
+    Webhook,
+)
 from agent_node.payloads import About, AesGcm, Content, FileBlobStore, Payloads, Zlib
 from tests.support.fake_task_service import FakeTaskService, completed, serving
 
@@ -24,6 +35,7 @@ OPTIONS = {
     "run_timeout_s": 1.0,
     "progress_timeout_s": 2.0,
     "scheduling": Scheduling(fairness_key="key"),
+    "webhook": Webhook("https://example.com/hook", ["FAILED"]),
     "parent_task_id": "parent",
     "traceparent": "00-1",
     "want_result": False,

@@ -107,6 +107,18 @@ CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = 
         admin_pb2.ListPoliciesRequest(kind=policy_pb2.POLICY_KIND_WEIGHT, page_size=1000),
         admin_pb2.ListPoliciesResponse(policies=[WEIGHT]),
     ),
+    (
+        "ListWebhookDeliveries",
+        lambda c: c.webhook_deliveries(admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP, limit=7),
+        admin_pb2.ListWebhookDeliveriesRequest(state=admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP, page_size=7),
+        admin_pb2.ListWebhookDeliveriesResponse(pending=3),
+    ),
+    (
+        "RetryWebhookDeliveries",
+        lambda c: c.retry_webhooks([3, 4]),
+        admin_pb2.RetryWebhookDeliveriesRequest(numbers=[3, 4]),
+        admin_pb2.RetryWebhookDeliveriesResponse(count=2),
+    ),
     ("GetCoordinator", lambda c: c.coordinator(), admin_pb2.GetCoordinatorRequest(), admin_pb2.GetCoordinatorResponse(version="1")),
 ]
 
