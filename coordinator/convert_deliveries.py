@@ -34,6 +34,7 @@ def delivery_out(stored: Delivery | GivenUp) -> event_pb2.PendingWebhook:
         failure=convert.failure_out(delivery.failure) if delivery.failure is not None else None,
         reason=delivery.reason,
         due_ms=delivery.due_ms,
+        labels=dict(delivery.labels),
     )
     if isinstance(stored, GivenUp):
         message.given_up_ms, message.given_up_reason = stored.date_ms, stored.reason
@@ -58,6 +59,7 @@ def delivery_stored(message: event_pb2.PendingWebhook) -> Delivery | GivenUp:
         failure=convert.failure_in(message.failure) if message.HasField("failure") else None,
         reason=message.reason,
         due_ms=message.due_ms,
+        labels=tuple(sorted(message.labels.items())),
     )
     return GivenUp(delivery, message.given_up_ms, message.given_up_reason) if message.given_up_ms else delivery
 
@@ -91,6 +93,7 @@ def body(namespace: str, delivery: Delivery, record: bytes | None) -> bytes:
         "create_time": _time(delivery.created_ms),
         "start_time": _time(delivery.started_ms) if delivery.started_ms else None,
         "end_time": _time(delivery.ended_ms),
+        "labels": dict(delivery.labels),
         "hook": "task" if delivery.hook is None else "type",
     }
     if delivery.failure is not None:

@@ -4,7 +4,7 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self, TypeVar
 
 import grpc
@@ -170,6 +170,7 @@ class BlockingClient(BlockingFleetCalls):
         scheduling: Scheduling | None = None,
         webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
         traceparent: str = "",
         want_result: bool = True,
     ) -> BlockingTaskHandle:
@@ -191,6 +192,7 @@ class BlockingClient(BlockingFleetCalls):
                 scheduling=scheduling,
                 webhook=webhook,
                 parent_task_id=parent_task_id,
+                labels=labels,
                 traceparent=traceparent,
                 want_result=want_result,
             )

@@ -4,7 +4,7 @@ The one module of the client that knows how TaskSpec and TaskResult are laid out
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar, overload
@@ -74,6 +74,7 @@ class TaskRequest:
     scheduling: Scheduling | None = None
     webhook: Webhook | str | None = None
     parent_task_id: str | None = None
+    labels: Mapping[str, str] | None = None
     traceparent: str = ""
     want_result: bool = True
 
@@ -148,6 +149,7 @@ def build_spec(
     scheduling: Scheduling | None,
     webhook: Webhook | str | None,
     parent_task_id: str | None,
+    labels: Mapping[str, str] | None,
     traceparent: str,
 ) -> TaskSpec:
     """The task as it goes over the wire, built once. Assigning fields costs 0.5 us; the constructor's keywords cost 0.9."""
@@ -173,6 +175,8 @@ def build_spec(
         spec.webhook.CopyFrom((Webhook(webhook) if isinstance(webhook, str) else webhook).message())
     if parent_task_id:
         spec.parent_task_id = parent_task_id
+    if labels:
+        spec.labels.update(labels)
     if traceparent:
         spec.traceparent = traceparent
     return spec
@@ -193,6 +197,7 @@ def build_requested(task_id: str, request: TaskRequest) -> TaskSpec:
         scheduling=request.scheduling,
         webhook=request.webhook,
         parent_task_id=request.parent_task_id,
+        labels=request.labels,
         traceparent=request.traceparent,
     )
 

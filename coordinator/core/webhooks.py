@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from coordinator.core.effects import WebhookDue
 from coordinator.core.events import WebhookDelivered, WebhookGivenUp, WebhookRetried
 from coordinator.core.history import short, shortened
-from coordinator.core.model import Failure, Now, Task, TaskState
+from coordinator.core.model import Failure, Labels, Now, Task, TaskState
 from coordinator.core.sizes import size_of_event
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Delivery:
     ended_ms: int
     failure: Failure | None  # shortened, and without its stack trace
     reason: str  # why it was cancelled, shortened
+    labels: Labels  # the task's
     due_ms: int  # when it became due: when the task ended, or an operator had it tried again
 
 
@@ -146,6 +147,7 @@ def _begin(state: State, task: Task, hook: str | None, url: str) -> None:
             task.ended_ms,
             shortened(task.failure) if task.state is TaskState.FAILED else None,
             short(task.cancel_reason or "") if task.state is TaskState.CANCELLED else "",
+            spec.labels,
             task.ended_ms,
         )
     )

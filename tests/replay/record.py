@@ -66,7 +66,7 @@ def hooks(world: CoreWorld, name: str) -> None:
     world.connect("hal", ["hooked"])
     world.ready("hal", 10)
     for one in ("fails", "also-fails", "completes"):
-        world.submit(spec_of(f"{name}-hook-{one}", "hooked", defaults=SETTINGS.retry, webhook=hook))
+        world.submit(spec_of(f"{name}-hook-{one}", "hooked", defaults=SETTINGS.retry, webhook=hook, labels={"team": "red"}))
     world.finish("hal", f"{name}-hook-completes", DONE)
     for one in ("fails", "also-fails"):
         world.finish("hal", f"{name}-hook-{one}", FAILED_FOR_GOOD)

@@ -37,6 +37,7 @@ OPTIONS = {
     "scheduling": Scheduling(fairness_key="key"),
     "webhook": Webhook("https://example.com/hook", ["FAILED"]),
     "parent_task_id": "parent",
+    "labels": {"team": "red"},
     "traceparent": "00-1",
     "want_result": False,
 }

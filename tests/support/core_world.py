@@ -63,12 +63,19 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    labels: Mapping[str, str] | None = None,
+    parent: str = "",
     webhook: common_pb2.Webhook | str | None = None,
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
-        task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
+        task_id=task_id,
+        task_type=task_type,
+        payload=payload,
+        priority=cast("common_pb2.Priority.ValueType", priority),
+        labels=labels,
+        parent_task_id=parent,
     )
     if webhook is not None:
         message.webhook.CopyFrom(common_pb2.Webhook(url=webhook) if isinstance(webhook, str) else webhook)

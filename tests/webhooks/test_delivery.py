@@ -72,7 +72,14 @@ async def until_settled(muster):
 
 async def test_a_completed_task_is_told_of():
     async with deployed() as muster, receiving() as receiver:
-        await complete(muster, "a", payload=b'{"sum": 3}', content_type="application/json; charset=utf-8", webhook=hook(receiver))
+        await complete(
+            muster,
+            "a",
+            payload=b'{"sum": 3}',
+            content_type="application/json; charset=utf-8",
+            webhook=hook(receiver),
+            labels={"team": "red"},
+        )
         await until_settled(muster)
         (request,) = receiver.requests
         said = request.said
@@ -90,6 +97,7 @@ async def test_a_completed_task_is_told_of():
             "run": 1,
             "attempts": 1,
             "agent_name": "agent-1",
+            "labels": {"team": "red"},
             "hook": "task",
             "result": {"content_type": "application/json; charset=utf-8", "size": 10, "json": {"sum": 3}},
         }

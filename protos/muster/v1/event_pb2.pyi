@@ -790,6 +790,26 @@ class PendingWebhook(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NUMBER_FIELD_NUMBER: _builtins.int
     HOOK_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
@@ -807,6 +827,7 @@ class PendingWebhook(_message.Message):
     DUE_MS_FIELD_NUMBER: _builtins.int
     GIVEN_UP_MS_FIELD_NUMBER: _builtins.int
     GIVEN_UP_REASON_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
     hook: _builtins.str
@@ -843,6 +864,10 @@ class PendingWebhook(_message.Message):
     def failure(self) -> _common_pb2.Failure:
         """Why it failed, shortened."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The task's labels."""
+
     def __init__(
         self,
         *,
@@ -863,10 +888,11 @@ class PendingWebhook(_message.Message):
         due_ms: _builtins.int = ...,
         given_up_ms: _builtins.int = ...,
         given_up_reason: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "failure", b"failure", "hook", b"hook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "agent_name", b"agent_name", "attempt", b"attempt", "create_ms", b"create_ms", "due_ms", b"due_ms", "end_ms", b"end_ms", "failure", b"failure", "given_up_ms", b"given_up_ms", "given_up_reason", b"given_up_reason", "hook", b"hook", "number", b"number", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "agent_name", b"agent_name", "attempt", b"attempt", "create_ms", b"create_ms", "due_ms", b"due_ms", "end_ms", b"end_ms", "failure", b"failure", "given_up_ms", b"given_up_ms", "given_up_reason", b"given_up_reason", "hook", b"hook", "labels", b"labels", "number", b"number", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hook: _TypeAlias = _typing.Literal["hook"]  # noqa: Y015
     _WhichOneofArgType__hook: _TypeAlias = _typing.Literal["_hook", b"_hook"]  # noqa: Y015
