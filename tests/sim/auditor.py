@@ -4,10 +4,12 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 
 from muster.v1 import agent_pb2, event_pb2, task_pb2
 
+from coordinator.convert_deliveries import event_id
 from coordinator.core.events import (
     Acknowledged,
     Assigned,
@@ -21,11 +23,15 @@ from coordinator.core.events import (
     NamespaceEvent,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
-from coordinator.core.evolve import evolve
+from coordinator.core.evolve import evolve, evolve_beside_tasks
+from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
-from tests.support.core_world import durable
+from tests.support.core_world import durable, durable_beside_tasks
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
@@ -51,6 +57,7 @@ class Story:
     cancelled: bool = False
     is_pending: bool = True  # neither held, nor in backoff, nor ended
     end: str = ""
+    is_told: bool = False  # it is known who must be told of its end
 
 
 class Auditor:
@@ -63,6 +70,9 @@ class Auditor:
         self.epoch = 0
         self.owner = None
         self.history = hashlib.sha256()
+        self.webhooks_due = {}  # by task and hook: "due", "delivered" or "given up"
+        self.answered_well = set()  # ids of webhooks
+        self.ids_told = {}
 
     # --- the journal ---
 
@@ -77,9 +87,63 @@ class Auditor:
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
             for _, event in commit.events:
-                if not isinstance(event, NamespaceEvent):
+                if isinstance(event, NamespaceEvent):
+                    self._read_webhook(event)
+                    evolve_beside_tasks(self.state, event, commit.date_ms)
+                else:
                     self._read(event, commit.date_ms)
                     evolve(self.state, event, commit.date_ms)
+                    self._expect_webhooks(event)
+
+    # --- webhooks ---
+
+    def _expect_webhooks(self, event):
+        """Whoever must be told of an end, told apart from the code that decides it."""
+        story = self.stories[event.number]
+        if not story.end or story.is_told:
+            return
+        story.is_told = True
+        task_id, own = story.spec.task_id, story.spec.webhook
+        if own is not None and story.end in {state.name for state in own.states}:
+            self.webhooks_due[task_id, None] = "due"
+        for name in self.state.policies:
+            if name.kind is PolicyKind.WEBHOOK and name.key in (story.spec.task_type, ""):
+                self.webhooks_due[task_id, name.key] = "due"
+
+    def _read_webhook(self, event):
+        if isinstance(event, WebhookDelivered | WebhookGivenUp):
+            delivery = self.state.deliveries.pending[event.delivery]
+            key = delivery.task_id, delivery.hook
+            assert self.webhooks_due[key] == "due", f"{event}, and it was {self.webhooks_due[key]}"
+            is_delivered = isinstance(event, WebhookDelivered)
+            self.webhooks_due[key] = "delivered" if is_delivered else "given up"
+            assert not is_delivered or event_id("default", delivery) in self.answered_well, "it was called delivered, and nobody has it"
+        elif isinstance(event, WebhookRetried):
+            delivery = self.state.deliveries.given_up[event.delivery].delivery
+            assert self.webhooks_due[delivery.task_id, delivery.hook] == "given up"
+            self.webhooks_due[delivery.task_id, delivery.hook] = "due"
+
+    def told(self, webhook_id, body):
+        """A receiver hears of a task's end: it must be durable by now."""
+        self.catch_up()
+        said = json.loads(body)
+        story = self.by_id.get(said["data"]["task_id"])
+        assert story is not None, "G1: a webhook told of a task that isn't durable"
+        assert story.end == said["data"]["state"], "G1: a webhook told of an end that isn't durable"
+        assert said["id"] == webhook_id
+        hook = said["data"]["hook"]
+        assert self.ids_told.setdefault(webhook_id, (story.spec.task_id, hook)) == (story.spec.task_id, hook), "one id, two events"
+
+    def webhooks_are_settled(self):
+        """Whether nothing is due any more."""
+        self.catch_up()
+        return "due" not in self.webhooks_due.values()
+
+    def every_end_was_told_of(self):
+        """At the end: each webhook that a task's end made due was delivered or given up."""
+        assert self.webhooks_are_settled()
+        assert not self.state.deliveries.pending
+        self.sim.counts["webhooks due"] += len(self.webhooks_due)
 
     def claimed(self, epoch, store):
         """Another coordinator owns the shard now, by its way to the store."""
@@ -189,6 +253,7 @@ class Auditor:
         self.catch_up()
         for namespace in shard.namespaces.values():
             assert durable(namespace.scheduler.state) == durable(self.state), "memory and journal tell different stories"
+            assert durable_beside_tasks(namespace.scheduler.state) == durable_beside_tasks(self.state), "likewise, beside tasks"
 
     # --- what coordinators say ---
 

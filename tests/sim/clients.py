@@ -6,6 +6,7 @@ from coordinator import convert
 from coordinator.core import submits
 from coordinator.engine.shard import DEFAULT_NAMESPACE
 from coordinator.errors import MusterError
+from tests.sim.receivers import BAD_URL, GOOD_URL
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 ANSWER_WITHIN_S = 8.0
@@ -141,4 +142,7 @@ def task_of(task_id, rng):
     if rng.random() < 0.3:
         spec.labels[rng.choice("xy")] = rng.choice("12")
         spec.parent_task_id = rng.choice(["", "a parent"])
+    if rng.random() < 0.3:
+        spec.webhook.url = rng.choice([GOOD_URL, BAD_URL])
+        spec.webhook.states.extend(rng.choice([(), (common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED)]))
     return spec

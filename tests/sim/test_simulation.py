@@ -31,6 +31,12 @@ HAPPENINGS = [
     "split",
     "stale result",
     "stream broken",
+    "webhook delivered",
+    "webhook failed",
+    "webhook gone",
+    "webhook retried",
+    "webhook unreachable",
+    "webhooks due",
 ]
 
 
