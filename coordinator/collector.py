@@ -66,7 +66,7 @@ class Collector:
 
 
 def count_tasks(shards: Sequence[Shard]) -> tuple[int, int]:
-    """How many tasks of these shards are live, webhooks that wait for them included, and how many were submitted since they were recovered."""
+    """How many tasks of these shards are live, waiting webhooks included, and how many were submitted since they were recovered."""
     schedulers = [namespace.scheduler for shard in shards for namespace in shard.namespaces.values()]
     live = sum(len(one.state.tasks) + len(one.state.deliveries.pending) for one in schedulers)
     return live, sum(one.totals.submitted for one in schedulers)
