@@ -94,6 +94,7 @@ async def serve(
     """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
+    start_ms = await stores[0].now_ms()
     rules = settings.bounds.webhooks
     sender = HttpWebhookSender(
         rules=rules,
@@ -123,7 +124,7 @@ async def serve(
         instance_id=entropy.nonce()[:16],
         store=product,
         durability=durability,
-        start_ms=await stores[0].now_ms(),
+        start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
     directory = Shards(shards=shards, shard_of=home)

@@ -255,6 +255,16 @@ def statistics(
             ("agents", f"{connected} connected, {load.running} of {load.capacity} slots in use"),
             ("live tasks", f"{live} of {stats.max_live_tasks}" if stats.max_live_tasks else str(live)),
             ("now", f"{stats.pending} pending, {stats.running} running, {stats.retrying} retrying, {stats.retained} ended and kept"),
+            *(
+                [
+                    (
+                        "webhooks",
+                        f"{stats.webhooks_pending} wait, {stats.webhooks_given_up} given up: `muster webhooks deliveries` shows them",
+                    )
+                ]
+                if stats.webhooks_pending or stats.webhooks_given_up
+                else []
+            ),
             (
                 "since start",
                 (

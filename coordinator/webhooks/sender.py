@@ -21,7 +21,7 @@ from coordinator.ports import WebhookAnswer, WebhookVerdict
 from coordinator.webhook_signing import sign
 from coordinator.webhook_urls import WebhookRules
 
-MAX_LOOKUPS = 16  # of names at a time: each holds a thread, for as long as the system's resolver takes
+MAX_LOOKUPS = 64  # of names at a time: each holds a thread, for as long as the system's resolver takes, longer than the request may
 MAX_RETRY_AFTER_S = 86_400.0
 MAX_REASON_CHARS = 256
 

@@ -127,6 +127,36 @@ def test_what_is_pending_survives_what_a_coordinator_does_not(world):
     assert due(world)[-1].number == 3  # nothing is told twice by the core: whoever takes over looks at what is pending
 
 
+def test_a_snapshot_has_them_as_they_were_when_it_began(world):
+    world.set_policy(policy())
+    for task_id in ("a", "b", "c", "d", "e"):
+        world.submit(task_id)
+        world.finish("ann", task_id)
+    for number in (1, 2):
+        world.settle(number, "nobody was there")
+    for number in (3, 4, 5):
+        world.settle(number)
+    world.retry(1)
+    world.begin_snapshot()
+    world.settle(1)  # while it is being taken
+    world.retry(2)
+    world.submit("f")
+    world.finish("ann", "f")
+    while world.go_on_with_snapshot(1):
+        pass
+    before = durable_beside_tasks(world.scheduler.state)
+    assert [one.number for one in before["pending"]] == [2, 6]
+    world.crash()
+    assert durable_beside_tasks(world.scheduler.state) == before
+    world.settle(2)
+    world.settle(6)
+    world.begin_snapshot()
+    while world.go_on_with_snapshot(1):
+        pass
+    world.crash()
+    assert world.scheduler.state.deliveries.next_number == 7  # none is given out twice
+
+
 def test_a_retried_one_is_due_anew(world):
     world.submit("a", webhook=URL)
     world.finish("ann", "a")
@@ -285,4 +315,4 @@ class WebhookMachine(RuleBasedStateMachine):
 
 
 TestWebhooks = WebhookMachine.TestCase
-TestWebhooks.settings = settings(max_examples=100, stateful_step_count=40)
+TestWebhooks.settings = settings(max_examples=200, stateful_step_count=50)
