@@ -278,12 +278,13 @@ def test_at_a_restart_what_is_over_its_time_is_tried_once_more():
     run_virtually(late)
 
 
-def test_while_the_store_is_out_nothing_is_sent():
+@pytest.mark.parametrize("what_fails", [(StoreCall.APPEND, StoreCall.CONFIRM), (StoreCall.APPEND, StoreCall.CONFIRM, StoreCall.READ)])
+def test_while_the_store_is_out_nothing_is_sent(what_fails):
     async def story(bench):
         bench.hosts["bad"] = FAILED, 0.0
         bench.end("a", host="bad")
         await asyncio.sleep(1)
-        bench.faults |= dict.fromkeys((StoreCall.APPEND, StoreCall.CONFIRM, StoreCall.READ), Fault.BEFORE)
+        bench.faults |= dict.fromkeys(what_fails, Fault.BEFORE)
         bench.end("b", host="good")
         await asyncio.sleep(5)
         assert bench.shard.outage_since_s is not None
