@@ -109,6 +109,7 @@ WEBHOOK_MUTATIONS = [
         "        if reason:\n            raise AddressRefused",
         "        if False:\n            raise AddressRefused",
     ),
+    Mutation("an answer has its bound", SENDER, "        taken = data[: self._room]", "        taken = data"),
     Mutation("redirects aren't followed", SENDER, "allow_redirects=False", "allow_redirects=True"),
     Mutation("the environment's proxies aren't asked", SENDER, "trust_env=False", "trust_env=True"),
     Mutation("no error repeats the URL", SENDER, "{error.message}", "{error}"),

@@ -11,10 +11,12 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from coordinator.ports import WebhookAnswer, WebhookVerdict
@@ -22,6 +24,7 @@ from coordinator.webhook_signing import sign
 from coordinator.webhook_urls import WebhookRules
 
 MAX_LOOKUPS = 64  # of names at a time: each holds a thread, for as long as the system's resolver takes, longer than the request may
+MAX_ANSWER_BYTES = 32 * 1024  # read of an answer: its head is smaller, and nothing else is wanted
 MAX_RETRY_AFTER_S = 86_400.0
 MAX_REASON_CHARS = 256
 
@@ -47,7 +50,7 @@ class HttpWebhookSender:
     def __init__(self, *, rules: WebhookRules, connect_s: float, total_s: float, user_agent: str, lookup: Lookup | None = None) -> None:
         self._rules = rules
         self._resolver = _Resolver(lookup or _look_up)
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             resolver=self._resolver,
             use_dns_cache=False,  # each attempt looks anew: a receiver that moved is found
             socket_factory=self._socket,
@@ -139,6 +142,34 @@ def _short(text: str) -> str:
 
 def _look_up(host: str, port: int) -> Sequence[AddressInfo]:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections that read no more than the head of an answer may take: aiohttp bounds headers, but not how often a server says 100."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast(
+            "partial[ResponseHandler]", partial(_Answer, loop=self._loop)
+        )  # private, and there is no other way: a test floods it
+
+
+class _Answer(ResponseHandler):
+    """What arrives on one connection, up to `MAX_ANSWER_BYTES`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._room = MAX_ANSWER_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        taken = data[: self._room]
+        self._room -= len(taken)
+        if taken:
+            super().data_received(taken)
+        if len(taken) < len(data):
+            self.set_exception(aiohttp.ClientPayloadError("the answer is too long"))
+            if self.transport is not None:
+                self.transport.close()
 
 
 class _Resolver(AbstractResolver):

@@ -94,6 +94,13 @@ async def never_ends(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+async def says_100(writer: asyncio.StreamWriter) -> None:
+    """Says that the request may go on, again and again."""
+    while True:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+        await writer.drain()
+
+
 async def endless_head(writer: asyncio.StreamWriter) -> None:
     """Answers with headers without an end."""
     writer.write(b"HTTP/1.1 200 OK\r\n")

@@ -20,6 +20,7 @@ from tests.support.receiver import (
     hangs,
     never_ends,
     receiving,
+    says_100,
     self_signed,
     talks_nonsense,
 )
@@ -84,6 +85,7 @@ async def test_without_a_secret_there_is_no_signature():
         (breaks_off, WebhookVerdict.FAILED, "broke off"),
         (talks_nonsense, WebhookVerdict.FAILED, "speaks no HTTP"),
         (endless_head, WebhookVerdict.FAILED, "broke off, or speaks no HTTP"),
+        (says_100, WebhookVerdict.FAILED, "broke off, or speaks no HTTP"),
         (never_ends, WebhookVerdict.DELIVERED, "200"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
