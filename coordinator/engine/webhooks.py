@@ -371,6 +371,8 @@ class WebhookDispatcher:
 
     def _pause(self, host: _Host, reason: str) -> None:
         """A host gave no answer: what else goes there waits, and then goes one at a time until one is answered."""
+        if self._clock.now_s() < host.paused_until_s:
+            return  # it was asked by several, and the first has said so
         pause_s = min(self._settings.first_pause_s * 2 ** min(host.failures, 30), self._settings.max_pause_s) * self._about_one()
         if not host.failures:
             log.warning("webhook.unreachable origin=%s waiting=%d reason=%s", host.origin, len(host.queue), reason)
