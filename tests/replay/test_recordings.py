@@ -99,6 +99,9 @@ def test_the_script_still_runs():
 def count(message: Message, seen: Counter) -> None:
     for field, value in message.ListFields():
         seen[field.full_name] += 1
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            seen.update(inner.full_name for inner in field.message_type.fields)
+            continue
         for inner in (value if field.is_repeated else [value]) if field.message_type else ():
             count(inner, seen)
 
