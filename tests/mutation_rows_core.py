@@ -290,4 +290,43 @@ CORE_MUTATIONS = [
         "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
     ),
     Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in task.history)", "for entry in ())"),
+    # What live tasks are found by.
+    Mutation(
+        "a label that no task has any more goes",
+        CORE + "task_index.py",
+        "                if not numbers:\n                    del self.labels[label]\n",
+        "",
+    ),
+    Mutation(
+        "what runs again is no longer found as waiting",
+        CORE + "placement.py",
+        "        scheduler.index.tried.pop(task.number, None)\n",
+        "        pass\n",
+    ),
+    Mutation("an ended task is found by nothing", CORE + "scheduler.py", "        self.index.remove(task)\n", ""),
+    Mutation(
+        "a task that waits again is found so",
+        CORE + "scheduler.py",
+        "            self.index.tried[task.number] = None\n            self.enqueue",
+        "            self.enqueue",
+    ),
+    Mutation("a recovered task is found", CORE + "scheduler.py", "            self.index.add(task)\n", ""),
+    Mutation(
+        "a block with a live task stays",
+        CORE + "task_index.py",
+        "if block == self._block or not self._state.by_number.keys().isdisjoint(_numbers_of(block)):",
+        "if block == self._block:",
+    ),
+    Mutation(
+        "blocks of ended tasks go",
+        CORE + "task_index.py",
+        "            if len(self._blocks) <= max(_MIN_BLOCKS, 2 * live):\n                return\n",
+        "            return\n",
+    ),
+    Mutation(
+        "a recovered state has its tasks by age",
+        CORE + "snapshot.py",
+        "    state.by_number = {number: state.by_number[number] for number in numbers}",
+        "    state.by_number = dict(state.by_number)",
+    ),
 ]

@@ -145,8 +145,8 @@ class Client(FleetCalls):
                 limit.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
-            labels: what to find the task by later, such as {"team": "red"}: at most 16; names of 1 to 64 letters, digits and . _ / -, values of
-                at most 128 characters. None is none.
+            labels: what to find the task by later, such as {"team": "red"}: at most 16; names of 1 to 64 letters, digits and . _ / -,
+                values of at most 128 characters. None is none.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
 

@@ -182,7 +182,11 @@ def test_it_knows_what_it_asks_for(text, only):
 @pytest.mark.parametrize(
     "text,position,says",
     [
-        ("status = RUNNING", 1, "did you mean state? The fields are state, task_type, priority, agent, task_id, parent_task_id, labels.NAME"),
+        (
+            "status = RUNNING",
+            1,
+            "did you mean state? The fields are state, task_type, priority, agent, task_id, parent_task_id, labels.NAME",
+        ),
         ("label.team = red", 1, "did you mean"),
         ("labels = red", 1, "did you mean labels.NAME?"),
         ("labels. = red", 1, "'labels.' names no label"),

@@ -35,6 +35,9 @@ def chapter(world: CoreWorld, name: str) -> None:
     for number in range(5):
         world.submit(spec_of(f"{name}-waits-{number}", "other", defaults=SETTINGS.retry, progress_timeout_s=7.25 if number else None))
     world.cancel(f"{name}-waits-4", "not needed")
+    for end, labels in (("waits", {"team": "red", "tier": "1"}), ("cancelled", {"team": "blue"})):
+        world.submit(spec_of(f"{name}-labelled-{end}", "other", defaults=SETTINGS.retry, labels=labels, parent=f"{name}-runs"))
+    world.cancel(f"{name}-labelled-cancelled")
     world.submit(spec_of(f"{name}-own-policy", "other", defaults=SETTINGS.retry, max_retries=9, max_crashes=8))
     for one in ("completes", "fails", "retries", "given-back", "stopped", "crashes", "runs", "stopping"):
         world.acknowledge("ann", f"{name}-{one}")
