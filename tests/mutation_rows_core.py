@@ -303,7 +303,7 @@ CORE_MUTATIONS = [
         "        scheduler.index.tried.pop(task.number, None)\n",
         "        pass\n",
     ),
-    Mutation("an ended task is found by nothing", CORE + "scheduler.py", "        self.index.remove(task)\n", ""),
+    Mutation("an ended task is found by nothing", CORE + "scheduler.py", "            index.remove(task)\n", "            pass\n"),
     Mutation(
         "a task that waits again is found so",
         CORE + "scheduler.py",
@@ -328,5 +328,43 @@ CORE_MUTATIONS = [
         CORE + "snapshot.py",
         "    state.by_number = {number: state.by_number[number] for number in numbers}",
         "    state.by_number = dict(state.by_number)",
+    ),
+    # What is counted.
+    Mutation(
+        "a date that has come delays no more",
+        CORE + "ticks.py",
+        "            scheduler.statistics.delayed(backoff.task, -1)\n",
+        "",
+    ),
+    Mutation(
+        "a cancelled task delays no more",
+        CORE + "submits.py",
+        "            scheduler.statistics.delayed(task, -1)\n",
+        "",
+    ),
+    Mutation("an attempt that failed runs no more", CORE + "scheduler.py", "        self.statistics.failed_attempt(task)\n", ""),
+    Mutation(
+        "histories are bounded",
+        CORE + "statistics.py",
+        "            if len(self._histories) > MAX_HISTORIES:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "a row of live tasks is kept",
+        CORE + "statistics.py",
+        "        return not self.happened() and not self._live and not self.delayed\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "a row is forgotten in its own place only",
+        CORE + "statistics.py",
+        "        if rows is not None and rows[priority] is row:",
+        "        if rows is not None:",
+    ),
+    Mutation(
+        "a tick goes over so many rows",
+        CORE + "statistics.py",
+        "range(min(MAX_LOOKED_AT, len(self._left)))",
+        "range(len(self._left))",
     ),
 ]

@@ -13,6 +13,8 @@ from muster.v1.admin_pb2 import (
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
     ListNamespacesRequest,
@@ -58,6 +60,10 @@ class BlockingFleetCalls(ABC):
     def queue_stats(self) -> GetQueueStatsResponse:
         """What waits and what runs, by task type and priority."""
         return self._call(self._admin.GetQueueStats, GetQueueStatsRequest())
+
+    def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority; see `Client.queue_history`."""
+        return self._call(self._admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
 
     def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""

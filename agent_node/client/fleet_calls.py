@@ -15,6 +15,8 @@ from muster.v1.admin_pb2 import (
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
     ListNamespacesRequest,
@@ -96,6 +98,14 @@ class FleetCalls(ABC):
     async def queue_stats(self) -> GetQueueStatsResponse:
         """What waits and what runs, by task type and priority."""
         return await self._call(self._live.admin.GetQueueStats, GetQueueStatsRequest())
+
+    async def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority: counts, and percentiles of waits and runs.
+
+        Args:
+            task_type: of this type alone, minute by minute; by default of all, and minute by minute in all.
+        """
+        return await self._call(self._live.admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
 
     async def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""

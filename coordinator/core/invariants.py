@@ -39,6 +39,7 @@ def check(scheduler: Scheduler) -> None:
     _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
     _check_index(scheduler)
+    _check_statistics(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -67,6 +68,23 @@ def _check_index(scheduler: Scheduler) -> None:
     _hold(children == {parent: len(numbers) for parent, numbers in index.parents.items()}, "a parent finds what isn't live")
     tried = {task.number for task in tasks if task.state in WAITING and task.agent}
     _hold(tried == index.tried.keys(), "what waits and had an attempt isn't what is found as such")
+
+
+def _check_statistics(scheduler: Scheduler) -> None:
+    """Each row counts the live tasks of its type and priority, and nothing less than none."""
+    live: Counter[tuple[str, int]] = Counter()
+    running: Counter[tuple[str, int]] = Counter()
+    delayed: Counter[tuple[str, int]] = Counter()
+    for task in scheduler.state.tasks.values():
+        key = (task.spec.task_type, task.spec.priority)
+        live[key] += 1
+        running[key] += task.state is TaskState.RUNNING
+        delayed[key] += task.number in scheduler.backoffs
+    rows = {row.key: row for row in scheduler.statistics.rows()}
+    _hold(live.keys() <= rows.keys(), "live tasks have no row")
+    for key, row in rows.items():
+        counted, there = (row.live(), row.running(), row.delayed), (live[key], running[key], delayed[key])
+        _hold(counted == there, f"{key} counts live, running and delayed tasks as {counted}, and has {there}")
 
 
 def _check_shares(scheduler: Scheduler) -> None:

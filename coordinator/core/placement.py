@@ -15,6 +15,7 @@ from coordinator.core.model import Attempt, Now, Task, next_fence
 from coordinator.core.preferences import let_go, prefer, review
 from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.statistics import BUCKETS, TABLE_MS, bucket_of
 
 LAST: Rank = (1,)  # after every lane's rank
 
@@ -117,6 +118,7 @@ class Turns:
 def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
     """Assigns a lane's tasks from its head on, while they go before the other lanes' heads and somebody is free."""
     rival = turns.rival()
+    row, date_ms = None, now.date_ms
     while (rank := lane.rank()) is not None:
         if rank > rival:
             return
@@ -131,6 +133,10 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
         if share is not None and share.race.shares and agent.group is not None:  # there are others to share with
             charge = scheduler.fairness.serve(share, scheduling.cost, lane.starts, agent.group.starts, now.mono_s)
         lane.pop()
+        if row is None or fifo.priority != row.key[1]:
+            row = scheduler.statistics.row(lane.task_type, fifo.priority)
+        waited_ms = date_ms - task.ready_at_ms
+        row.waits[BUCKETS[waited_ms] if 0 <= waited_ms < TABLE_MS else bucket_of(waited_ms)] += 1
         _assign(scheduler, task, agent, charge, now)
     turns.drop()
 

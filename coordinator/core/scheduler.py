@@ -19,6 +19,7 @@ from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
+from coordinator.core.statistics import BUCKETS, TABLE_MS, Statistics, bucket_of
 from coordinator.core.task_index import TaskIndex
 from coordinator.core.timers import TimerWheel
 
@@ -64,6 +65,7 @@ class Scheduler:
         self.state = state or State()
         self.load = LoadMap()
         self.index = TaskIndex(state=self.state, load=self.load)
+        self.statistics = Statistics()
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
@@ -103,6 +105,7 @@ class Scheduler:
         if task.ready_at_ms > now.date_ms:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
+            self.statistics.delayed(task, 1)
             return
         if self.ages.now_ms != now.date_ms:
             self.ages.at(now.date_ms)
@@ -147,19 +150,27 @@ class Scheduler:
 
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""
-        match task.state:
-            case TaskState.COMPLETED:
-                self.totals.completed += 1
-            case TaskState.FAILED:
+        spec, index = task.spec, self.index
+        if task.state is TaskState.COMPLETED:
+            self.totals.completed += 1
+            rows = self.statistics.types.get(spec.task_type)
+            row = (rows and rows[spec.priority]) or self.statistics.row(spec.task_type, spec.priority)
+            time_ms = task.ended_ms - task.started_ms
+            row.runs[BUCKETS[time_ms] if time_ms < TABLE_MS else bucket_of(time_ms)] += 1
+        else:
+            if task.state is TaskState.FAILED:
                 self.totals.failed += 1
-            case _:
+            else:
                 self.totals.cancelled += 1
-        self.index.remove(task)
+            self.statistics.unsuccessful(task)
+        if spec.labels or spec.parent or index.tried:
+            index.remove(task)
         self.effects.append(TaskEnded(task))
         self.bytes += size_of_record(task)
 
     def after_attempt(self, task: Task, now: Now) -> None:
         """An attempt's end was applied: the task waits again, or has ended."""
+        self.statistics.failed_attempt(task)
         if task.state in ENDED:
             self.ended(task)
         else:
@@ -198,6 +209,7 @@ class Scheduler:
             if place % REBUILT_PER_STEP == 0:
                 yield
             self.index.add(task)
+            self.statistics.row(task.spec.task_type, task.spec.priority).recovered(running=task.state is TaskState.RUNNING)
             if task.state in WAITING:
                 if task.agent:
                     self.index.tried[task.number] = None

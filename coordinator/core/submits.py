@@ -6,6 +6,7 @@ from coordinator.core.effects import StopAttempt
 from coordinator.core.events import CancelRecorded, Submitted
 from coordinator.core.model import WAITING, Now, Spec, Task, TaskState
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.statistics import SUBMITTED
 
 
 class Refused(Enum):
@@ -33,6 +34,9 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     scheduler.bytes += size
     scheduler.totals.submitted += 1
     scheduler.index.add(task)
+    rows = scheduler.statistics.types.get(spec.task_type)
+    row = (rows and rows[spec.priority]) or scheduler.statistics.row(spec.task_type, spec.priority)
+    row.counts[SUBMITTED] += 1
     scheduler.enqueue(task, now)
     return task
 
@@ -56,6 +60,7 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
         scheduler.apply_sized(CancelRecorded(task.number, reason, ended=True), now)
         if delayed is not None:
             scheduler.dates.disarm(delayed)
+            scheduler.statistics.delayed(task, -1)
         else:
             scheduler.ready.forget(task)
         scheduler.ended(task)

@@ -12,6 +12,7 @@ MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The o
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
+    scheduler.statistics.tick(now.date_ms)
     journal_acknowledgements(scheduler, now)
     scheduler.ages.at(now.date_ms)
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
@@ -20,6 +21,7 @@ def tick(scheduler: Scheduler, now: Now) -> None:
             scheduler.hurry(fifo.lane)
     for backoff in scheduler.dates.take_due(now.date_ms):
         if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
+            scheduler.statistics.delayed(backoff.task, -1)
             scheduler.enqueue(backoff.task, now)
     for item in scheduler.liveness.take_due(now.mono_s):
         if isinstance(item, Attempt):

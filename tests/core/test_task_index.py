@@ -64,6 +64,17 @@ def test_labels_parents_and_ids_find_no_others(world, text, found):
     assert len(seen) <= max(2, len(found))
 
 
+def test_what_has_ended_leaves_nothing_behind(world):
+    world.join("ann", ["work"])
+    for name in ("a", "b"):
+        world.submit(spec_of(name, labels={"team": "red", "only": name}, parent="p"))
+    world.cancel("b")
+    world.finish("ann", "a", SUCCESS)
+    assert (world.scheduler.index.labels, world.scheduler.index.parents) != ({}, {}), "b runs, and is being stopped"
+    world.finish("ann", "b", SUCCESS)
+    assert (world.scheduler.index.labels, world.scheduler.index.parents) == ({}, {})
+
+
 def test_what_runs_and_what_was_tried_is_found_by_state_and_agent(world):
     world.join("ann", ["work"], capacity=3)
     for name in ("runs", "retries", "returned"):

@@ -50,6 +50,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.FromString,
                 _registered_method=True)
+        self.GetQueueHistory = channel.unary_unary(
+                '/muster.v1.AdminService/GetQueueHistory',
+                request_serializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.FromString,
+                _registered_method=True)
         self.GetLoadMap = channel.unary_unary(
                 '/muster.v1.AdminService/GetLoadMap',
                 request_serializer=muster_dot_v1_dot_admin__pb2.GetLoadMapRequest.SerializeToString,
@@ -97,6 +102,13 @@ class AdminServiceServicer(object):
 
     def GetQueueStats(self, request, context):
         """What waits and what runs in the namespace of the call's metadata, by task type and priority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueueHistory(self, request, context):
+        """What has happened in the namespace of the call's metadata over the last hour, by task type and priority.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +167,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetQueueStats,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.SerializeToString,
+            ),
+            'GetQueueHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueueHistory,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.SerializeToString,
             ),
             'GetLoadMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoadMap,
@@ -264,6 +281,33 @@ class AdminService(object):
             '/muster.v1.AdminService/GetQueueStats',
             muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueueHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/GetQueueHistory',
+            muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

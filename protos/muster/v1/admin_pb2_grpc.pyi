@@ -39,6 +39,8 @@ class AdminServiceStub:
     """All namespaces, by name."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]
     """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+    GetQueueHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQueueHistoryRequest, _admin_pb2.GetQueueHistoryResponse]
+    """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
     GetLoadMap: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadMapRequest, _admin_pb2.GetLoadMapResponse]
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]
@@ -63,6 +65,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """All namespaces, by name."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+    GetQueueHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQueueHistoryRequest, _admin_pb2.GetQueueHistoryResponse]  # type: ignore[assignment]
+    """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
     GetLoadMap: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadMapRequest, _admin_pb2.GetLoadMapResponse]  # type: ignore[assignment]
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
@@ -102,6 +106,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetQueueStatsResponse, _abc.Awaitable[_admin_pb2.GetQueueStatsResponse]]:
         """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+
+    @_abc_1.abstractmethod
+    def GetQueueHistory(
+        self,
+        request: _admin_pb2.GetQueueHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetQueueHistoryResponse, _abc.Awaitable[_admin_pb2.GetQueueHistoryResponse]]:
+        """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
 
     @_abc_1.abstractmethod
     def GetLoadMap(
