@@ -1,16 +1,17 @@
 """Policies from protos to the core and back: checked where they come from a caller, as they are where they come from the journal."""
 
-from typing import cast
+from typing import assert_never, cast
 
 from muster.v1 import policy_pb2
 
 from coordinator import convert
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT
-from coordinator.core.policies import Policy, PolicyKind, PolicyName, StandingPolicy, WeightPolicy
+from coordinator.core.policies import NamespaceLimitsPolicy, Policy, PolicyKind, PolicyName, StandingPolicy, WeightPolicy
 from coordinator.errors import InvalidRequest
 from coordinator.ports import JournalTooNew
 
+MAX_LIMIT = 2**53  # of tasks or bytes: more than anybody has
 _UNKNOWN = "the journal has a policy that this release doesn't know: start the newer release again"
 
 
@@ -33,6 +34,8 @@ def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
                 raise InvalidRequest(
                     f"{field}.weight.weight is {weight.weight:g}: give {MIN_WEIGHT:g} to {MAX_WEIGHT:g}", field=f"{field}.weight.weight"
                 )
+        case "namespace_limits":
+            _check_limits(message.namespace_limits, f"{field}.namespace_limits")
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -47,13 +50,50 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
     match message.WhichOneof("policy"):
         case "weight":
             return WeightPolicy(message.weight.fairness_key, message.weight.weight)
+        case "namespace_limits":
+            return _limits_in(message.namespace_limits, "namespace_limits")
         case _:
             raise JournalTooNew(_UNKNOWN)
 
 
+def _check_limits(message: policy_pb2.NamespaceLimitsPolicy, field: str) -> None:
+    if not message.ByteSize():
+        raise InvalidRequest(f"{field} sets no limit: set one, or delete the policy", field=field)
+    limits = _limits_in(message, field)
+    least = {"max_live_tasks": 1, "max_live_bytes": 1, "max_retained_tasks": 0, "max_retained_bytes": 0}
+    for name, at_least in least.items():
+        number = getattr(limits, name)
+        if number is not None and not at_least <= number <= MAX_LIMIT:
+            raise InvalidRequest(f"{field}.{name} is {number}: give {at_least} to {MAX_LIMIT}, or leave it out", field=f"{field}.{name}")
+
+
+def _limits_in(message: policy_pb2.NamespaceLimitsPolicy, field: str) -> NamespaceLimitsPolicy:
+    return NamespaceLimitsPolicy(
+        max_live_tasks=message.max_live_tasks if message.HasField("max_live_tasks") else None,
+        max_live_bytes=message.max_live_bytes if message.HasField("max_live_bytes") else None,
+        retain_for_s=convert.seconds(message.retain_for, f"{field}.retain_for") if message.HasField("retain_for") else None,
+        max_retained_tasks=message.max_retained_tasks if message.HasField("max_retained_tasks") else None,
+        max_retained_bytes=message.max_retained_bytes if message.HasField("max_retained_bytes") else None,
+    )
+
+
 def policy_out(policy: Policy) -> policy_pb2.Policy:
     """A policy as a message, without its date."""
-    return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+    match policy:
+        case WeightPolicy():
+            return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+        case NamespaceLimitsPolicy():
+            limits = policy_pb2.NamespaceLimitsPolicy(
+                max_live_tasks=policy.max_live_tasks,
+                max_live_bytes=policy.max_live_bytes,
+                max_retained_tasks=policy.max_retained_tasks,
+                max_retained_bytes=policy.max_retained_bytes,
+            )
+            if policy.retain_for_s is not None:
+                limits.retain_for.CopyFrom(convert.duration(policy.retain_for_s))
+            return policy_pb2.Policy(namespace_limits=limits)
+        case unreachable:
+            assert_never(unreachable)
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:

@@ -5,6 +5,7 @@
     │   ├── InvalidRequest        a field is wrong
     │   ├── NotFound              no such namespace, task or agent
     │   ├── AlreadyExists         the id is taken by a task with another content
+    │   ├── PreconditionFailed    something must be done, or said, first
     │   ├── CursorInvalid         a cursor or page token that this request didn't hand out
     │   └── SessionSuperseded     a newer session has the agent's name
     ├── LimitReached              come back later: says which limit, and how full it is
@@ -52,6 +53,14 @@ class AlreadyExists(CallerError):
     """The id is taken by a task with another content."""
 
     reason = "TASK_ALREADY_EXISTS"
+
+
+class PreconditionFailed(CallerError):
+    """Something must be done, or said, first."""
+
+    def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.reason = reason
 
 
 class CursorInvalid(CallerError):

@@ -192,6 +192,12 @@ class ShardStore(Protocol):
         Nothing younger than ten minutes is removed: G6 needs its id and outcome.
         """
 
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """Removes at most `limit` ended tasks of a namespace that was deleted, whatever their age, and at last all else that it has.
+
+        Answers how many; 0 when nothing is left. Answers 0 as well when the shard has another owner: the next append says so.
+        """
+
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
         """Rewrites by `slim` at most `limit` of the records that it hasn't rewritten yet, the oldest first. Answers how many it went over.
 
@@ -204,12 +210,16 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only."""
+    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only.
+
+    Of one that was deleted, the store may still hold records; nothing else is left of it.
+    """
 
     name: str
     created_ms: int
     next_number: int
     policies: tuple[StandingPolicy, ...] = ()
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

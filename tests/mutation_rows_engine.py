@@ -164,4 +164,58 @@ ENGINE_MUTATIONS = [
         "if shard.sequence == sequence and shard.commit_nonce == commit_nonce:",
         "if False:",
     ),
+    # Namespaces that are deleted.
+    Mutation(
+        "nothing of a namespace goes before its deletion is durable",
+        ENGINE + "deletion.py",
+        "if name not in shard.deleted or shard.deleted[name] is not None:",
+        "if name not in shard.deleted:",
+    ),
+    Mutation(
+        "whoever follows a deleted namespace is told when it is durable",
+        ENGINE + "deletion.py",
+        "    shard.when_durable(lambda: _is_durable(shard, namespace))\n",
+        "    _is_durable(shard, namespace)\n",
+    ),
+    Mutation(
+        "the end of a purge is journalled",
+        ENGINE + "deletion.py",
+        "                shard.journal(name, NamespaceDeleted(purged=True))\n",
+        "",
+    ),
+    Mutation(
+        "a name is free only when nothing is left of it", ENGINE + "shard.py", "        if name in self.deleted:\n", "        if False:\n"
+    ),
+    Mutation(
+        "nothing is decided on a deleted namespace",
+        ENGINE + "shard.py",
+        "        if self.deleted.get(namespace.name) is namespace:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "a snapshot names what is being deleted",
+        ENGINE + "snapshots.py",
+        "*(SnapshotNamespace(name, 0, 0, deleted=True) for name in deleted)",
+        "",
+    ),
+    Mutation("a recovered deletion goes on", ENGINE + "shard.py", "        self.deleted |= dict.fromkeys(recovered.deleted)\n", ""),
+    Mutation(
+        "a namespace's own retention counts",
+        ENGINE + "sweeper.py",
+        "self._retention_of(shard, name), calls=None",
+        "self._retention, calls=None",
+    ),
+    # What operators let a namespace hold.
+    Mutation(
+        "a namespace's own limit of live tasks counts",
+        CORE + "scheduler.py",
+        "                self.max_live_tasks = limits.max_live_tasks or self.settings.max_live_tasks\n",
+        "",
+    ),
+    Mutation(
+        "a namespace's own limit of bytes counts",
+        CORE + "scheduler.py",
+        "                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes\n",
+        "",
+    ),
 ]

@@ -298,8 +298,21 @@ def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
     return table
 
 
+def limits_text(limits: policy_pb2.NamespaceLimitsPolicy) -> str:
+    """What a namespace may hold, as far as it is set."""
+    set_here = [
+        (limits.HasField("max_live_tasks"), f"{limits.max_live_tasks} live tasks"),
+        (limits.HasField("max_live_bytes"), f"{limits.max_live_bytes} bytes of live tasks"),
+        (limits.HasField("retain_for"), f"ended tasks for {duration_text(limits.retain_for)}"),
+        (limits.HasField("max_retained_tasks"), f"{limits.max_retained_tasks} ended tasks"),
+        (limits.HasField("max_retained_bytes"), f"{limits.max_retained_bytes} bytes of ended tasks"),
+    ]
+    return "at most " + ", ".join(text for is_set, text in set_here if is_set)
+
+
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+    "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
 }
 
 

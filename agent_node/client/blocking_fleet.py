@@ -8,6 +8,8 @@ from typing import TypeVar
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
@@ -72,6 +74,10 @@ class BlockingFleetCalls(ABC):
     def create_namespace(self, name: str) -> Namespace:
         """Creates a namespace, or returns the one there is."""
         return self._call(self._admin.CreateNamespace, CreateNamespaceRequest(name=name)).namespace
+
+    def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds; see `Client.delete_namespace`."""
+        return self._call(self._admin.DeleteNamespace, DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run))
 
     def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""

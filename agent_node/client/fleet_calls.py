@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
@@ -119,6 +121,21 @@ class FleetCalls(ABC):
         """
         response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
         return response.namespace
+
+    async def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds: tasks, records and policies. Returns what that was.
+
+        Args:
+            name: its name; "default" can't be deleted.
+            force: although it has live tasks, which are cancelled with it.
+            dry_run: delete nothing, and only say what would be.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            MusterError: it has live tasks, and `force` isn't given.
+        """
+        request = DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run)
+        return await self._call(self._live.admin.DeleteNamespace, request)
 
     async def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""

@@ -126,6 +126,14 @@ class NamespaceCreated:
     number: ClassVar[int] = 0  # no task's
 
 
+@dataclass(frozen=True, slots=True)
+class NamespaceDeleted:
+    """A namespace was deleted; `purged` once nothing of it is left in the store."""
+
+    number: ClassVar[int] = 0  # no task's
+    purged: bool
+
+
 @dataclass(slots=True)
 class PolicySet:
     """A policy was set, in place of the one with its name."""
@@ -142,7 +150,7 @@ class PolicyDeleted:
     name: PolicyName
 
 
-NamespaceEvent = NamespaceCreated | PolicySet | PolicyDeleted
+NamespaceEvent = NamespaceCreated | NamespaceDeleted | PolicySet | PolicyDeleted
 AnyEvent = Event | NamespaceEvent
 
 

@@ -23,6 +23,7 @@ class PolicyKind(IntEnum):
     """What a policy is about; the numbers are those of muster.v1.PolicyKind."""
 
     WEIGHT = 1
+    NAMESPACE_LIMITS = 7
 
 
 class PolicyName(NamedTuple):
@@ -45,7 +46,24 @@ class WeightPolicy:
         return PolicyName(PolicyKind.WEIGHT, self.fairness_key)
 
 
-Policy = WeightPolicy
+@dataclass(frozen=True, slots=True)
+class NamespaceLimitsPolicy:
+    """What a namespace may hold; None is as the coordinator was started."""
+
+    max_live_tasks: int | None = None
+    max_live_bytes: int | None = None
+    retain_for_s: float | None = None
+    max_retained_tasks: int | None = None
+    max_retained_bytes: int | None = None
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return LIMITS_NAME
+
+
+LIMITS_NAME = PolicyName(PolicyKind.NAMESPACE_LIMITS, "")
+Policy = WeightPolicy | NamespaceLimitsPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,15 @@ def evolve_policies(state: State, event: PolicySet | PolicyDeleted, date_ms: int
         state.policies[event.policy.name] = StandingPolicy(event.policy, date_ms)
     else:
         del state.policies[event.name]
+
+
+def limits_of(state: State) -> NamespaceLimitsPolicy:
+    """The limits that operators have set for a namespace, if any."""
+    standing = state.policies.get(LIMITS_NAME)
+    return standing.policy if standing is not None and isinstance(standing.policy, NamespaceLimitsPolicy) else NO_LIMITS
+
+
+NO_LIMITS = NamespaceLimitsPolicy()
 
 
 def set_policy(scheduler: Scheduler, policy: Policy, now: Now) -> StandingPolicy:

@@ -15,7 +15,7 @@ from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
 from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy, limits_of
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
@@ -66,6 +66,8 @@ class Scheduler:
         self.load = LoadMap()
         self.index = TaskIndex(state=self.state, load=self.load)
         self.statistics = Statistics()
+        self.max_live_tasks = settings.max_live_tasks
+        self.max_live_bytes = settings.max_live_bytes
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
@@ -185,6 +187,10 @@ class Scheduler:
             case PolicyKind.WEIGHT:
                 usual = self.settings.weights.get(name.key, 1.0)
                 self.fairness.set_weight(name.key, policy.weight if isinstance(policy, WeightPolicy) else usual)
+            case PolicyKind.NAMESPACE_LIMITS:
+                limits = limits_of(self.state)
+                self.max_live_tasks = limits.max_live_tasks or self.settings.max_live_tasks
+                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""

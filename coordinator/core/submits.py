@@ -25,10 +25,10 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     known = state.find(spec.task_id)
     if known is not None:
         return known
-    if len(state.tasks) >= scheduler.settings.max_live_tasks:
+    if len(state.tasks) >= scheduler.max_live_tasks:
         return Refused.QUEUE_FULL
     size = len(spec.request)
-    if state.bytes + size > scheduler.settings.max_live_bytes:
+    if state.bytes + size > scheduler.max_live_bytes:
         return Refused.MEMORY_FULL
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += size

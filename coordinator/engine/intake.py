@@ -105,11 +105,11 @@ def _conflict(spec: Spec) -> AlreadyExists:
 
 
 def _queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
-    state, settings = namespace.scheduler.state, namespace.scheduler.settings
+    scheduler, state = namespace.scheduler, namespace.scheduler.state
     if refused is Refused.QUEUE_FULL:
-        limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), settings.max_live_tasks
+        limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), scheduler.max_live_tasks
     else:
-        limit, what, used, allowed = "max_live_bytes", "bytes of live tasks", state.bytes, settings.max_live_bytes
+        limit, what, used, allowed = "max_live_bytes", "bytes of live tasks", state.bytes, scheduler.max_live_bytes
     return LimitReached(
         f"namespace {namespace.name} holds {used} {what} of {allowed} allowed: submit again when some have ended",
         limit=limit,

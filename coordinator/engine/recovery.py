@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.core.events import Commit, NamespaceCreated, PolicyDeleted, PolicySet
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, PolicyDeleted, PolicySet
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now
 from coordinator.core.policies import evolve_policies
@@ -23,6 +23,7 @@ class Recovered:
     """What the store says: each namespace's state and date of creation, and the last entry's sequence and date."""
 
     states: dict[str, tuple[State, int]] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)  # namespaces of which the store may still hold records
     sequence: int = 0
     date_ms: int = 0
     journal_bytes: int = 0  # of the entries that were replayed
@@ -99,6 +100,9 @@ async def _load(store: ShardStore, codec: JournalCodec, claim: Claim, snapshot: 
 def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str, int]) -> None:
     recovered.date_ms = piece.date_ms
     for namespace, tasks in piece.parts:
+        if namespace.deleted:
+            recovered.deleted.add(namespace.name)
+            continue
         known = recovered.states.get(namespace.name)
         if known is None:
             known = recovered.states[namespace.name] = (State(), namespace.created_ms)
@@ -115,6 +119,13 @@ def _replay(commit: Commit, recovered: Recovered) -> None:
     for name, event in commit.events:
         if isinstance(event, NamespaceCreated):
             recovered.states[name] = (State(), commit.date_ms)
+            continue
+        if isinstance(event, NamespaceDeleted):
+            if event.purged:
+                recovered.deleted.discard(name)
+            else:
+                del recovered.states[name]
+                recovered.deleted.add(name)
             continue
         state = recovered.states[name][0]
         if isinstance(event, PolicySet | PolicyDeleted):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from coordinator.core.effects import TaskEnded, WatchOpened
-from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
@@ -73,10 +73,11 @@ class Shard:
         self.settings = settings
         self.records = RecordReader(store=store)
         self.namespaces: dict[str, Namespace] = {}
+        self.deleted: dict[str, Namespace | None] = {}  # as `deletion` has it
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
-        self._releaser = Releaser(namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records)
+        self._releaser = Releaser(namespaces=self.namespaces, deleted=self.deleted, agent_sinks=self.agent_sinks, records=self.records)
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -130,6 +131,7 @@ class Shard:
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self.commits = CommitQueue()
         self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
+        self.deleted |= dict.fromkeys(recovered.deleted)
         self._serving = True
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
@@ -155,6 +157,7 @@ class Shard:
         self.agent_sinks.clear()
         self.client_sinks.clear()
         self.namespaces.clear()
+        self.deleted.clear()
         self.outage_since_s = None
 
     # --- commands -------------------------------------------------------------------------------------------------------------
@@ -194,7 +197,10 @@ class Shard:
 
         Raises:
             Unavailable: it was.
+            NotFound: the namespace was deleted.
         """
+        if self.deleted.get(namespace.name) is namespace:
+            raise NotFound(f"namespace {namespace.name!r} was deleted", reason="NAMESPACE_NOT_FOUND")
         if self.namespaces.get(namespace.name) is not namespace:
             raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
 
@@ -211,15 +217,26 @@ class Shard:
         """Makes a namespace, or answers the one that is there.
 
         Raises:
-            Unavailable: the shard isn't served: what is made now would not be in its journal.
+            Unavailable: the shard isn't served: what is made now would not be in its journal; or the last one of this name is still being
+                removed from the store.
         """
         self.require_served()
+        if name in self.deleted:
+            raise Unavailable(
+                f"namespace {name!r} was deleted, and what it held is still being removed: try again", reason="NAMESPACE_BEING_DELETED"
+            )
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
             self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
+
+    def journal(self, name: str, event: NamespaceDeleted) -> None:
+        """An event of a namespace that isn't there any more goes into the next commit."""
+        self.now()  # which dates the commit
+        self.commits.last.events.append((name, event))
+        self._wake.set()
 
     def decided(self, namespace: Namespace, now: Now) -> None:
         """After commands on a namespace: places what became ready, and hands all that was decided to the next commit.
@@ -326,7 +343,9 @@ class Shard:
             if self.commits.has_next():
                 self._wake.set()
             else:  # memory is now as it will be right after `commit`: nothing else has been decided
-                self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
+                self._snapshots.begin_if_due(
+                    commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
+                )
             if commit.events:
                 await self._append(commit)
             elif self.ownership.is_doubtful():

@@ -19,6 +19,7 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     NamespaceCreated,
+    NamespaceDeleted,
     PolicyDeleted,
     PolicySet,
     Returned,
@@ -68,6 +69,13 @@ def _runs(events: Sequence[tuple[str, AnyEvent]]) -> Iterator[tuple[str, list[An
 def _encode_created(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceCreated]) -> None:
     for _ in events:
         message.records.add(namespace=namespace).namespace_created.SetInParent()
+
+
+def _encode_deleted(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceDeleted]) -> None:
+    for event in events:
+        deleted = message.records.add(namespace=namespace).namespace_deleted
+        deleted.purged = event.purged
+        deleted.SetInParent()
 
 
 def _encode_policy_set(message: event_pb2.Commit, namespace: str, events: Sequence[PolicySet]) -> None:
@@ -148,6 +156,7 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
 
 _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
+    NamespaceDeleted: _encode_deleted,
     PolicySet: _encode_policy_set,
     PolicyDeleted: _encode_policy_deleted,
     Assigned: _encode_assigned,
@@ -233,6 +242,7 @@ def _decode_chunk(record: event_pb2.Record, _fence_base: int) -> Iterator[ChunkS
 
 _DECODERS: dict[str, Callable[[event_pb2.Record, int], Iterator[AnyEvent]]] = {
     "namespace_created": lambda _record, _base: iter((NamespaceCreated(),)),
+    "namespace_deleted": lambda record, _base: iter((NamespaceDeleted(record.namespace_deleted.purged),)),
     "policy_set": lambda record, _base: iter((PolicySet(convert_policies.policy_stored(record.policy_set.policy)),)),
     "policy_deleted": lambda record, _base: iter((PolicyDeleted(convert_policies.name_stored(record.policy_deleted.name)),)),
     "tasks_submitted": _decode_submitted,

@@ -36,6 +36,7 @@ class SnapshotEncoder:
         self._parts = {namespace.name: _Part(self._chunk, namespace) for namespace in namespaces}
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
+            part.deleted = namespace.deleted
         self._size = 0
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
@@ -163,6 +164,7 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
                 created_ms=part.create_ms,
                 next_number=part.next_number,
                 policies=tuple(map(convert_policies.standing_stored, part.policies)),
+                deleted=part.deleted,
             ),
             list(_tasks(part)),
         )

@@ -13,6 +13,7 @@ from coordinator.core.load_map import AgentStatus
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.namespace_calls import delete
 from coordinator.rpc.pages import PageToken, page_size
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
 from coordinator.rpc.queue_views import queue_history, queue_stats
@@ -65,6 +66,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         namespace = shard.create_namespace(request.name)
         await shard.durable_write()
         return admin_pb2.CreateNamespaceResponse(namespace=_namespace_view(shard, namespace))
+
+    async def DeleteNamespace(self, request: admin_pb2.DeleteNamespaceRequest, context: Context) -> admin_pb2.DeleteNamespaceResponse:
+        return await delete(self._shards.of(request.name), request)
 
     async def ListNamespaces(self, request: admin_pb2.ListNamespacesRequest, context: Context) -> admin_pb2.ListNamespacesResponse:
         size = page_size(request.page_size)

@@ -47,6 +47,7 @@ class ClientSession:
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
+        self.namespace_name = namespace.name
         self._session = session
         self._bounds = bounds
         self._waits_for: set[str] = set()  # tasks whose results are due here
@@ -209,6 +210,9 @@ class ClientSession:
 
     def close(self, message: str) -> None:
         self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+
+    def gone(self, message: str) -> None:
+        self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))
 
     def _queue(self, result: Task | bytes, size: int) -> None:
         if self.sender.ending.done():

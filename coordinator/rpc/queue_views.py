@@ -51,7 +51,7 @@ def queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsRe
         cancelled_total=totals.cancelled,
         crashed_total=totals.crashed,
         stale_results_total=totals.stale_results,
-        max_live_tasks=scheduler.settings.max_live_tasks,
+        max_live_tasks=scheduler.max_live_tasks,
     )
     for row in sorted((row for row in scheduler.statistics.rows() if row.live()), key=lambda row: row.key):
         running, head = row.running(), oldest.get(row.key)

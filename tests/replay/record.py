@@ -9,9 +9,9 @@ import sys
 from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
-from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.policies import NamespaceLimitsPolicy, PolicyKind, PolicyName, WeightPolicy
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
@@ -59,12 +59,21 @@ def chapter(world: CoreWorld, name: str) -> None:
     world.finish("ann", f"{name}-given-back", GIVEN_BACK)
 
 
+def opening() -> list[tuple[str, AnyEvent]]:
+    """Namespaces come, and some go: of the one the store still holds records."""
+    come: list[tuple[str, AnyEvent]] = [(name, NamespaceCreated()) for name in (NAMESPACE, EMPTY, "gone", "going")]
+    return [
+        *come,
+        ("gone", NamespaceDeleted(purged=False)),
+        ("going", NamespaceDeleted(purged=False)),
+        ("gone", NamespaceDeleted(purged=True)),
+    ]
+
+
 def story() -> tuple[CoreWorld, dict[str, object]]:
     """Two chapters, a takeover in the first, and a snapshot that is begun between them and finished in the second."""
     world = CoreWorld(settings=SETTINGS)
-    world.journal.append(
-        encode(Commit(1, world.epoch, FIRST_DATE_MS, [(NAMESPACE, NamespaceCreated()), (EMPTY, NamespaceCreated())]), SETTINGS.retry)
-    )
+    world.journal.append(encode(Commit(1, world.epoch, FIRST_DATE_MS, opening()), SETTINGS.retry))
     world.join("bob", ["long"])
     world.submit(spec_of("long", "long", defaults=SETTINGS.retry))
     for _ in range(40):  # its history loses its middle
@@ -80,9 +89,10 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.advance(3)
     for key in ("kept", "deleted"):
         world.set_policy(WeightPolicy(key, 2.5))
-    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1)])
+    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
+    world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")

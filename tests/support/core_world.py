@@ -8,7 +8,7 @@ from muster.v1 import common_pb2
 
 from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
+from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, NamespaceDeleted, PolicyDeleted, PolicySet, Submitted
 from coordinator.core.evolve import evolve
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
@@ -311,7 +311,7 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
         for _, event in commit.events:
             if isinstance(event, PolicySet | PolicyDeleted):
                 evolve_policies(state, event, commit.date_ms)
-            elif not isinstance(event, NamespaceCreated):
+            elif not isinstance(event, NamespaceCreated | NamespaceDeleted):
                 evolve(state, event, commit.date_ms)
     return state
 

@@ -29,7 +29,7 @@ from muster.v1 import common_pb2 as muster_dot_v1_dot_common__pb2
 from muster.v1 import policy_pb2 as muster_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/agent.proto\x1a\x16muster/v1/common.proto\x1a\x16muster/v1/policy.proto\"Y\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05shard\x18\x03 \x01(\r\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x17\x43reateNamespaceResponse\x12\'\n\tnamespace\x18\x01 \x01(\x0b\x32\x14.muster.v1.Namespace\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListNamespacesResponse\x12(\n\nnamespaces\x18\x01 \x03(\x0b\x32\x14.muster.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetQueueStatsRequest\"\xb1\x02\n\x15GetQueueStatsResponse\x12%\n\x06queues\x18\x01 \x03(\x0b\x32\x15.muster.v1.QueueStats\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x10\n\x08retrying\x18\x04 \x01(\x04\x12\x17\n\x0fsubmitted_total\x18\x05 \x01(\x04\x12\x17\n\x0f\x63ompleted_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_total\x18\x07 \x01(\x04\x12\x17\n\x0f\x63\x61ncelled_total\x18\x08 \x01(\x04\x12\x15\n\rcrashed_total\x18\t \x01(\x04\x12\x1b\n\x13stale_results_total\x18\n \x01(\x04\x12\x16\n\x0emax_live_tasks\x18\x0b \x01(\x04\x12\x10\n\x08retained\x18\x0c \x01(\x04\"\xba\x01\n\nQueueStats\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65layed\x18\x04 \x01(\x04\x12\x0f\n\x07running\x18\x05 \x01(\x04\x12.\n\x0boldest_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x07 \x01(\t\"+\n\x16GetQueueHistoryRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\"\xc1\x01\n\x17GetQueueHistoryResponse\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05total\x18\x02 \x01(\x0b\x32\x17.muster.v1.QueueHistory\x12\'\n\x06queues\x18\x03 \x03(\x0b\x32\x17.muster.v1.QueueHistory\x12%\n\x04rest\x18\x04 \x01(\x0b\x32\x17.muster.v1.QueueHistory\"\xec\x01\n\x0cQueueHistory\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12&\n\x06minute\x18\x03 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12,\n\x0c\x66ive_minutes\x18\x04 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12$\n\x04hour\x18\x05 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12&\n\x06series\x18\x06 \x03(\x0b\x32\x16.muster.v1.QueueWindow\"\x9e\x02\n\x0bQueueWindow\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06length\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsubmitted\x18\x03 \x01(\x04\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x11\n\tcompleted\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x11\n\tcancelled\x18\x07 \x01(\x04\x12\x0f\n\x07retried\x18\x08 \x01(\x04\x12$\n\x04wait\x18\t \x01(\x0b\x32\x16.muster.v1.Percentiles\x12#\n\x03run\x18\n \x01(\x0b\x32\x16.muster.v1.Percentiles\"\x85\x01\n\x0bPercentiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetLoadMapRequest\"]\n\x12GetLoadMapResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.muster.v1.AgentInfo\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\"\x17\n\x15GetCoordinatorRequest\"\xef\x01\n\x16GetCoordinatorResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05store\x18\x03 \x01(\t\x12\x12\n\ndurability\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstore_available\x18\x07 \x01(\x08\x12\x33\n\x10worst_loop_stall\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x12SetPoliciesRequest\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\":\n\x13SetPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\"=\n\x15\x44\x65letePoliciesRequest\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\">\n\x16\x44\x65letePoliciesResponse\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\"a\n\x13ListPoliciesRequest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x85\x06\n\x0c\x41\x64minService\x12X\n\x0f\x43reateNamespace\x12!.muster.v1.CreateNamespaceRequest\x1a\".muster.v1.CreateNamespaceResponse\x12U\n\x0eListNamespaces\x12 .muster.v1.ListNamespacesRequest\x1a!.muster.v1.ListNamespacesResponse\x12R\n\rGetQueueStats\x12\x1f.muster.v1.GetQueueStatsRequest\x1a .muster.v1.GetQueueStatsResponse\x12X\n\x0fGetQueueHistory\x12!.muster.v1.GetQueueHistoryRequest\x1a\".muster.v1.GetQueueHistoryResponse\x12I\n\nGetLoadMap\x12\x1c.muster.v1.GetLoadMapRequest\x1a\x1d.muster.v1.GetLoadMapResponse\x12U\n\x0eGetCoordinator\x12 .muster.v1.GetCoordinatorRequest\x1a!.muster.v1.GetCoordinatorResponse\x12L\n\x0bSetPolicies\x12\x1d.muster.v1.SetPoliciesRequest\x1a\x1e.muster.v1.SetPoliciesResponse\x12U\n\x0e\x44\x65letePolicies\x12 .muster.v1.DeletePoliciesRequest\x1a!.muster.v1.DeletePoliciesResponse\x12O\n\x0cListPolicies\x12\x1e.muster.v1.ListPoliciesRequest\x1a\x1f.muster.v1.ListPoliciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/agent.proto\x1a\x16muster/v1/common.proto\x1a\x16muster/v1/policy.proto\"Y\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05shard\x18\x03 \x01(\r\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x17\x43reateNamespaceResponse\x12\'\n\tnamespace\x18\x01 \x01(\x0b\x32\x14.muster.v1.Namespace\"F\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"U\n\x17\x44\x65leteNamespaceResponse\x12\x12\n\nlive_tasks\x18\x01 \x01(\x04\x12\x16\n\x0eretained_tasks\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\x04\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListNamespacesResponse\x12(\n\nnamespaces\x18\x01 \x03(\x0b\x32\x14.muster.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetQueueStatsRequest\"\xb1\x02\n\x15GetQueueStatsResponse\x12%\n\x06queues\x18\x01 \x03(\x0b\x32\x15.muster.v1.QueueStats\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x10\n\x08retrying\x18\x04 \x01(\x04\x12\x17\n\x0fsubmitted_total\x18\x05 \x01(\x04\x12\x17\n\x0f\x63ompleted_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_total\x18\x07 \x01(\x04\x12\x17\n\x0f\x63\x61ncelled_total\x18\x08 \x01(\x04\x12\x15\n\rcrashed_total\x18\t \x01(\x04\x12\x1b\n\x13stale_results_total\x18\n \x01(\x04\x12\x16\n\x0emax_live_tasks\x18\x0b \x01(\x04\x12\x10\n\x08retained\x18\x0c \x01(\x04\"\xba\x01\n\nQueueStats\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65layed\x18\x04 \x01(\x04\x12\x0f\n\x07running\x18\x05 \x01(\x04\x12.\n\x0boldest_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x07 \x01(\t\"+\n\x16GetQueueHistoryRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\"\xc1\x01\n\x17GetQueueHistoryResponse\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05total\x18\x02 \x01(\x0b\x32\x17.muster.v1.QueueHistory\x12\'\n\x06queues\x18\x03 \x03(\x0b\x32\x17.muster.v1.QueueHistory\x12%\n\x04rest\x18\x04 \x01(\x0b\x32\x17.muster.v1.QueueHistory\"\xec\x01\n\x0cQueueHistory\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12&\n\x06minute\x18\x03 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12,\n\x0c\x66ive_minutes\x18\x04 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12$\n\x04hour\x18\x05 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12&\n\x06series\x18\x06 \x03(\x0b\x32\x16.muster.v1.QueueWindow\"\x9e\x02\n\x0bQueueWindow\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06length\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsubmitted\x18\x03 \x01(\x04\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x11\n\tcompleted\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x11\n\tcancelled\x18\x07 \x01(\x04\x12\x0f\n\x07retried\x18\x08 \x01(\x04\x12$\n\x04wait\x18\t \x01(\x0b\x32\x16.muster.v1.Percentiles\x12#\n\x03run\x18\n \x01(\x0b\x32\x16.muster.v1.Percentiles\"\x85\x01\n\x0bPercentiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetLoadMapRequest\"]\n\x12GetLoadMapResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.muster.v1.AgentInfo\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\"\x17\n\x15GetCoordinatorRequest\"\xef\x01\n\x16GetCoordinatorResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05store\x18\x03 \x01(\t\x12\x12\n\ndurability\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstore_available\x18\x07 \x01(\x08\x12\x33\n\x10worst_loop_stall\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x12SetPoliciesRequest\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\":\n\x13SetPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\"=\n\x15\x44\x65letePoliciesRequest\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\">\n\x16\x44\x65letePoliciesResponse\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\"a\n\x13ListPoliciesRequest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xdf\x06\n\x0c\x41\x64minService\x12X\n\x0f\x43reateNamespace\x12!.muster.v1.CreateNamespaceRequest\x1a\".muster.v1.CreateNamespaceResponse\x12X\n\x0f\x44\x65leteNamespace\x12!.muster.v1.DeleteNamespaceRequest\x1a\".muster.v1.DeleteNamespaceResponse\x12U\n\x0eListNamespaces\x12 .muster.v1.ListNamespacesRequest\x1a!.muster.v1.ListNamespacesResponse\x12R\n\rGetQueueStats\x12\x1f.muster.v1.GetQueueStatsRequest\x1a .muster.v1.GetQueueStatsResponse\x12X\n\x0fGetQueueHistory\x12!.muster.v1.GetQueueHistoryRequest\x1a\".muster.v1.GetQueueHistoryResponse\x12I\n\nGetLoadMap\x12\x1c.muster.v1.GetLoadMapRequest\x1a\x1d.muster.v1.GetLoadMapResponse\x12U\n\x0eGetCoordinator\x12 .muster.v1.GetCoordinatorRequest\x1a!.muster.v1.GetCoordinatorResponse\x12L\n\x0bSetPolicies\x12\x1d.muster.v1.SetPoliciesRequest\x1a\x1e.muster.v1.SetPoliciesResponse\x12U\n\x0e\x44\x65letePolicies\x12 .muster.v1.DeletePoliciesRequest\x1a!.muster.v1.DeletePoliciesResponse\x12O\n\x0cListPolicies\x12\x1e.muster.v1.ListPoliciesRequest\x1a\x1f.muster.v1.ListPoliciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,46 +42,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATENAMESPACEREQUEST']._serialized_end=301
   _globals['_CREATENAMESPACERESPONSE']._serialized_start=303
   _globals['_CREATENAMESPACERESPONSE']._serialized_end=369
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=371
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=433
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=435
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=526
-  _globals['_GETQUEUESTATSREQUEST']._serialized_start=528
-  _globals['_GETQUEUESTATSREQUEST']._serialized_end=550
-  _globals['_GETQUEUESTATSRESPONSE']._serialized_start=553
-  _globals['_GETQUEUESTATSRESPONSE']._serialized_end=858
-  _globals['_QUEUESTATS']._serialized_start=861
-  _globals['_QUEUESTATS']._serialized_end=1047
-  _globals['_GETQUEUEHISTORYREQUEST']._serialized_start=1049
-  _globals['_GETQUEUEHISTORYREQUEST']._serialized_end=1092
-  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_start=1095
-  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_end=1288
-  _globals['_QUEUEHISTORY']._serialized_start=1291
-  _globals['_QUEUEHISTORY']._serialized_end=1527
-  _globals['_QUEUEWINDOW']._serialized_start=1530
-  _globals['_QUEUEWINDOW']._serialized_end=1816
-  _globals['_PERCENTILES']._serialized_start=1819
-  _globals['_PERCENTILES']._serialized_end=1952
-  _globals['_GETLOADMAPREQUEST']._serialized_start=1954
-  _globals['_GETLOADMAPREQUEST']._serialized_end=1973
-  _globals['_GETLOADMAPRESPONSE']._serialized_start=1975
-  _globals['_GETLOADMAPRESPONSE']._serialized_end=2068
-  _globals['_GETCOORDINATORREQUEST']._serialized_start=2070
-  _globals['_GETCOORDINATORREQUEST']._serialized_end=2093
-  _globals['_GETCOORDINATORRESPONSE']._serialized_start=2096
-  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2335
-  _globals['_SETPOLICIESREQUEST']._serialized_start=2337
-  _globals['_SETPOLICIESREQUEST']._serialized_end=2394
-  _globals['_SETPOLICIESRESPONSE']._serialized_start=2396
-  _globals['_SETPOLICIESRESPONSE']._serialized_end=2454
-  _globals['_DELETEPOLICIESREQUEST']._serialized_start=2456
-  _globals['_DELETEPOLICIESREQUEST']._serialized_end=2517
-  _globals['_DELETEPOLICIESRESPONSE']._serialized_start=2519
-  _globals['_DELETEPOLICIESRESPONSE']._serialized_end=2581
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=2583
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=2680
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2682
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2766
-  _globals['_ADMINSERVICE']._serialized_start=2769
-  _globals['_ADMINSERVICE']._serialized_end=3542
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=371
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=441
+  _globals['_DELETENAMESPACERESPONSE']._serialized_start=443
+  _globals['_DELETENAMESPACERESPONSE']._serialized_end=528
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=530
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=592
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=594
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=685
+  _globals['_GETQUEUESTATSREQUEST']._serialized_start=687
+  _globals['_GETQUEUESTATSREQUEST']._serialized_end=709
+  _globals['_GETQUEUESTATSRESPONSE']._serialized_start=712
+  _globals['_GETQUEUESTATSRESPONSE']._serialized_end=1017
+  _globals['_QUEUESTATS']._serialized_start=1020
+  _globals['_QUEUESTATS']._serialized_end=1206
+  _globals['_GETQUEUEHISTORYREQUEST']._serialized_start=1208
+  _globals['_GETQUEUEHISTORYREQUEST']._serialized_end=1251
+  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_start=1254
+  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_end=1447
+  _globals['_QUEUEHISTORY']._serialized_start=1450
+  _globals['_QUEUEHISTORY']._serialized_end=1686
+  _globals['_QUEUEWINDOW']._serialized_start=1689
+  _globals['_QUEUEWINDOW']._serialized_end=1975
+  _globals['_PERCENTILES']._serialized_start=1978
+  _globals['_PERCENTILES']._serialized_end=2111
+  _globals['_GETLOADMAPREQUEST']._serialized_start=2113
+  _globals['_GETLOADMAPREQUEST']._serialized_end=2132
+  _globals['_GETLOADMAPRESPONSE']._serialized_start=2134
+  _globals['_GETLOADMAPRESPONSE']._serialized_end=2227
+  _globals['_GETCOORDINATORREQUEST']._serialized_start=2229
+  _globals['_GETCOORDINATORREQUEST']._serialized_end=2252
+  _globals['_GETCOORDINATORRESPONSE']._serialized_start=2255
+  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2494
+  _globals['_SETPOLICIESREQUEST']._serialized_start=2496
+  _globals['_SETPOLICIESREQUEST']._serialized_end=2553
+  _globals['_SETPOLICIESRESPONSE']._serialized_start=2555
+  _globals['_SETPOLICIESRESPONSE']._serialized_end=2613
+  _globals['_DELETEPOLICIESREQUEST']._serialized_start=2615
+  _globals['_DELETEPOLICIESREQUEST']._serialized_end=2676
+  _globals['_DELETEPOLICIESRESPONSE']._serialized_start=2678
+  _globals['_DELETEPOLICIESRESPONSE']._serialized_end=2740
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2742
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2839
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2841
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2925
+  _globals['_ADMINSERVICE']._serialized_start=2928
+  _globals['_ADMINSERVICE']._serialized_end=3791
 # @@protoc_insertion_point(module_scope)

@@ -102,6 +102,66 @@ class CreateNamespaceResponse(_message.Message):
 Global___CreateNamespaceResponse: _TypeAlias = CreateNamespaceResponse  # noqa: Y015
 
 @_typing.final
+class DeleteNamespaceRequest(_message.Message):
+    """Asks for a namespace to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. "default" can't be deleted."""
+    force: _builtins.bool
+    """True: although it has live tasks, which are cancelled with it. Without it, that is refused with FAILED_PRECONDITION."""
+    dry_run: _builtins.bool
+    """True: nothing is deleted, and the answer says what would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceResponse(_message.Message):
+    """What was deleted, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIVE_TASKS_FIELD_NUMBER: _builtins.int
+    RETAINED_TASKS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    live_tasks: _builtins.int
+    """Tasks that waited or ran."""
+    retained_tasks: _builtins.int
+    """Ended tasks that were retained."""
+    agents: _builtins.int
+    """Agents that were connected, or whose attempts were."""
+    def __init__(
+        self,
+        *,
+        live_tasks: _builtins.int = ...,
+        retained_tasks: _builtins.int = ...,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "live_tasks", b"live_tasks", "retained_tasks", b"retained_tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceResponse: _TypeAlias = DeleteNamespaceResponse  # noqa: Y015
+
+@_typing.final
 class ListNamespacesRequest(_message.Message):
     """Asks for the namespaces."""
 

@@ -40,6 +40,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.FromString,
                 _registered_method=True)
+        self.DeleteNamespace = channel.unary_unary(
+                '/muster.v1.AdminService/DeleteNamespace',
+                request_serializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.FromString,
+                _registered_method=True)
         self.ListNamespaces = channel.unary_unary(
                 '/muster.v1.AdminService/ListNamespaces',
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
@@ -88,6 +93,15 @@ class AdminServiceServicer(object):
 
     def CreateNamespace(self, request, context):
         """Creates a namespace. Idempotent: an existing one is answered as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamespace(self, request, context):
+        """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+        NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+        a namespace of its name is refused with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +172,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.SerializeToString,
             ),
+            'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamespace,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.SerializeToString,
+            ),
             'ListNamespaces': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNamespaces,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListNamespacesRequest.FromString,
@@ -227,6 +246,33 @@ class AdminService(object):
             '/muster.v1.AdminService/CreateNamespace',
             muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/DeleteNamespace',
+            muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

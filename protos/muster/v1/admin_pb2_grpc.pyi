@@ -35,6 +35,11 @@ class AdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     CreateNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]
     """Creates a namespace. Idempotent: an existing one is answered as it is."""
+    DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteNamespaceRequest, _admin_pb2.DeleteNamespaceResponse]
+    """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+    NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+    a namespace of its name is refused with UNAVAILABLE.
+    """
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]
     """All namespaces, by name."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]
@@ -61,6 +66,11 @@ class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]  # type: ignore[assignment]
     """Creates a namespace. Idempotent: an existing one is answered as it is."""
+    DeleteNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteNamespaceRequest, _admin_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
+    """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+    NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+    a namespace of its name is refused with UNAVAILABLE.
+    """
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """All namespaces, by name."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
@@ -90,6 +100,17 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateNamespaceResponse, _abc.Awaitable[_admin_pb2.CreateNamespaceResponse]]:
         """Creates a namespace. Idempotent: an existing one is answered as it is."""
+
+    @_abc_1.abstractmethod
+    def DeleteNamespace(
+        self,
+        request: _admin_pb2.DeleteNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteNamespaceResponse, _abc.Awaitable[_admin_pb2.DeleteNamespaceResponse]]:
+        """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+        NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+        a namespace of its name is refused with UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def ListNamespaces(

@@ -112,6 +112,7 @@ class Record(_message.Message):
     CHUNK_STORED_FIELD_NUMBER: _builtins.int
     POLICY_SET_FIELD_NUMBER: _builtins.int
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
+    NAMESPACE_DELETED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     @_builtins.property
@@ -162,6 +163,10 @@ class Record(_message.Message):
     def policy_deleted(self) -> Global___PolicyDeleted:
         """A policy was deleted."""
 
+    @_builtins.property
+    def namespace_deleted(self) -> Global___NamespaceDeleted:
+        """A namespace was deleted."""
+
     def __init__(
         self,
         *,
@@ -178,12 +183,13 @@ class Record(_message.Message):
         chunk_stored: Global___ChunkStored | None = ...,
         policy_set: Global___PolicySet | None = ...,
         policy_deleted: Global___PolicyDeleted | None = ...,
+        namespace_deleted: Global___NamespaceDeleted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "namespace_deleted"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -545,6 +551,28 @@ class ChunkStored(_message.Message):
 Global___ChunkStored: _TypeAlias = ChunkStored  # noqa: Y015
 
 @_typing.final
+class NamespaceDeleted(_message.Message):
+    """A namespace was deleted: its live tasks and its policies are gone. What the store holds of its ended tasks is removed bit by bit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    purged: _builtins.bool
+    """True: that has been done, and the name may be used again. The first time it is false."""
+    def __init__(
+        self,
+        *,
+        purged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purged", b"purged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceDeleted: _TypeAlias = NamespaceDeleted  # noqa: Y015
+
+@_typing.final
 class PolicySet(_message.Message):
     """A policy was set: it replaces the one of the same kind and key."""
 
@@ -643,12 +671,15 @@ class SnapshotPart(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     create_ms: _builtins.int
     """When it was created."""
     next_number: _builtins.int
     """The number that its next task gets."""
+    deleted: _builtins.bool
+    """True: it was deleted, and the store may still hold records of its ended tasks. There are no tasks then."""
     @_builtins.property
     def retry_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
         """The retry policies that tasks of this part follow, with all defaults filled in: tasks name them by their place here."""
@@ -675,10 +706,11 @@ class SnapshotPart(_message.Message):
         queued: Global___QueuedTasks | None = ...,
         tasks: _abc.Iterable[Global___LiveTask] | None = ...,
         policies: _abc.Iterable[_policy_pb2.Policy] | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "deleted", b"deleted", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -28,6 +29,8 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """Not given."""
     POLICY_KIND_WEIGHT: _PolicyKind.ValueType  # 1
     """The weight of a fairness key."""
+    POLICY_KIND_NAMESPACE_LIMITS: _PolicyKind.ValueType  # 7
+    """What a namespace may hold."""
 
 class PolicyKind(_PolicyKind, metaclass=_PolicyKindEnumTypeWrapper):
     """Which kind of rule a policy is. Each number is that of the field in Policy.policy."""
@@ -36,6 +39,8 @@ POLICY_KIND_UNSPECIFIED: PolicyKind.ValueType  # 0
 """Not given."""
 POLICY_KIND_WEIGHT: PolicyKind.ValueType  # 1
 """The weight of a fairness key."""
+POLICY_KIND_NAMESPACE_LIMITS: PolicyKind.ValueType  # 7
+"""What a namespace may hold."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
 
 @_typing.final
@@ -47,10 +52,15 @@ class Policy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WEIGHT_FIELD_NUMBER: _builtins.int
+    NAMESPACE_LIMITS_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
         """Of kind WEIGHT; its key is the fairness key."""
+
+    @_builtins.property
+    def namespace_limits(self) -> Global___NamespaceLimitsPolicy:
+        """Of kind NAMESPACE_LIMITS; its key is empty."""
 
     @_builtins.property
     def set_time(self) -> _timestamp_pb2.Timestamp:
@@ -60,13 +70,14 @@ class Policy(_message.Message):
         self,
         *,
         weight: Global___WeightPolicy | None = ...,
+        namespace_limits: Global___NamespaceLimitsPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "namespace_limits"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -123,3 +134,60 @@ class WeightPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightPolicy: _TypeAlias = WeightPolicy  # noqa: Y015
+
+@_typing.final
+class NamespaceLimitsPolicy(_message.Message):
+    """What a namespace may hold. What isn't set is as the coordinator was started. Lower limits than what is there refuse new tasks until enough
+    have ended, and let ended tasks go; within ten minutes of its end, no task's record goes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_LIVE_TASKS_FIELD_NUMBER: _builtins.int
+    MAX_LIVE_BYTES_FIELD_NUMBER: _builtins.int
+    RETAIN_FOR_FIELD_NUMBER: _builtins.int
+    MAX_RETAINED_TASKS_FIELD_NUMBER: _builtins.int
+    MAX_RETAINED_BYTES_FIELD_NUMBER: _builtins.int
+    max_live_tasks: _builtins.int
+    """Live tasks; at least 1. Submits beyond are refused with RESOURCE_EXHAUSTED."""
+    max_live_bytes: _builtins.int
+    """Bytes of the payloads and options of live tasks; at least 1. Likewise."""
+    max_retained_tasks: _builtins.int
+    """So many ended tasks are retained, the latest."""
+    max_retained_bytes: _builtins.int
+    """Ended tasks are retained as long as their records have so many bytes together."""
+    @_builtins.property
+    def retain_for(self) -> _duration_pb2.Duration:
+        """Ended tasks are retained for this long."""
+
+    def __init__(
+        self,
+        *,
+        max_live_tasks: _builtins.int | None = ...,
+        max_live_bytes: _builtins.int | None = ...,
+        retain_for: _duration_pb2.Duration | None = ...,
+        max_retained_tasks: _builtins.int | None = ...,
+        max_retained_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_live_bytes: _TypeAlias = _typing.Literal["max_live_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_live_bytes: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_live_tasks: _TypeAlias = _typing.Literal["max_live_tasks"]  # noqa: Y015
+    _WhichOneofArgType__max_live_tasks: _TypeAlias = _typing.Literal["_max_live_tasks", b"_max_live_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__max_retained_bytes: _TypeAlias = _typing.Literal["max_retained_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_retained_bytes: _TypeAlias = _typing.Literal["_max_retained_bytes", b"_max_retained_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_retained_tasks: _TypeAlias = _typing.Literal["max_retained_tasks"]  # noqa: Y015
+    _WhichOneofArgType__max_retained_tasks: _TypeAlias = _typing.Literal["_max_retained_tasks", b"_max_retained_tasks"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_live_bytes) -> _WhichOneofReturnType__max_live_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_live_tasks) -> _WhichOneofReturnType__max_live_tasks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_bytes) -> _WhichOneofReturnType__max_retained_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_tasks) -> _WhichOneofReturnType__max_retained_tasks | None: ...
+
+Global___NamespaceLimitsPolicy: _TypeAlias = NamespaceLimitsPolicy  # noqa: Y015
