@@ -193,8 +193,8 @@ CORE_MUTATIONS = [
         "return self.tasks.get(task_id) or self.ended.get(task_id)",
         "return self.tasks.get(task_id)",
     ),
-    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= scheduler.settings.max_live_tasks:", "if False:"),
-    Mutation("full memory", CORE + "submits.py", "> scheduler.settings.max_live_bytes:", "> scheduler.settings.max_live_bytes * 1000:"),
+    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= scheduler.max_live_tasks:", "if False:"),
+    Mutation("full memory", CORE + "submits.py", "> scheduler.max_live_bytes:", "> scheduler.max_live_bytes * 1000:"),
     # What ends a task
     Mutation("max_retries", CORE + "retries.py", "return task.retries >= task.spec.retry.max_retries", "return False"),
     Mutation("max_crashes", CORE + "retries.py", "return task.crashes >= task.spec.retry.max_crashes", "return False"),

@@ -1,8 +1,8 @@
 """Namespaces that are deleted: gone at once for every caller, and bit by bit from the store.
 
-A shard's `deleted` has their names until nothing of them is left there. So long none of such a name can be made: whatever is found under it
-would be the old one's. The value is the namespace while its deletion isn't durable yet: then nothing may be removed. A deletion is journalled
-when it begins and when it is done, and stands in snapshots in between, so that whoever takes over after a crash goes on with it.
+A shard's `deleted` has their names until nothing of them is left there. So long none of such a name can be made: whatever is found under
+it would be the old one's. The value is the namespace while its deletion isn't durable yet: then nothing may be removed. A deletion is
+journalled when it begins and when it is done, and stands in snapshots in between, so that whoever takes over after a crash goes on with it.
 """
 
 import logging
