@@ -132,7 +132,7 @@ class FleetCalls(ABC):
 
         Raises:
             NotFoundError: there is none of this name.
-            MusterError: it has live tasks, and `force` isn't given.
+            RefusedError: it has live tasks, and `force` isn't given.
         """
         request = DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run)
         return await self._call(self._live.admin.DeleteNamespace, request)

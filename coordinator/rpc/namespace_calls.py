@@ -40,7 +40,7 @@ async def delete(shard: Shard, request: admin_pb2.DeleteNamespaceRequest) -> adm
         return response
     if live and not request.force:
         raise PreconditionFailed(
-            f"namespace {namespace.name!r} has {live} live tasks: wait for them, cancel them, or set force to have them cancelled with it",
+            f"namespace {namespace.name!r} has live tasks ({live}): wait for them, cancel them, or set force: it cancels them, too",
             reason="NAMESPACE_NOT_EMPTY",
             metadata={"live_tasks": str(live)},
         )

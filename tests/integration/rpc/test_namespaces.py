@@ -39,7 +39,7 @@ async def test_it_is_not_deleted_while_it_has_live_tasks(muster, blue):
     refused = await refusal(delete(muster))
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NAMESPACE_NOT_EMPTY")
     assert refused.metadata == {"live_tasks": "2"}
-    assert "2 live tasks" in refused.message
+    assert "has live tasks (2)" in refused.message
     answer = await delete(muster, force=True, dry_run=True)
     assert (answer.live_tasks, answer.retained_tasks, answer.agents) == (2, 1, 1)
     assert (await muster.tasks.GetTask(task_pb2.GetTaskRequest(task_id="runs"), metadata=BLUE)).task.task_id == "runs"
