@@ -11,14 +11,17 @@ from sys import intern
 from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, event_pb2
 
 from coordinator.checks import MAX_ID_CHARS, check_name
 from coordinator.convert_scheduling import reported_cost, scheduling_in
+from coordinator.convert_timing import MAX_DURATION_S, duration, seconds, timestamp, timing_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
+    MAX_FAILURE_MESSAGE,
+    PLAIN,
+    UNTIMED,
     Failure,
     FailureKind,
     Progress,
@@ -31,12 +34,11 @@ from coordinator.core.model import (
 from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
 from coordinator.errors import InvalidRequest
 
-MAX_FAILURE_MESSAGE = 4096
+__all__ = ["MAX_DURATION_S", "MAX_FAILURE_MESSAGE", "duration", "seconds", "timestamp"]  # what is defined elsewhere
+
 MAX_STACK_TRACE = 16384
-MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
 MAX_OPTIONS_BYTES = 8 * 1024  # of a task beside its payload: with a checkpoint, too, it must fit into one message to an agent
 MAX_OUTCOME_EXTRA_BYTES = 64 * 1024  # of an outcome beside its payload: usage of some hundred models
-MAX_NANOS = 999_999_999  # of a google.protobuf.Duration
 MAX_USAGE_ENTRIES = 64  # per report; the SDK sends no more
 MAX_PROGRESS_MESSAGE = 1024
 
@@ -47,33 +49,6 @@ class Bounds:
 
     max_payload_bytes: int = 1024 * 1024
     max_checkpoint_bytes: int = 256 * 1024
-
-
-def seconds(duration: Duration, field: str) -> float:
-    """A duration in seconds, not negative and not absurd."""
-    value = duration.seconds + duration.nanos / 1e9
-    if abs(duration.nanos) > MAX_NANOS or duration.seconds * duration.nanos < 0:
-        raise InvalidRequest(
-            f"{field} is no valid Duration: nanos has the sign of seconds, and stays below a second (seconds {duration.seconds}, "
-            f"nanos {duration.nanos})",
-            field=field,
-        )
-    if value < 0:
-        raise InvalidRequest(f"{field} is negative ({value:g} s): give a positive duration, or leave it out", field=field)
-    if value > MAX_DURATION_S:
-        raise InvalidRequest(f"{field} is {value:g} s: at most {MAX_DURATION_S} s (a year) are allowed", field=field)
-    return value
-
-
-def duration(value_s: float) -> Duration:
-    """Seconds as a message."""
-    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
-
-
-def timestamp(date_ms: int) -> Timestamp:
-    """Milliseconds since 1970 as a message."""
-    return Timestamp(seconds=date_ms // 1000, nanos=date_ms % 1000 * 1_000_000)
 
 
 def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds) -> Spec:
@@ -115,6 +90,7 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
     priority = message.priority or common_pb2.PRIORITY_NORMAL
     if priority not in _PRIORITIES:
         raise InvalidRequest(f"priority {priority} is unknown: use 1 (LOW) to 4 (CRITICAL)", field="priority")
+    needs, scheduling = scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else (None, PLAIN)
     return Spec(
         message.task_id,
         intern(message.task_type),  # one string for all tasks of a type: 60 bytes less for each, and 50 ns
@@ -123,8 +99,14 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
         _timeout_in(message.run_timeout, "run_timeout") if message.HasField("run_timeout") else None,
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
-        *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
+        needs,
+        scheduling,
+        timing_in(message) if _is_timed(message) else UNTIMED,
     )
+
+
+def _is_timed(message: common_pb2.TaskSpec) -> bool:
+    return message.HasField("deadline") or message.HasField("queue_timeout") or message.WhichOneof("start") is not None
 
 
 _PRIORITIES = frozenset((1, 2, 3, 4))
@@ -338,6 +320,8 @@ def record_out(task: Task) -> bytes:
     record.end_ms = task.ended_ms
     record.max_retries = task.spec.retry.max_retries
     record.result_fence = task.result_fence
+    if task.first_ready_ms != task.created_ms:
+        record.first_ready_ms = task.first_ready_ms
     if task.history or task.usage or task.chunks:
         _seldom_recorded(record, task)
     return record.SerializeToString()

@@ -9,22 +9,36 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
-from coordinator.core.events import Acknowledged, ChunkStored, Event
+from coordinator.core.events import Acknowledged, BecameReady, ChunkStored, Event
 from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
-from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
+from coordinator.core.model import ENDED, INFINITY, UNTIMED, WAITING, Attempt, Now, Settings, Task, TaskState
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
+from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
 
 
+_UNTOLD = (Acknowledged, BecameReady, ChunkStored)  # of no interest to whoever follows a task
+
+
 class Backoff:
-    """A waiting task's place in the wheel of dates. It outlives a cancel, and then does nothing."""
+    """A task in the wheel of dates, which waits for its backoff to end or, delayed, to become ready."""
+
+    __slots__ = ("due_slot", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.due_slot = 0
+
+
+class Expiry:
+    """A task in the wheel of dates: it is looked at when the first of its deadlines passes."""
 
     __slots__ = ("due_slot", "task")
 
@@ -67,8 +81,10 @@ class Scheduler:
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
-        self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
+        self.dates: TimerWheel[Backoff | Expiry] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
+        self.expiries: dict[int, Expiry] = {}  # of live tasks with a queue deadline that isn't met yet, or a deadline
+        self.postponed: dict[Lane, None] = {}  # lanes with more overdue tasks at their heads than one turn may fail
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
         self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
@@ -82,7 +98,7 @@ class Scheduler:
         """Makes a decision part of the durable state, to be journalled, and answers its task."""
         task = evolve(self.state, event, now.date_ms)
         self.events.append(event)
-        if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
+        if (self.watch_all or self.watched_ids) and type(event) not in _UNTOLD and self.is_watched(task):
             self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
         return task
 
@@ -97,7 +113,7 @@ class Scheduler:
 
     def enqueue(self, task: Task, now: Now) -> None:
         """A task waits now: in its lane, or for its date."""
-        if task.ready_at_ms > now.date_ms:
+        if task.ready_at_ms > now.date_ms or not task.place:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
             return
@@ -106,6 +122,27 @@ class Scheduler:
         lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
         if lane.add(task):
             self.hurry(lane)
+
+    def watch_dates(self, task: Task) -> None:
+        """Has a task looked at when the next of its deadlines passes: to be called when it has got one, or another."""
+        due_ms = min(queue_until_ms(task), until_ms(task))
+        expiry = self.expiries.get(task.number)
+        if expiry is not None:
+            self.dates.disarm(expiry)
+        if due_ms == NEVER_MS:
+            self.expiries.pop(task.number, None)
+            return
+        if expiry is None:
+            expiry = self.expiries[task.number] = Expiry(task)
+        self.dates.arm(expiry, due_ms)
+
+    def forget_waiting(self, task: Task) -> None:
+        """A task that waited has ended."""
+        backoff = self.backoffs.pop(task.number, None)
+        if backoff is not None:
+            self.dates.disarm(backoff)
+        else:
+            self.ready.forget(task)
 
     def hurry(self, lane: Lane) -> None:
         """A lane has a better head than before."""
@@ -144,6 +181,10 @@ class Scheduler:
 
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""
+        if task.spec.timing is not UNTIMED:
+            expiry = self.expiries.pop(task.number, None)
+            if expiry is not None:
+                self.dates.disarm(expiry)
         match task.state:
             case TaskState.COMPLETED:
                 self.totals.completed += 1
@@ -181,6 +222,8 @@ class Scheduler:
         for place, task in enumerate(self.state.tasks.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            if task.spec.timing is not UNTIMED:
+                self.watch_dates(task)
             if task.state in WAITING:
                 self.enqueue(task, now)
                 continue

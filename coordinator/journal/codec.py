@@ -10,6 +10,7 @@ from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
@@ -88,6 +89,10 @@ def _encode_assigned(message: event_pb2.Commit, namespace: str, events: Sequence
     record.fence_offsets.extend([event.fence - base for event in events])
 
 
+def _encode_ready(message: event_pb2.Commit, namespace: str, events: Sequence[BecameReady]) -> None:
+    message.records.add(namespace=namespace).tasks_became_ready.numbers.extend([event.number for event in events])
+
+
 def _encode_acknowledged(message: event_pb2.Commit, namespace: str, events: Sequence[Acknowledged]) -> None:
     message.records.add(namespace=namespace).attempts_acknowledged.numbers.extend([event.number for event in events])
 
@@ -138,6 +143,7 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
 
 _ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
+    BecameReady: _encode_ready,
     Assigned: _encode_assigned,
     Acknowledged: _encode_acknowledged,
     Completed: _encode_completed,
@@ -180,6 +186,8 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
                 columns.agent_indexes, columns.numbers, columns.attempts, columns.fence_offsets, strict=True
             ):
                 yield Assigned(number, columns.agent_names[index], attempt, fence_base + offset)
+        case "tasks_became_ready":
+            yield from map(BecameReady, record.tasks_became_ready.numbers)
         case "attempts_acknowledged":
             yield from map(Acknowledged, record.attempts_acknowledged.numbers)
         case "tasks_completed":

@@ -142,7 +142,7 @@ def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsR
                 oldest[key] = fifo.top
     for key, head in oldest.items():
         stats = row(*key)
-        stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
+        stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.first_ready_ms) / 1000))
         reason = waits_for(scheduler, head)
         if reason is not None and reason.kind is not WaitKind.QUEUED:
             stats.waits_for = reason.message

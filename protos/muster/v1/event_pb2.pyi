@@ -109,6 +109,7 @@ class Record(_message.Message):
     CANCEL_RECORDED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STORED_FIELD_NUMBER: _builtins.int
     CHUNK_STORED_FIELD_NUMBER: _builtins.int
+    TASKS_BECAME_READY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     @_builtins.property
@@ -151,6 +152,10 @@ class Record(_message.Message):
     def chunk_stored(self) -> Global___ChunkStored:
         """Partial output was stored."""
 
+    @_builtins.property
+    def tasks_became_ready(self) -> Global___TasksBecameReady:
+        """Delayed tasks became ready."""
+
     def __init__(
         self,
         *,
@@ -165,12 +170,13 @@ class Record(_message.Message):
         cancel_recorded: Global___CancelRecorded | None = ...,
         checkpoint_stored: Global___CheckpointStored | None = ...,
         chunk_stored: Global___ChunkStored | None = ...,
+        tasks_became_ready: Global___TasksBecameReady | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "tasks_became_ready"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -226,6 +232,30 @@ class TasksSubmitted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TasksSubmitted: _TypeAlias = TasksSubmitted  # noqa: Y015
+
+@_typing.final
+class TasksBecameReady(_message.Message):
+    """Delayed tasks became ready. Each takes the namespace's next number as its place among its equals, in this order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tasks' numbers."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksBecameReady: _TypeAlias = TasksBecameReady  # noqa: Y015
 
 @_typing.final
 class TaskDefaults(_message.Message):
@@ -619,7 +649,7 @@ Global___SnapshotPart: _TypeAlias = SnapshotPart  # noqa: Y015
 
 @_typing.final
 class QueuedTasks(_message.Message):
-    """Tasks that were accepted, and nothing else. Columns of equal length."""
+    """Tasks that were accepted, and nothing else; if they are delayed, they still are. Columns of equal length."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -690,6 +720,7 @@ class LiveTask(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    FIRST_READY_MS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
     request: _builtins.bytes
@@ -699,7 +730,7 @@ class LiveTask(_message.Message):
     state: _common_pb2.TaskState.ValueType
     """PENDING, RUNNING or RETRYING."""
     place: _builtins.int
-    """Its place among its equals."""
+    """Its place among its equals; 0 for a delayed task that isn't ready yet."""
     run: _builtins.int
     """Its run."""
     attempt: _builtins.int
@@ -734,6 +765,8 @@ class LiveTask(_message.Message):
     """Bytes of output that the attempt has emitted, held or not."""
     result_fence: _builtins.int
     """The fence of the last result that was taken without ending it: of an attempt that failed or was given back. 0 when none was."""
+    first_ready_ms: _builtins.int
+    """When it became ready, if it had been delayed and has; 0 otherwise."""
     @_builtins.property
     def last_failure(self) -> _common_pb2.Failure:
         """What went wrong in the last attempt that failed."""
@@ -774,10 +807,11 @@ class LiveTask(_message.Message):
         usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
         result_fence: _builtins.int = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        first_ready_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "cancel_reason", b"cancel_reason", "last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancel_reason: _TypeAlias = _typing.Literal["cancel_reason"]  # noqa: Y015
     _WhichOneofArgType__cancel_reason: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason"]  # noqa: Y015
@@ -814,6 +848,7 @@ class TaskRecord(_message.Message):
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    FIRST_READY_MS_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """The task as it was submitted: a serialized TaskSpec. Without its payload once results were dropped under pressure."""
     outcome: _builtins.bytes
@@ -856,6 +891,8 @@ class TaskRecord(_message.Message):
     """Set when the outcome was dropped, and the payload of the request with it: SHA-256 of the request, serialized deterministically and without
     its trace context, to know the same task by.
     """
+    first_ready_ms: _builtins.int
+    """When it became ready, if it had been delayed and did; 0 otherwise."""
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
         """What all its attempts consumed."""
@@ -894,10 +931,11 @@ class TaskRecord(_message.Message):
         result_fence: _builtins.int = ...,
         request_digest: _builtins.bytes = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        first_ready_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
