@@ -6,7 +6,7 @@ from coordinator.core.expiries import become_ready, expiry_due
 from coordinator.core.load_map import Agent
 from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
 from coordinator.core.reports import give_up, journal_acknowledgements
-from coordinator.core.scheduler import Expiry, Scheduler
+from coordinator.core.scheduler import Backoff, Expiry, Scheduler
 
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
 MAX_DATES = 1000  # backoffs, delays and deadlines that a tick ends: some ten milliseconds. The others follow at once
@@ -32,16 +32,22 @@ def tick(scheduler: Scheduler, now: Now) -> None:
 
 
 def _dates_due(scheduler: Scheduler, now: Now) -> None:
-    delayed: list[Task] = []
+    waited: list[Backoff] = []
     for item in scheduler.dates.take_due(now.date_ms, at_most=MAX_DATES):
         if isinstance(item, Expiry):
             expiry_due(scheduler, item, now)
-        elif scheduler.backoffs.get(item.task.number) is item:
-            del scheduler.backoffs[item.task.number]
-            if item.task.place:
-                scheduler.enqueue(item.task, now)
-            else:
-                delayed.append(item.task)
+        else:
+            waited.append(item)
+    delayed: list[Task] = []
+    for backoff in waited:  # after the deadlines: none of these has passed one
+        task = backoff.task
+        if scheduler.backoffs.get(task.number) is not backoff:
+            continue
+        del scheduler.backoffs[task.number]
+        if task.place:
+            scheduler.enqueue(task, now)
+        else:
+            delayed.append(task)
     if delayed:
         become_ready(scheduler, delayed, now)
 

@@ -51,15 +51,15 @@ def until_ms(task: Task) -> int:
 
 def overdue(task: Task, now: Now) -> Failure | None:
     """Why a live task must fail now, if it must."""
-    timing = task.spec.timing
-    if until_ms(task) <= now.date_ms:
-        what = "its attempt was still running" if task.state is TaskState.RUNNING else "it was waiting"
-        after = f", after an attempt that failed: {task.failure.message}" if task.failure is not None else ""
-        return _failure(FailureKind.DEADLINE, f"it had not ended by its deadline of {seconds(timing.deadline_ms)}: {what}{after}")
-    if queue_until_ms(task) <= now.date_ms and task.state is TaskState.PENDING:
+    timing, deadline_ms, queue_deadline_ms = task.spec.timing, until_ms(task), queue_until_ms(task)
+    if min(deadline_ms, queue_deadline_ms) > now.date_ms:
+        return None
+    if queue_deadline_ms <= deadline_ms:
         message = f"no agent was given it within its queue_timeout of {seconds(timing.queue_timeout_ms)}"
         return _failure(FailureKind.QUEUE_TIMEOUT, message)
-    return None
+    what = "its attempt was still running" if task.state is TaskState.RUNNING else "it was waiting"
+    after = f", after an attempt that failed: {task.failure.message}" if task.failure is not None else ""
+    return _failure(FailureKind.DEADLINE, f"it had not ended by its deadline of {seconds(timing.deadline_ms)}: {what}{after}")
 
 
 def too_late_to_retry(task: Task, failure: Failure, ready_at_ms: int) -> Failure | None:
