@@ -119,23 +119,22 @@ def _timeout_in(message: Duration, field: str) -> float:
     return value
 
 
-def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy) -> RetryPolicy:
+def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy, field: str = "retry_policy") -> RetryPolicy:
     """A retry policy with the defaults where it says nothing."""
     multiplier = message.backoff_multiplier or defaults.multiplier
     if not 1 <= multiplier <= 1000:  # written so that NaN fails too
-        raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field="retry_policy.backoff_multiplier")
+        raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field=f"{field}.backoff_multiplier")
     return RetryPolicy(
         max_retries=message.max_retries if message.HasField("max_retries") else defaults.max_retries,
         initial_backoff_s=(
-            seconds(message.initial_backoff, "retry_policy.initial_backoff")
+            seconds(message.initial_backoff, f"{field}.initial_backoff")
             if message.HasField("initial_backoff")
             else defaults.initial_backoff_s
         ),
-        max_backoff_s=(
-            seconds(message.max_backoff, "retry_policy.max_backoff") if message.HasField("max_backoff") else defaults.max_backoff_s
-        ),
+        max_backoff_s=(seconds(message.max_backoff, f"{field}.max_backoff") if message.HasField("max_backoff") else defaults.max_backoff_s),
         multiplier=multiplier,
         max_crashes=message.max_crashes if message.HasField("max_crashes") else defaults.max_crashes,
+        is_of_type=defaults.is_of_type,
     )
 
 

@@ -299,7 +299,17 @@ def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
 
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+    "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
 }
+
+
+def _retries(policy: common_pb2.RetryPolicy) -> str:
+    """What a retry policy says, and nothing of what it leaves out."""
+    said = []
+    for field, value in policy.ListFields():
+        shown = f"{value.ToTimedelta().total_seconds():g} s" if isinstance(value, Duration) else f"{value:g}"
+        said.append(f"{field.name} {shown}")
+    return ", ".join(said)
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

@@ -106,6 +106,7 @@ class RetryPolicy:
     max_backoff_s: float = 60.0
     multiplier: float = 2.0
     max_crashes: int = 3
+    is_of_type: bool = field(default=False, compare=False)  # defaults of the task's type are in it: the journal must say which
 
 
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a fairness key

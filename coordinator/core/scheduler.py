@@ -14,8 +14,8 @@ from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
-from coordinator.core.model import ENDED, INFINITY, UNTIMED, WAITING, Attempt, Now, Settings, Task, TaskState
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.model import ENDED, INFINITY, UNTIMED, WAITING, Attempt, Now, RetryPolicy, Settings, Task, TaskState
+from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
@@ -79,6 +79,7 @@ class Scheduler:
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
+        self.type_retries: dict[str, RetryPolicy] = {}  # of task types that have one of their own
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
@@ -211,6 +212,10 @@ class Scheduler:
             case PolicyKind.WEIGHT:
                 usual = self.settings.weights.get(name.key, 1.0)
                 self.fairness.set_weight(name.key, policy.weight if isinstance(policy, WeightPolicy) else usual)
+            case PolicyKind.RETRY_DEFAULTS:
+                self.type_retries.pop(name.key, None)
+                if isinstance(policy, RetryDefaultsPolicy):
+                    self.type_retries[name.key] = policy.over(self.settings.retry)
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""

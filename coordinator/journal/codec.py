@@ -86,6 +86,16 @@ def _encode_submitted(message: event_pb2.Commit, namespace: str, events: Sequenc
     record.first_number = events[0].number
     record.requests.extend([event.spec.request for event in events])
     record.defaults.CopyFrom(convert.defaults_out(defaults))
+    if any(event.spec.retry.is_of_type for event in events):  # 30 ns a task
+        _encode_type_policies(record, events)
+
+
+def _encode_type_policies(record: event_pb2.TasksSubmitted, events: Sequence[Submitted]) -> None:
+    policies: dict[RetryPolicy, int] = {}
+    record.type_policy_numbers.extend(
+        [policies.setdefault(event.spec.retry, len(policies) + 1) if event.spec.retry.is_of_type else 0 for event in events]
+    )
+    record.type_policies.extend(map(convert.defaults_out, policies))
 
 
 def _encode_assigned(message: event_pb2.Commit, namespace: str, events: Sequence[Assigned]) -> None:
@@ -194,8 +204,10 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[AnyEve
 def _decode_submitted(record: event_pb2.Record, _fence_base: int) -> Iterator[Submitted]:
     submitted = record.tasks_submitted
     defaults = convert.defaults_in(submitted.defaults)
-    for number, request in enumerate(submitted.requests, submitted.first_number):
-        yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, defaults))
+    policies = [defaults, *map(convert.defaults_in, submitted.type_policies)]
+    of_types = submitted.type_policy_numbers or [0] * len(submitted.requests)
+    for number, (request, of_type) in enumerate(zip(submitted.requests, of_types, strict=True), submitted.first_number):
+        yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, policies[of_type]))
 
 
 def _decode_assigned(record: event_pb2.Record, fence_base: int) -> Iterator[Assigned]:

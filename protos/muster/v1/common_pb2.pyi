@@ -379,7 +379,9 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """How often and how fast failed attempts are repeated. Each field left out takes the coordinator's default."""
+    """How often and how fast failed attempts are repeated. Each field left out takes the default of the task's type, if operators have set one
+    (RetryDefaultsPolicy), and else the coordinator's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -221,6 +221,8 @@ class TasksSubmitted(_message.Message):
     FIRST_NUMBER_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
+    TYPE_POLICIES_FIELD_NUMBER: _builtins.int
+    TYPE_POLICY_NUMBERS_FIELD_NUMBER: _builtins.int
     first_number: _builtins.int
     """The number of the first."""
     @_builtins.property
@@ -231,16 +233,26 @@ class TasksSubmitted(_message.Message):
     def defaults(self) -> Global___TaskDefaults:
         """What was filled in where a request said nothing."""
 
+    @_builtins.property
+    def type_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
+        """Other retry policies than that, of tasks whose type has defaults of its own, with what their requests say in them."""
+
+    @_builtins.property
+    def type_policy_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whose they are, one for each request: 0 for `defaults`, and n for the n-th of type_policies. Empty when all are 0."""
+
     def __init__(
         self,
         *,
         first_number: _builtins.int = ...,
         requests: _abc.Iterable[_builtins.bytes] | None = ...,
         defaults: Global___TaskDefaults | None = ...,
+        type_policies: _abc.Iterable[Global___TaskDefaults] | None = ...,
+        type_policy_numbers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "first_number", b"first_number", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "first_number", b"first_number", "requests", b"requests", "type_policies", b"type_policies", "type_policy_numbers", b"type_policy_numbers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

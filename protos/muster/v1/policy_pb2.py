@@ -23,21 +23,24 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from muster.v1 import common_pb2 as muster_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/policy.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"k\n\x06Policy\x12)\n\x06weight\x18\x01 \x01(\x0b\x32\x17.muster.v1.WeightPolicyH\x00\x12,\n\x08set_time\x18\x64 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06policy\">\n\nPolicyName\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x0b\n\x03key\x18\x02 \x01(\t\"4\n\x0cWeightPolicy\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01*A\n\nPolicyKind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_KIND_WEIGHT\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/policy.proto\x12\tmuster.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16muster/v1/common.proto\"\xa5\x01\n\x06Policy\x12)\n\x06weight\x18\x01 \x01(\x0b\x32\x17.muster.v1.WeightPolicyH\x00\x12\x38\n\x0eretry_defaults\x18\x02 \x01(\x0b\x32\x1e.muster.v1.RetryDefaultsPolicyH\x00\x12,\n\x08set_time\x18\x64 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06policy\">\n\nPolicyName\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x0b\n\x03key\x18\x02 \x01(\t\"4\n\x0cWeightPolicy\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"V\n\x13RetryDefaultsPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12,\n\x0cretry_policy\x18\x02 \x01(\x0b\x32\x16.muster.v1.RetryPolicy*a\n\nPolicyKind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_KIND_WEIGHT\x10\x01\x12\x1e\n\x1aPOLICY_KIND_RETRY_DEFAULTS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICYKIND']._serialized_start=297
-  _globals['_POLICYKIND']._serialized_end=362
-  _globals['_POLICY']._serialized_start=70
-  _globals['_POLICY']._serialized_end=177
-  _globals['_POLICYNAME']._serialized_start=179
-  _globals['_POLICYNAME']._serialized_end=241
-  _globals['_WEIGHTPOLICY']._serialized_start=243
-  _globals['_WEIGHTPOLICY']._serialized_end=295
+  _globals['_POLICYKIND']._serialized_start=468
+  _globals['_POLICYKIND']._serialized_end=565
+  _globals['_POLICY']._serialized_start=95
+  _globals['_POLICY']._serialized_end=260
+  _globals['_POLICYNAME']._serialized_start=262
+  _globals['_POLICYNAME']._serialized_end=324
+  _globals['_WEIGHTPOLICY']._serialized_start=326
+  _globals['_WEIGHTPOLICY']._serialized_end=378
+  _globals['_RETRYDEFAULTSPOLICY']._serialized_start=380
+  _globals['_RETRYDEFAULTSPOLICY']._serialized_end=466
 # @@protoc_insertion_point(module_scope)
