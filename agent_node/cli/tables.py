@@ -157,7 +157,10 @@ def task_details(task: task_pb2.Task) -> Group:
         ("fence", str(task.fence) if task.fence else ""),
         ("parent", Text(task.parent_task_id)),
         ("created", local_time(task.create_time)),
+        ("ready", local_time(task.ready_time)),
         ("started", local_time(task.start_time)),
+        ("queue deadline", local_time(task.queue_deadline_time)),
+        ("deadline", local_time(task.deadline_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),
         ("failure", failure_text(task.last_failure)),
         *(("usage", _usage_text(usage)) for usage in task.usage),
@@ -198,6 +201,8 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
             ("state", state_text(answer.task.state)),
             ("ahead", f"{answer.ahead} tasks" if answer.ahead else ""),
             ("until", local_time(answer.task.waits_for.until_time) if answer.task.waits_for.HasField("until_time") else ""),
+            ("queue deadline", local_time(answer.task.queue_deadline_time) if not answer.task.HasField("start_time") else ""),
+            ("deadline", local_time(answer.task.deadline_time)),
         ]
     )
     if not answer.agents:
