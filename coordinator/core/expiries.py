@@ -24,8 +24,6 @@ def become_ready(scheduler: Scheduler, tasks: Iterable[Task], now: Now) -> None:
 def expiry_due(scheduler: Scheduler, expiry: Expiry, now: Now) -> None:
     """One of a task's deadlines may have passed."""
     task = expiry.task
-    if scheduler.expiries.get(task.number) is not expiry:
-        return  # the task has ended in this very tick
     failure = overdue(task, now)
     if failure is None:
         scheduler.watch_dates(task)  # it met its queue deadline, or another one is ahead

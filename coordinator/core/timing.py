@@ -38,7 +38,7 @@ def misfit(timing: Timing, date_ms: int) -> Misfit | None:
 def queue_until_ms(task: Task) -> int:
     """Until when a task's first attempt must have been assigned; NEVER_MS where it needn't, where it was, and before the task is ready."""
     timeout_ms = task.spec.timing.queue_timeout_ms
-    if not timeout_ms or not task.place or task.started_ms >= task.first_ready_ms:
+    if not timeout_ms or task.started_ms >= task.first_ready_ms:  # both are 0 while it is delayed
         return NEVER_MS
     return task.first_ready_ms + timeout_ms
 

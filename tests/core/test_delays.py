@@ -1,13 +1,19 @@
 """Delayed tasks: when they become ready, and where they stand then (G4)."""
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from muster.v1 import common_pb2
 
-from coordinator.core.events import BecameReady
+from coordinator import convert
+from coordinator.core.events import Assigned, BecameReady, Submitted
+from coordinator.core.evolve import IllegalEvent, evolve
 from coordinator.core.explain import WaitKind, explain, waits_for
-from coordinator.core.model import Settings, TaskState, Timing
+from coordinator.core.model import RetryPolicy, Settings, TaskState, Timing
+from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, submit
 from coordinator.core.ticks import MAX_DATES
 from coordinator.core.timing import Misfit
+from coordinator.errors import InvalidRequest
 from tests.support.core_world import FAILED, FIRST_DATE_MS, CoreWorld, durable, replay, spec_of
 
 DAY_S = 24 * 3600
@@ -178,3 +184,27 @@ def test_a_known_id_is_the_same_task_whenever_it_is_sent_again(world):
 def test_dates_are_rounded_up_so_that_nothing_comes_early():
     spec = spec_of("fine", delay_s=0.0000004, deadline_s=1.0004, queue_timeout_s=0.0001)
     assert spec.timing == Timing(delay_ms=1, deadline_ms=1001, queue_timeout_ms=1)
+
+
+@pytest.mark.parametrize("seconds, nanos", [(2**60, 0), (-(2**60), 0), (0, -1), (0, 10**9)])
+def test_a_date_that_is_none_is_refused(seconds, nanos):
+    message = common_pb2.TaskSpec(task_id="id", task_type="work", not_before=Timestamp(seconds=seconds, nanos=nanos))
+    with pytest.raises(InvalidRequest, match="not_before is no valid Timestamp") as refused:
+        convert.spec_in(message, RetryPolicy(), convert.Bounds())
+    assert refused.value.field == "not_before"
+
+
+def test_evolve_lets_nobody_have_what_is_delayed_and_fixes_a_place_once():
+    state = State()
+    delayed, plain = spec_of("delayed", delay_s=1), spec_of("plain")
+    evolve(state, Submitted(1, delayed), 1000)
+    evolve(state, Submitted(2, plain), 1000)
+    for event in (Assigned(1, "ann", 1, 5), BecameReady(2)):
+        with pytest.raises(IllegalEvent):
+            evolve(state, event, 1500)
+    task = evolve(state, BecameReady(1), 2000)
+    assert (task.place, task.first_ready_ms, state.next_number) == (3, 2000, 4)
+    with pytest.raises(IllegalEvent):
+        evolve(state, BecameReady(1), 2000)
+    evolve(state, Submitted(4, spec_of("next")), 2000)
+    evolve(state, Assigned(1, "ann", 1, 5), 2000)

@@ -107,6 +107,11 @@ def test_what_cannot_be_is_refused(message, field, says):
     assert refused.value.field == field
 
 
+def test_a_type_s_backoff_is_kept_to_the_millisecond_as_the_journal_keeps_it():
+    policy = convert_policies.policy_in(retry_defaults("work", initial_backoff=Duration(nanos=1_900_000)), "p")
+    assert policy == RetryDefaultsPolicy("work", initial_backoff_s=0.001)
+
+
 def test_a_policy_of_a_newer_release_is_not_passed_over():
     for record in (
         event_pb2.Record(namespace="n", policy_set=event_pb2.PolicySet(policy=policy_pb2.Policy())),
