@@ -14,14 +14,12 @@ from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2, event_pb2
 
 from coordinator.checks import MAX_ID_CHARS, check_name
-from coordinator.convert_scheduling import reported_cost, scheduling_in
+from coordinator.convert_scheduling import labels_in, reported_cost, scheduling_in
 from coordinator.convert_timing import MAX_DURATION_S, duration, seconds, timestamp, timing_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
     MAX_FAILURE_MESSAGE,
-    PLAIN,
-    UNTIMED,
     Failure,
     FailureKind,
     Progress,
@@ -67,8 +65,8 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
         )
     check_name(message.task_id, "task_id")
     check_name(message.task_type, "task_type")
-    if parent := message.parent_task_id:
-        check_name(parent, "parent_task_id")
+    if message.parent_task_id:
+        check_name(message.parent_task_id, "parent_task_id")
     request = message.SerializeToString()
     if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
         raise _options_too_large(message, len(request) - payload_bytes)
@@ -76,7 +74,7 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
 
 
 def _options_too_large(message: common_pb2.TaskSpec, size: int) -> InvalidRequest:
-    longest = max(("content_type", "traceparent", "tracestate"), key=lambda field: len(getattr(message, field)))
+    longest = max(("content_type", "traceparent", "tracestate", "labels"), key=lambda field: len(str(getattr(message, field))))
     return InvalidRequest(
         f"the task has {size} bytes beside its payload: at most {MAX_OPTIONS_BYTES} are allowed; shorten {longest}",
         field=longest,
@@ -90,8 +88,7 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
     priority = message.priority or common_pb2.PRIORITY_NORMAL
     if priority not in _PRIORITIES:
         raise InvalidRequest(f"priority {priority} is unknown: use 1 (LOW) to 4 (CRITICAL)", field="priority")
-    needs, scheduling = scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else (None, PLAIN)
-    return Spec(
+    spec = Spec(
         message.task_id,
         intern(message.task_type),  # one string for all tasks of a type: 60 bytes less for each, and 50 ns
         priority,
@@ -99,14 +96,15 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         retry_in(message.retry_policy, defaults) if message.HasField("retry_policy") else defaults,
         _timeout_in(message.run_timeout, "run_timeout") if message.HasField("run_timeout") else None,
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
-        needs,
-        scheduling,
-        timing_in(message) if _is_timed(message) else UNTIMED,
+        *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
     )
-
-
-def _is_timed(message: common_pb2.TaskSpec) -> bool:
-    return message.HasField("deadline") or message.HasField("queue_timeout") or message.WhichOneof("start") is not None
+    if message.HasField("deadline") or message.HasField("queue_timeout") or message.WhichOneof("start"):  # 0.2 us
+        spec.timing = timing_in(message)
+    if message.labels:
+        spec.labels = labels_in(message.labels)
+    if parent := message.parent_task_id:
+        spec.parent = intern(parent)  # one string for all its children
+    return spec
 
 
 _PRIORITIES = frozenset((1, 2, 3, 4))

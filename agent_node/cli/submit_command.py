@@ -16,6 +16,8 @@ from agent_node.cli.payloads import guess_content_type
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent_node.cli.terminal import Bar
     from agent_node.client.client import Client
     from agent_node.client.handle import TaskHandle
@@ -83,6 +85,9 @@ async def submit(
         ),
     ] = None,
     min_version: Annotated[int, typer.Option("--min-version", min=0, help="The least version of the agent's handler.")] = 0,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label to find the task by. May be repeated.")
+    ] = None,
     sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
@@ -105,6 +110,7 @@ async def submit(
     if delay is not None and not_before is not None:
         raise CommandFailure("give --delay or --not-before, not both.", ExitCode.USAGE)
     begins = None if not_before is None else read_date(not_before)
+    labels = read_labels(label or ())
     content = read_payload(payload, file)
     handle = None
     async with invocation.connect() as client:
@@ -126,6 +132,7 @@ async def submit(
                         queue_timeout_s=queue_timeout,
                         deadline_s=deadline,
                         scheduling=None if asked == Scheduling() else asked,
+                        labels=labels,
                         want_result=wait or stream,
                     )
                 finally:
@@ -158,6 +165,19 @@ def read_date(text: str) -> datetime:
         raise CommandFailure(
             f"--not-before {text!r} is no date: write it as 2027-01-31T09:00 or 2027-01-31T08:00Z.", ExitCode.USAGE
         ) from None
+
+
+def read_labels(texts: "Sequence[str]") -> dict[str, str]:
+    """Labels as they are typed: name=value. Raises CommandFailure for what isn't one, and for a name that comes twice."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign):
+            raise CommandFailure(f"{text!r} is no label: write NAME=VALUE.", ExitCode.USAGE)
+        if name in labels:
+            raise CommandFailure(f"the label {name} is given twice.", ExitCode.USAGE)
+        labels[name] = value
+    return labels
 
 
 def read_payload(argument: str | None, file: Path | None) -> bytes:

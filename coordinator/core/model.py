@@ -190,6 +190,9 @@ class Scheduling(NamedTuple):
     slots: int = 1  # of an agent's, that an attempt takes
 
 
+Labels = tuple[tuple[str, str], ...]
+"""A task's labels: names with their values, by name. What tasks are found by: nothing is decided from them."""
+
 PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it
 
 
@@ -233,7 +236,9 @@ class Spec:
     """A task as its client described it, with defaults filled in. Immutable by convention; `request` is the submitted message's bytes."""
 
     __slots__ = (
+        "labels",
         "needs",
+        "parent",
         "priority",
         "progress_timeout_s",
         "request",
@@ -256,6 +261,8 @@ class Spec:
         progress_timeout_s: float | None = None,
         needs: Needs | None = None,
         scheduling: Scheduling = PLAIN,
+        labels: Labels = (),
+        parent: str = "",
         timing: Timing = UNTIMED,
     ) -> None:
         self.task_id = task_id
@@ -267,6 +274,8 @@ class Spec:
         self.progress_timeout_s = progress_timeout_s
         self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
         self.scheduling = scheduling
+        self.labels = labels
+        self.parent = parent  # the task that submitted it; empty when none did
         self.timing = timing
 
 

@@ -35,6 +35,7 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfi
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += size
     scheduler.totals.submitted += 1
+    scheduler.index.add(task)
     scheduler.enqueue(task, now)
     if spec.timing is not UNTIMED:
         scheduler.watch_dates(task)

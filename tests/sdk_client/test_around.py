@@ -30,6 +30,7 @@ OPTIONS = {
     "deadline_s": 4.0,
     "scheduling": Scheduling(fairness_key="key"),
     "parent_task_id": "parent",
+    "labels": {"team": "red"},
     "traceparent": "00-1",
     "want_result": False,
 }

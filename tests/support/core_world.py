@@ -65,11 +65,18 @@ def spec_of(
     not_before_ms: int | None = None,
     queue_timeout_s: float | None = None,
     deadline_s: float | None = None,
+    labels: Mapping[str, str] | None = None,
+    parent: str = "",
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
-        task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
+        task_id=task_id,
+        task_type=task_type,
+        payload=payload,
+        priority=cast("common_pb2.Priority.ValueType", priority),
+        labels=labels,
+        parent_task_id=parent,
     )
     if scheduling:
         message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
