@@ -316,10 +316,10 @@ class Task:
         self.number = number  # grows by one per task of the namespace; how the journal names it
         self.spec = spec
         self.state = TaskState.PENDING
-        self.ready_at_ms = created_ms if spec.timing is UNTIMED else spec.timing.ready_ms(created_ms)
         self.place = number  # its place among its equals, fixed when it first becomes ready: 0 until then
-        self.first_ready_ms = created_ms  # when that was, and 0 until then: ages count from it
-        if self.ready_at_ms != created_ms:
+        self.ready_at_ms = self.first_ready_ms = created_ms  # first_ready_ms: when that was, and 0 until then: ages count from it
+        if spec.timing is not UNTIMED and (ready_ms := spec.timing.ready_ms(created_ms)) > created_ms:
+            self.ready_at_ms = ready_ms
             self.place = self.first_ready_ms = 0
         self.run = 1
         self.attempt = 0  # attempts begun in this run
