@@ -2,12 +2,21 @@
 
 from typing import assert_never, cast
 
-from muster.v1 import policy_pb2
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import common_pb2, policy_pb2
 
 from coordinator import convert
 from coordinator.checks import check_name
-from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT
-from coordinator.core.policies import NamespaceLimitsPolicy, Policy, PolicyKind, PolicyName, StandingPolicy, WeightPolicy
+from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, RetryPolicy
+from coordinator.core.policies import (
+    NamespaceLimitsPolicy,
+    Policy,
+    PolicyKind,
+    PolicyName,
+    RetryDefaultsPolicy,
+    StandingPolicy,
+    WeightPolicy,
+)
 from coordinator.errors import InvalidRequest
 from coordinator.ports import JournalTooNew
 
@@ -36,6 +45,15 @@ def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
                 )
         case "namespace_limits":
             _check_limits(message.namespace_limits, f"{field}.namespace_limits")
+        case "retry_defaults":
+            retry_defaults = message.retry_defaults
+            check_name(retry_defaults.task_type, f"{field}.retry_defaults.task_type")
+            convert.retry_in(retry_defaults.retry_policy, RetryPolicy(), f"{field}.retry_defaults.retry_policy")
+            if not retry_defaults.retry_policy.ListFields():
+                raise InvalidRequest(
+                    f"{field}.retry_defaults.retry_policy sets nothing: give at least one of its fields",
+                    field=f"{field}.retry_defaults.retry_policy",
+                )
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -52,6 +70,8 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
             return WeightPolicy(message.weight.fairness_key, message.weight.weight)
         case "namespace_limits":
             return _limits_in(message.namespace_limits, "namespace_limits")
+        case "retry_defaults":
+            return _retry_defaults_stored(message.retry_defaults)
         case _:
             raise JournalTooNew(_UNKNOWN)
 
@@ -92,8 +112,38 @@ def policy_out(policy: Policy) -> policy_pb2.Policy:
             if policy.retain_for_s is not None:
                 limits.retain_for.CopyFrom(convert.duration(policy.retain_for_s))
             return policy_pb2.Policy(namespace_limits=limits)
+        case RetryDefaultsPolicy():
+            return policy_pb2.Policy(retry_defaults=_retry_defaults_out(policy))
         case unreachable:
             assert_never(unreachable)
+
+
+def _retry_defaults_stored(message: policy_pb2.RetryDefaultsPolicy) -> RetryDefaultsPolicy:
+    retry = message.retry_policy
+    return RetryDefaultsPolicy(
+        message.task_type,
+        max_retries=retry.max_retries if retry.HasField("max_retries") else None,
+        initial_backoff_s=_whole_ms(retry.initial_backoff) if retry.HasField("initial_backoff") else None,
+        max_backoff_s=_whole_ms(retry.max_backoff) if retry.HasField("max_backoff") else None,
+        multiplier=retry.backoff_multiplier or None,
+        max_crashes=retry.max_crashes if retry.HasField("max_crashes") else None,
+    )
+
+
+def _whole_ms(message: Duration) -> float:
+    """Seconds, to the millisecond: that is how the journal keeps what a task's policy was."""
+    return message.ToMilliseconds() / 1000
+
+
+def _retry_defaults_out(policy: RetryDefaultsPolicy) -> policy_pb2.RetryDefaultsPolicy:
+    retry = common_pb2.RetryPolicy(
+        backoff_multiplier=policy.multiplier or 0.0, max_retries=policy.max_retries, max_crashes=policy.max_crashes
+    )
+    if policy.initial_backoff_s is not None:
+        retry.initial_backoff.CopyFrom(convert.duration(policy.initial_backoff_s))
+    if policy.max_backoff_s is not None:
+        retry.max_backoff.CopyFrom(convert.duration(policy.max_backoff_s))
+    return policy_pb2.RetryDefaultsPolicy(task_type=policy.task_type, retry_policy=retry)
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:

@@ -110,16 +110,16 @@ CORE_MUTATIONS = [
         "        self.ask(room, room.lanes.found)",
         "        pass",
     ),
-    Mutation("a cancelled task leaves the queue", CORE + "submits.py", "            scheduler.ready.forget(task)\n", "            pass\n"),
+    Mutation("a cancelled task leaves the queue", CORE + "scheduler.py", "            self.ready.forget(task)\n", "            pass\n"),
     Mutation(
         "a cancelled task leaves its backoff",
-        CORE + "submits.py",
-        "scheduler.backoffs.pop(task.number, None)",
-        "scheduler.backoffs.get(task.number)",
+        CORE + "scheduler.py",
+        "self.backoffs.pop(task.number, None)",
+        "self.backoffs.get(task.number)",
     ),
     Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
     # Ageing and shares: G4.
-    Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.created_ms) // self.period_ms", "steps = 0"),
+    Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
     Mutation(
         "at most CRITICAL",
         CORE + "fifo.py",
@@ -202,7 +202,7 @@ CORE_MUTATIONS = [
     Mutation("a cancelled task is not tried again", CORE + "retries.py", "if task.cancel_reason is not None:", "if False:"),
     Mutation("a failure for good", CORE + "retries.py", "if failure.non_retryable:", "if False:"),
     Mutation("retry_after", CORE + "retries.py", "failure.retry_after_s or 0.0", "0.0"),
-    Mutation("backoff", CORE + "scheduler.py", "if task.ready_at_ms > now.date_ms:", "if False:"),
+    Mutation("backoff", CORE + "scheduler.py", "if task.ready_at_ms > now.date_ms or", "if"),
     Mutation("a returned attempt keeps its number", CORE + "evolve.py", "task.attempt -= 1", "task.attempt -= 0"),
     Mutation(
         "an undelivered attempt is given back, not failed",
@@ -333,13 +333,13 @@ CORE_MUTATIONS = [
     Mutation(
         "a date that has come delays no more",
         CORE + "ticks.py",
-        "            scheduler.statistics.delayed(backoff.task, -1)\n",
+        "        scheduler.statistics.delayed(task, -1)\n",
         "",
     ),
     Mutation(
         "a cancelled task delays no more",
-        CORE + "submits.py",
-        "            scheduler.statistics.delayed(task, -1)\n",
+        CORE + "scheduler.py",
+        "            self.statistics.delayed(task, -1)\n",
         "",
     ),
     Mutation("an attempt that failed runs no more", CORE + "scheduler.py", "        self.statistics.failed_attempt(task)\n", ""),

@@ -158,7 +158,10 @@ def task_details(task: task_pb2.Task) -> Group:
         ("parent", Text(task.parent_task_id)),
         ("labels", Text(" ".join(f"{name}={value}" for name, value in sorted(task.labels.items())))),
         ("created", local_time(task.create_time)),
+        ("ready", local_time(task.ready_time)),
         ("started", local_time(task.start_time)),
+        ("queue deadline", local_time(task.queue_deadline_time)),
+        ("deadline", local_time(task.deadline_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),
         ("failure", failure_text(task.last_failure)),
         *(("usage", _usage_text(usage)) for usage in task.usage),
@@ -199,6 +202,8 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
             ("state", state_text(answer.task.state)),
             ("ahead", f"{answer.ahead} tasks" if answer.ahead else ""),
             ("until", local_time(answer.task.waits_for.until_time) if answer.task.waits_for.HasField("until_time") else ""),
+            ("queue deadline", local_time(answer.task.queue_deadline_time) if not answer.task.HasField("start_time") else ""),
+            ("deadline", local_time(answer.task.deadline_time)),
         ]
     )
     if not answer.agents:
@@ -313,7 +318,17 @@ def limits_text(limits: policy_pb2.NamespaceLimitsPolicy) -> str:
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
     "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
+    "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
 }
+
+
+def _retries(policy: common_pb2.RetryPolicy) -> str:
+    """What a retry policy says, and nothing of what it leaves out."""
+    said = []
+    for field, value in policy.ListFields():
+        shown = f"{value.ToTimedelta().total_seconds():g} s" if isinstance(value, Duration) else f"{value:g}"
+        said.append(f"{field.name} {shown}")
+    return ", ".join(said)
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

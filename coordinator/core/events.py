@@ -42,6 +42,13 @@ class Submitted:
 
 
 @dataclass(slots=True)
+class BecameReady:
+    """The date of a delayed task has come: it takes its place."""
+
+    number: int
+
+
+@dataclass(slots=True)
 class Assigned:
     """An attempt was given to an agent."""
 
@@ -116,7 +123,18 @@ class ChunkStored:
     data: bytes
 
 
-Event = Submitted | Assigned | Acknowledged | Completed | AttemptFailed | Returned | CancelRecorded | CheckpointStored | ChunkStored
+Event = (
+    Submitted
+    | BecameReady
+    | Assigned
+    | Acknowledged
+    | Completed
+    | AttemptFailed
+    | Returned
+    | CancelRecorded
+    | CheckpointStored
+    | ChunkStored
+)
 
 
 @dataclass(frozen=True, slots=True)

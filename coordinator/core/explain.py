@@ -22,6 +22,7 @@ class WaitKind(Enum):
     QUEUED = 4
     AGENTS_DRAINING = 5
     STORE_UNAVAILABLE = 6
+    DELAYED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,9 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     """Why a task waits; None when it doesn't."""
     if task.state not in WAITING:
         return None
+    if not task.place:
+        what = "its not_before hasn't come" if task.spec.timing.not_before_ms else "its delay hasn't ended"
+        return WaitReason(WaitKind.DELAYED, what, task.ready_at_ms)
     if task.number in scheduler.backoffs:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
     needs = needs_of(task)
@@ -172,9 +176,9 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     others = (agent for agent in scheduler.load.agents.values() if agent.name not in known)
     considered = [*capable[:MAX_AGENTS], *islice(others, max(0, MAX_AGENTS - len(capable)))]
     agents = [(agent, ruled_out(agent, needs)) for agent in considered]
-    ahead = _ahead(scheduler, task) if reason.kind is not WaitKind.BACKOFF else 0
+    ahead = _ahead(scheduler, task) if reason.kind not in (WaitKind.BACKOFF, WaitKind.DELAYED) else 0
     summary = f"It waits because {reason.message}."
-    level = scheduler.ages.level(task)
+    level = scheduler.ages.level(task) if task.place else task.spec.priority
     if level > task.spec.priority:
         summary += f" It has waited so long that it counts as {Priority(level).name}."
     if ahead:

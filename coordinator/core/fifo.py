@@ -46,7 +46,7 @@ class Ages:
 
     def level(self, task: Task) -> int:
         """A ready task's effective priority (G4)."""
-        steps = (self._looked_ms - task.created_ms) // self.period_ms
+        steps = (self._looked_ms - task.first_ready_ms) // self.period_ms
         return min(task.spec.priority + max(steps, 0), Priority.CRITICAL)
 
 
@@ -179,7 +179,7 @@ class Fifo(Ranked):
             if self._ageless:
                 return
             ages = self._ages
-            if self.due_slot and ages.now_ms - task.created_ms < ages.period_ms:
+            if self.due_slot and ages.now_ms - task.first_ready_ms < ages.period_ms:
                 return
         self._rate(task, Priority.CRITICAL)
 
@@ -193,7 +193,7 @@ class Fifo(Ranked):
             self.share = ages.races[level].join(self.key, self.lane.starts.at[level])
             self.level = level
         if level < Priority.CRITICAL and not self._ageless:
-            due_ms = head.created_ms + (level - self.priority + 1) * ages.period_ms
+            due_ms = head.first_ready_ms + (level - self.priority + 1) * ages.period_ms
             if not self.due_slot or due_ms < self._armed_ms:
                 ages.wheel.disarm(self)
                 ages.wheel.arm(self, due_ms)

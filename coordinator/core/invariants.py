@@ -5,6 +5,7 @@ from collections import Counter
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
 
 
 class InvariantBroken(AssertionError):
@@ -35,6 +36,11 @@ def check(scheduler: Scheduler) -> None:
         _hold(task.crashes <= task.spec.retry.max_crashes, f"{task} has crashed too often")
     _hold(running.keys() <= state.by_number.keys(), "the load map has a task that isn't live")
     _hold(scheduler.backoffs.keys() <= state.by_number.keys(), "a task that isn't live waits for a date")
+    _hold(scheduler.expiries.keys() <= state.by_number.keys(), "a task that isn't live has a deadline")
+    for task in state.tasks.values():
+        _hold(bool(task.place) or task.number in scheduler.backoffs, f"{task} isn't ready, and waits for no date")
+        if min(until_ms(task), queue_until_ms(task)) < NEVER_MS:
+            _hold(task.number in scheduler.expiries, f"{task} has a deadline, and nobody will look at it")
     _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
     _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
@@ -104,7 +110,7 @@ def _check_shares(scheduler: Scheduler) -> None:
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.empty():
+        if lane.empty() or lane in scheduler.postponed:
             continue
         for agent in scheduler.load.agents.values():
             if agent.group is not None and agent.group.can_take(lane.needs):

@@ -8,16 +8,19 @@ import heapq
 
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
+from coordinator.core.expiries import fail_waiting
 from coordinator.core.fairness import Charge
 from coordinator.core.lazy_heap import FIRST, Rank
 from coordinator.core.load_map import Agent, Room
-from coordinator.core.model import Attempt, Now, Task, next_fence
+from coordinator.core.model import UNTIMED, Attempt, Now, Task, next_fence
 from coordinator.core.preferences import let_go, prefer, review
 from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.statistics import BUCKETS, TABLE_MS, bucket_of
+from coordinator.core.timing import overdue, until_ms
 
 LAST: Rank = (1,)  # after every lane's rank
+MAX_OVERDUE = 500  # tasks that one turn fails because they come up after their deadline: a few milliseconds
 
 
 def place(scheduler: Scheduler, now: Now) -> None:
@@ -47,12 +50,13 @@ class Turns:
     one, the best first, as far as what was nominated so far leaves room before it.
     """
 
-    __slots__ = ("_askers", "_heap", "_nominators")
+    __slots__ = ("_askers", "_heap", "_nominators", "overdue")
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, int, Lane]] = []  # the lanes nominated; a rank here is a lower bound
         self._askers: list[tuple[Rank, int, Room]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
         self._nominators: dict[Lane, list[Room]] = {}  # from whose heaps each lane was taken
+        self.overdue = 0  # tasks that were failed instead of assigned
 
     def nominate(self, lane: Lane) -> None:
         """Its head got better."""
@@ -127,6 +131,13 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
             break
         fifo = lane.top
         task, share, charge = fifo.top, fifo.share, None
+        if task.spec.timing is not UNTIMED and (failure := overdue(task, now)) is not None:  # its timer is about to come
+            if turns.overdue == MAX_OVERDUE:
+                scheduler.postponed[lane] = None
+                break
+            turns.overdue += 1
+            fail_waiting(scheduler, task, failure, now)
+            continue
         scheduling = task.spec.scheduling
         if scheduling.sticky_key:
             agent = prefer(scheduler, lane, scheduling.sticky_key, agent)
@@ -166,6 +177,8 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | Non
     if agent.group is not None:
         for room in agent.group.rooms.values():
             room.touch(agent)
-    scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
+    spec = task.spec
+    left_ms = 0 if spec.timing is UNTIMED or not spec.timing.deadline_ms else until_ms(task) - now.date_ms
+    scheduler.effects.append(Assign(agent.session, spec.task_id, spec.request, task.run, task.attempt, fence, task.checkpoint, left_ms))
     if agent.reserved:  # this is what it was kept for
         let_go(scheduler, agent)

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from coordinator.core.events import PolicyDeleted, PolicySet
-from coordinator.core.model import Now
+from coordinator.core.model import Now, RetryPolicy
 
 if TYPE_CHECKING:
     from coordinator.core.scheduler import Scheduler
@@ -23,6 +23,7 @@ class PolicyKind(IntEnum):
     """What a policy is about; the numbers are those of muster.v1.PolicyKind."""
 
     WEIGHT = 1
+    RETRY_DEFAULTS = 2
     NAMESPACE_LIMITS = 7
 
 
@@ -63,7 +64,37 @@ class NamespaceLimitsPolicy:
 
 
 LIMITS_NAME = PolicyName(PolicyKind.NAMESPACE_LIMITS, "")
-Policy = WeightPolicy | NamespaceLimitsPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDefaultsPolicy:
+    """The retry policy of a task type; what is None is the coordinator's."""
+
+    task_type: str
+    max_retries: int | None = None
+    initial_backoff_s: float | None = None
+    max_backoff_s: float | None = None
+    multiplier: float | None = None
+    max_crashes: int | None = None
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.RETRY_DEFAULTS, self.task_type)
+
+    def over(self, usual: RetryPolicy) -> RetryPolicy:
+        """The policy for tasks that say nothing, where the coordinator's is `usual`."""
+        return RetryPolicy(
+            max_retries=usual.max_retries if self.max_retries is None else self.max_retries,
+            initial_backoff_s=usual.initial_backoff_s if self.initial_backoff_s is None else self.initial_backoff_s,
+            max_backoff_s=usual.max_backoff_s if self.max_backoff_s is None else self.max_backoff_s,
+            multiplier=usual.multiplier if self.multiplier is None else self.multiplier,
+            max_crashes=usual.max_crashes if self.max_crashes is None else self.max_crashes,
+            is_of_type=True,
+        )
+
+
+Policy = WeightPolicy | RetryDefaultsPolicy | NamespaceLimitsPolicy
 
 
 @dataclass(frozen=True, slots=True)

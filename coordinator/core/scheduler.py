@@ -9,25 +9,39 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
-from coordinator.core.events import Acknowledged, AnyEvent, ChunkStored, Event
+from coordinator.core.events import Acknowledged, AnyEvent, BecameReady, ChunkStored, Event
 from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
-from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy, limits_of
+from coordinator.core.model import ENDED, INFINITY, UNTIMED, WAITING, Attempt, Now, RetryPolicy, Settings, Task, TaskState
+from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy, limits_of
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.statistics import BUCKETS, TABLE_MS, Statistics, bucket_of
 from coordinator.core.task_index import TaskIndex
 from coordinator.core.timers import TimerWheel
+from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
 
 
+_UNTOLD = (Acknowledged, BecameReady, ChunkStored)  # of no interest to whoever follows a task
+
+
 class Backoff:
-    """A waiting task's place in the wheel of dates. It outlives a cancel, and then does nothing."""
+    """A task in the wheel of dates, which waits for its backoff to end or, delayed, to become ready."""
+
+    __slots__ = ("due_slot", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.due_slot = 0
+
+
+class Expiry:
+    """A task in the wheel of dates: it is looked at when the first of its deadlines passes."""
 
     __slots__ = ("due_slot", "task")
 
@@ -71,11 +85,14 @@ class Scheduler:
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
+        self.type_retries: dict[str, RetryPolicy] = {}  # of task types that have one of their own
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
-        self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
+        self.dates: TimerWheel[Backoff | Expiry] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
+        self.expiries: dict[int, Expiry] = {}  # of live tasks with a queue deadline that isn't met yet, or a deadline
+        self.postponed: dict[Lane, None] = {}  # lanes with more overdue tasks at their heads than one turn may fail
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
         self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
@@ -89,7 +106,7 @@ class Scheduler:
         """Makes a decision part of the durable state, to be journalled, and answers its task."""
         task = evolve(self.state, event, now.date_ms)
         self.events.append(event)
-        if (self.watch_all or self.watched_ids) and type(event) not in (Acknowledged, ChunkStored) and self.is_watched(task):
+        if (self.watch_all or self.watched_ids) and type(event) not in _UNTOLD and self.is_watched(task):
             self.effects.append(TaskChanged(task.snapshot(), now.date_ms))
         return task
 
@@ -104,7 +121,7 @@ class Scheduler:
 
     def enqueue(self, task: Task, now: Now) -> None:
         """A task waits now: in its lane, or for its date."""
-        if task.ready_at_ms > now.date_ms:
+        if task.ready_at_ms > now.date_ms or not task.place:
             backoff = self.backoffs[task.number] = Backoff(task)
             self.dates.arm(backoff, task.ready_at_ms)
             self.statistics.delayed(task, 1)
@@ -114,6 +131,28 @@ class Scheduler:
         lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
         if lane.add(task):
             self.hurry(lane)
+
+    def watch_dates(self, task: Task) -> None:
+        """Has a task looked at when the next of its deadlines passes: to be called when it has got one, or another."""
+        due_ms = min(queue_until_ms(task), until_ms(task))
+        expiry = self.expiries.get(task.number)
+        if expiry is not None:
+            self.dates.disarm(expiry)
+        if due_ms == NEVER_MS:
+            self.expiries.pop(task.number, None)
+            return
+        if expiry is None:
+            expiry = self.expiries[task.number] = Expiry(task)
+        self.dates.arm(expiry, due_ms)
+
+    def forget_waiting(self, task: Task) -> None:
+        """A task that waited has ended."""
+        backoff = self.backoffs.pop(task.number, None)
+        if backoff is not None:
+            self.dates.disarm(backoff)
+            self.statistics.delayed(task, -1)
+        else:
+            self.ready.forget(task)
 
     def hurry(self, lane: Lane) -> None:
         """A lane has a better head than before."""
@@ -153,6 +192,10 @@ class Scheduler:
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""
         spec, index = task.spec, self.index
+        if spec.timing is not UNTIMED:
+            expiry = self.expiries.pop(task.number, None)
+            if expiry is not None:
+                self.dates.disarm(expiry)
         if task.state is TaskState.COMPLETED:
             self.totals.completed += 1
             rows = self.statistics.types.get(spec.task_type)
@@ -191,6 +234,10 @@ class Scheduler:
                 limits = limits_of(self.state)
                 self.max_live_tasks = limits.max_live_tasks or self.settings.max_live_tasks
                 self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes
+            case PolicyKind.RETRY_DEFAULTS:
+                self.type_retries.pop(name.key, None)
+                if isinstance(policy, RetryDefaultsPolicy):
+                    self.type_retries[name.key] = policy.over(self.settings.retry)
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""
@@ -214,6 +261,8 @@ class Scheduler:
         for place, task in enumerate(self.state.by_number.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            if task.spec.timing is not UNTIMED:
+                self.watch_dates(task)
             self.index.add(task)
             self.statistics.row(task.spec.task_type, task.spec.priority).recovered(running=task.state is TaskState.RUNNING)
             if task.state in WAITING:

@@ -4,9 +4,10 @@ from enum import Enum
 
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import CancelRecorded, Submitted
-from coordinator.core.model import WAITING, Now, Spec, Task, TaskState
+from coordinator.core.model import UNTIMED, WAITING, Now, Spec, Task, TaskState
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.statistics import SUBMITTED
+from coordinator.core.timing import Misfit, misfit
 
 
 class Refused(Enum):
@@ -16,7 +17,7 @@ class Refused(Enum):
     MEMORY_FULL = 2  # by bytes
 
 
-def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
+def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfit:
     """Takes one task in. Answers the task of that id: the caller tells a new one from an older one by its spec.
 
     The caller has made sure that the store has no record of the id.
@@ -27,6 +28,8 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
         return known
     if len(state.tasks) >= scheduler.max_live_tasks:
         return Refused.QUEUE_FULL
+    if spec.timing is not UNTIMED and (wrong := misfit(spec.timing, now.date_ms)) is not None:
+        return wrong
     size = len(spec.request)
     if state.bytes + size > scheduler.max_live_bytes:
         return Refused.MEMORY_FULL
@@ -38,6 +41,8 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     row = (rows and rows[spec.priority]) or scheduler.statistics.row(spec.task_type, spec.priority)
     row.counts[SUBMITTED] += 1
     scheduler.enqueue(task, now)
+    if spec.timing is not UNTIMED:
+        scheduler.watch_dates(task)
     return task
 
 
@@ -56,13 +61,8 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
     if task is None:
         return CancelVerdict.NOT_FOUND
     if task.state in WAITING:
-        delayed = scheduler.backoffs.pop(task.number, None)
         scheduler.apply_sized(CancelRecorded(task.number, reason, ended=True), now)
-        if delayed is not None:
-            scheduler.dates.disarm(delayed)
-            scheduler.statistics.delayed(task, -1)
-        else:
-            scheduler.ready.forget(task)
+        scheduler.forget_waiting(task)
         scheduler.ended(task)
         return CancelVerdict.CANCELLED
     if task.state is not TaskState.RUNNING:

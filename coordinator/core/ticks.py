@@ -2,12 +2,14 @@
 
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
+from coordinator.core.expiries import become_ready, expiry_due
 from coordinator.core.load_map import Agent
-from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
+from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
 from coordinator.core.reports import give_up, journal_acknowledgements
-from coordinator.core.scheduler import Scheduler
+from coordinator.core.scheduler import Backoff, Expiry, Scheduler
 
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
+MAX_DATES = 1000  # backoffs, delays and deadlines that a tick ends: some ten milliseconds. The others follow at once
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
@@ -19,15 +21,37 @@ def tick(scheduler: Scheduler, now: Now) -> None:
         if fifo.aged():
             fifo.improved()
             scheduler.hurry(fifo.lane)
-    for backoff in scheduler.dates.take_due(now.date_ms):
-        if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
-            scheduler.statistics.delayed(backoff.task, -1)
-            scheduler.enqueue(backoff.task, now)
+    for lane in scheduler.postponed:
+        scheduler.hurry(lane)
+    scheduler.postponed.clear()
+    _dates_due(scheduler, now)
     for item in scheduler.liveness.take_due(now.mono_s):
         if isinstance(item, Attempt):
             _attempt_due(scheduler, item, now)
         else:
             _grace_due(scheduler, item, now)
+
+
+def _dates_due(scheduler: Scheduler, now: Now) -> None:
+    waited: list[Backoff] = []
+    for item in scheduler.dates.take_due(now.date_ms, at_most=MAX_DATES):
+        if isinstance(item, Expiry):
+            expiry_due(scheduler, item, now)
+        else:
+            waited.append(item)
+    delayed: list[Task] = []
+    for backoff in waited:  # after the deadlines: none of these has passed one
+        task = backoff.task
+        if scheduler.backoffs.get(task.number) is not backoff:
+            continue
+        del scheduler.backoffs[task.number]
+        scheduler.statistics.delayed(task, -1)
+        if task.place:
+            scheduler.enqueue(task, now)
+        else:
+            delayed.append(task)
+    if delayed:
+        become_ready(scheduler, delayed, now)
 
 
 def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from coordinator.convert import same_as_recorded, same_task
 from coordinator.core.model import Spec, Task
 from coordinator.core.submits import Refused, submit
+from coordinator.core.timing import Misfit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import Shard
 from coordinator.engine.sinks import ClientSink
-from coordinator.errors import AlreadyExists, LimitReached, MusterError
+from coordinator.errors import AlreadyExists, InvalidRequest, LimitReached, MusterError
 
 
 class Duplicate:
@@ -35,7 +36,9 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
             exceptions.append((index, full))
             continue
         task = submit(scheduler, spec, now)
-        if not isinstance(task, Task):
+        if isinstance(task, Misfit):
+            exceptions.append((index, InvalidRequest(task.message, field=task.field)))
+        elif not isinstance(task, Task):
             exceptions.append((index, _queue_full(namespace, task)))
         elif task.spec is spec:
             if sink is not None:

@@ -357,6 +357,8 @@ class AgentStream:
             assignment.run = effect.run
             if effect.checkpoint:
                 assignment.checkpoint = effect.checkpoint
+            if effect.time_left_ms:
+                assignment.time_left.FromMilliseconds(effect.time_left_ms)
             sent.append((effect.task_id, effect.fence))
         self._unacknowledged[self._batch_id] = sent
         if len(self._unacknowledged) > MAX_CAPACITY:  # of an agent that reports results and acknowledges nothing

@@ -102,7 +102,7 @@ class ClientSession:
         except Unavailable as error:
             self._acknowledge(batch.batch_id, [(index, error) for index in range(len(batch.tasks))])
             return
-        specs = checked(batch.tasks, self._shard, self._bounds)
+        specs = checked(batch.tasks, self._namespace, self._bounds)
         if batch.first_send:
             exceptions = take_in_new(self._shard, self._namespace, specs, sink)
             self._expect(specs, exceptions, sink)
@@ -291,11 +291,12 @@ class ClientSession:
         return serialized
 
 
-def checked(messages: Iterable[common_pb2.TaskSpec], shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:
+def checked(messages: Iterable[common_pb2.TaskSpec], namespace: Namespace, bounds: Bounds) -> list[Spec | MusterError]:
     """Submitted tasks as specs, or what is wrong with each."""
     specs: list[Spec | MusterError] = []
-    defaults = shard.settings.retry
+    usual, of_types = namespace.scheduler.settings.retry, namespace.scheduler.type_retries
     for message in messages:
+        defaults = of_types.get(message.task_type, usual) if of_types else usual
         try:
             specs.append(convert.spec_in(message, defaults, bounds))
         except InvalidRequest as error:

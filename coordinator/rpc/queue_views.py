@@ -64,7 +64,7 @@ def queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsRe
             running=running,
         )
         if head is not None:
-            stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
+            stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.first_ready_ms) / 1000))
             reason = waits_for(scheduler, head)
             if reason is not None and reason.kind is not WaitKind.QUEUED:
                 stats.waits_for = reason.message

@@ -44,6 +44,14 @@ SCHEDULING = st.just({}) | st.fixed_dictionaries(
         "sticky_key": st.sampled_from(["u", "v"]),
     },
 )
+TIMING = st.just({}) | st.fixed_dictionaries(
+    {},
+    optional={
+        "delay_s": st.sampled_from([0.5, 5, 30]),
+        "queue_timeout_s": st.sampled_from([0.7, 11]),
+        "deadline_s": st.sampled_from([31, 60, 1001]),
+    },
+)
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
@@ -66,13 +74,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
         for task_id, (task_type, priority) in tasks.items():
-            self.submit(task_id, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
+            self.submit(task_id, {}, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
     # --- clients ---
 
     @rule(
         task_id=IDS,
         scheduling=SCHEDULING,
+        timing=TIMING,
         task_type=st.sampled_from("abc"),
         priority=st.integers(1, 4),
         max_retries=st.none() | st.integers(0, 2),
@@ -80,11 +89,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         labels=st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
         parent=st.sampled_from(["", "task1"]),
     )
-    def submit(self, task_id, scheduling, **options):
+    def submit(self, task_id, scheduling, timing, **options):
         if task_id in self.settled:
             return  # the engine has looked it up in the store, and doesn't ask the core
         known = self.world.scheduler.state.find(task_id)
-        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options, **scheduling))
+        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options, **timing, **scheduling))
         assert known in (None, task)
         self.judge()
 

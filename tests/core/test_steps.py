@@ -9,6 +9,7 @@ from coordinator.core.reports import Success, finish
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, hello, ready
 from coordinator.core.submits import submit
+from coordinator.core.ticks import MAX_DATES, tick
 from tests.support.core_world import FIRST_DATE_MS, FIRST_EPOCH, spec_of
 
 NOW = Now(1000.0, FIRST_DATE_MS)
@@ -153,3 +154,58 @@ def test_turns_that_move_on_in_many_lanes_at_once_are_put_right_step_by_step(cou
         worst = max(worst, counter.steps if number else 0)  # the first look is at every lane that has come
     assert worst < 8 * lazy_heap.MAX_DRIFTED
     assert max(served.values()) - min(served.values()) <= 60, served
+
+
+class Looks:
+    """Counts how often a dated task, or its entry in the wheel, is put in or looked at."""
+
+    def __init__(self, monkeypatch, scheduler):
+        self.steps = 0
+        wheel = scheduler.dates
+        for name in ("arm", "disarm", "take_due"):
+            monkeypatch.setattr(wheel, name, self.counting(getattr(wheel, name)))
+
+    def counting(self, method):
+        def counted(*arguments, **options):
+            found = method(*arguments, **options)
+            self.steps += 1 + len(found or ())
+            return found
+
+        return counted
+
+
+@pytest.mark.parametrize("options", [{"delay_s": 3600}, {"queue_timeout_s": 3600}, {"deadline_s": 3600, "delay_s": 1800}])
+def test_a_hundred_thousand_dates_are_looked_at_by_nobody(counter, monkeypatch, options):
+    """Neither by who submits, assigns and finishes, nor by ticks; whether they are all of one moment or of many."""
+    scheduler = fleet(1, lambda _: ("shared",), capacity=10)
+    for number in range(100_000):
+        spread = {name: seconds + number / 50 for name, seconds in options.items()} if number % 2 else options
+        submit(scheduler, spec_of(f"later{number}", "other", **spread), NOW)
+    looks = Looks(monkeypatch, scheduler)
+    for number in range(100):  # its lane has been met
+        finish_one(scheduler, submit_one(scheduler, f"warm{number}", "shared"))
+    counter.steps = looks.steps = 0
+    for number in range(1000):
+        finish_one(scheduler, submit_one(scheduler, f"task{number}", "shared"))
+        if number % 10 == 0:
+            tick(scheduler, Now(NOW.mono_s + number / 1000, NOW.date_ms + number))
+            place(scheduler, NOW)
+            scheduler.next_due()
+    assert counter.steps / 1000 < 8
+    assert looks.steps == 100, "the ticks, and nothing in them"
+
+
+def test_no_tick_does_more_than_a_bounded_part_of_what_is_due_at_once(monkeypatch):
+    scheduler = fleet(1, lambda _: ("shared",), capacity=10)
+    for number in range(100_000):
+        submit(scheduler, spec_of(f"later{number}", "other", delay_s=1, queue_timeout_s=10), NOW)
+    looks = Looks(monkeypatch, scheduler)
+    worst = ticks = 0
+    while scheduler.backoffs:
+        before = looks.steps
+        tick(scheduler, Now(NOW.mono_s, NOW.date_ms + 1100))
+        worst, ticks = max(worst, looks.steps - before), ticks + 1
+        assert scheduler.next_due()[1] is not None
+    assert ticks == 100_000 / MAX_DATES
+    assert worst <= 2 * MAX_DATES + 1
+    scheduler.take()

@@ -5,13 +5,14 @@ somebody's store.
 """
 
 import sys
+from typing import Any
 
 from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
-from coordinator.core.policies import NamespaceLimitsPolicy, PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.policies import NamespaceLimitsPolicy, PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
@@ -39,6 +40,11 @@ def chapter(world: CoreWorld, name: str) -> None:
         world.submit(spec_of(f"{name}-labelled-{end}", "other", defaults=SETTINGS.retry, labels=labels, parent=f"{name}-runs"))
     world.cancel(f"{name}-labelled-cancelled")
     world.submit(spec_of(f"{name}-own-policy", "other", defaults=SETTINGS.retry, max_retries=9, max_crashes=8))
+    world.set_policy(RetryDefaultsPolicy("typed", 7, 0.5, 20.0, 1.5, 2))
+    for number, max_retries in enumerate((None, 4)):
+        defaults = world.scheduler.type_retries["typed"]
+        world.submit(spec_of(f"{name}-typed-{number}", "typed", defaults=defaults, max_retries=max_retries))
+    timed(world, name)
     for one in ("completes", "fails", "retries", "given-back", "stopped", "crashes", "runs", "stopping"):
         world.acknowledge("ann", f"{name}-{one}")
     world.advance(0.1)  # which journals the acknowledgements
@@ -48,6 +54,7 @@ def chapter(world: CoreWorld, name: str) -> None:
         checkpoint(world.scheduler, agent, runs.spec.task_id, runs.fence, sequence, data, world.now)
         chunk(world.scheduler, agent, runs.spec.task_id, runs.fence, 10 * sequence, data, world.now)
         world.commit()
+    world.cancel(f"{name}-cancelled-when-ready", "too late")
     world.finish("ann", f"{name}-completes", DONE)
     world.finish("ann", f"{name}-fails", FAILED_FOR_GOOD)
     world.finish("ann", f"{name}-retries", LIMITED)
@@ -68,6 +75,20 @@ def opening() -> list[tuple[str, AnyEvent]]:
         ("going", NamespaceDeleted(purged=False)),
         ("gone", NamespaceDeleted(purged=True)),
     ]
+
+
+def timed(world: CoreWorld, name: str) -> None:
+    """Tasks with dates; those of a twentieth of a second come before the chapter is over."""
+    dates: dict[str, dict[str, Any]] = {
+        "delayed": {"delay_s": 600, "deadline_s": 900},
+        "dated": {"not_before_ms": world.date_ms + 600_000},
+        "ready": {"delay_s": 0.05, "queue_timeout_s": 600},
+        "cancelled-when-ready": {"delay_s": 0.05},
+        "stale": {"queue_timeout_s": 0.05},
+        "late": {"deadline_s": 0.05},
+    }
+    for one, options in dates.items():
+        world.submit(spec_of(f"{name}-{one}", "other", defaults=SETTINGS.retry, **options))
 
 
 def story() -> tuple[CoreWorld, dict[str, object]]:

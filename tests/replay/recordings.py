@@ -12,7 +12,7 @@ A recording is a folder with
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,6 @@ def _plain(value: Any) -> Any:
         case dict():
             return {key: _plain(one) for key, one in value.items()}
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return _plain(asdict(value))
+            return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.compare}
         case _:
             return value

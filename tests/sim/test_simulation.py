@@ -22,7 +22,10 @@ HAPPENINGS = [
     "compared",
     "coordinator killed",
     "date step",
+    "delay ended",
     "fenced",
+    "given up: DEADLINE",
+    "given up: QUEUE_TIMEOUT",
     "journal trimmed",
     "outage",
     "session broken",
@@ -30,6 +33,7 @@ HAPPENINGS = [
     "snapshot taken",
     "split",
     "stale result",
+    "stopped at its deadline",
     "stream broken",
 ]
 

@@ -32,7 +32,7 @@ from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, ReconcileVerdict, hello, lost, ready
 from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
-from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
+from coordinator.core.submits import CancelVerdict, cancel, submit
 from coordinator.core.ticks import tick
 from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
@@ -61,6 +61,10 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    delay_s: float | None = None,
+    not_before_ms: int | None = None,
+    queue_timeout_s: float | None = None,
+    deadline_s: float | None = None,
     labels: Mapping[str, str] | None = None,
     parent: str = "",
     **scheduling: object,
@@ -84,6 +88,14 @@ def spec_of(
         message.run_timeout.CopyFrom(convert.duration(run_timeout_s))
     if progress_timeout_s is not None:
         message.progress_timeout.CopyFrom(convert.duration(progress_timeout_s))
+    if delay_s is not None:
+        message.delay.CopyFrom(convert.duration(delay_s))
+    if not_before_ms is not None:
+        message.not_before.CopyFrom(convert.timestamp(not_before_ms))
+    if queue_timeout_s is not None:
+        message.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
+    if deadline_s is not None:
+        message.deadline.CopyFrom(convert.duration(deadline_s))
     return convert.spec_in(message, defaults or RetryPolicy(), convert.Bounds())
 
 
@@ -191,7 +203,7 @@ class CoreWorld:
     def submit(self, spec: Spec | str, **options: object) -> Task:
         """Submits a task, which must be taken: a spec, or the id of one to be made with `options`."""
         taken = submit(self.scheduler, spec if isinstance(spec, Spec) else spec_of(spec, **options), self.now)  # type: ignore[arg-type]
-        assert not isinstance(taken, Refused)
+        assert isinstance(taken, Task), taken
         self.commit()
         return taken
 

@@ -11,6 +11,7 @@ from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     Completed,
@@ -68,6 +69,8 @@ class Story:
     crashes: int = 0
     undelivered: int = 0
     ready_at_ms: int = 0
+    place: int = 0  # when it first became ready, by count; 0 before
+    ready_since_ms: int = 0
     cancelled: bool = False
     end: str = ""
     told: list[tuple[object, ...]] = field(default_factory=list)  # its history: see `told_by`
@@ -86,6 +89,7 @@ class Oracle:
     held: dict[int, Held] = field(default_factory=dict)
     stories: dict[int, Story] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    places: int = 0  # how many tasks have become ready
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
 
     # --- what agents do ---
@@ -135,7 +139,9 @@ class Oracle:
                 case Submitted():
                     assert event.spec.task_id not in self.numbers, f"G6: {event.spec.task_id} was taken twice"
                     self.numbers[event.spec.task_id] = event.number
-                    self.stories[event.number] = Story(event.spec, now.date_ms)
+                    self._submitted(event, now)
+                case BecameReady():
+                    self._became_ready(event.number, now)
                 case Assigned():
                     self._assigned(event, now, delayed)
                 case Acknowledged():
@@ -160,6 +166,9 @@ class Oracle:
 
     def nothing_is_overdue(self, now: Now) -> None:
         """To be called after a tick: whatever should have been given up was."""
+        for story in self.stories.values():
+            assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
+            assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
         for number, held in self.held.items():
             agent = self.agents[held.agent]
             due_s = min(held.lease_until_s, held.ack_until_s, INFINITY if agent.connected else agent.grace_until_s)
@@ -170,11 +179,31 @@ class Oracle:
         held = self.held.get(self.numbers.get(task_id, 0))
         return held is not None and (held.agent, held.fence) == (agent, fence)
 
+    def _submitted(self, event: Submitted, now: Now) -> None:
+        timing = event.spec.timing
+        ready_at_ms = max(now.date_ms + timing.delay_ms, timing.not_before_ms)
+        self.stories[event.number] = Story(event.spec, now.date_ms, ready_at_ms=ready_at_ms)
+        if ready_at_ms <= now.date_ms:
+            self._takes_its_place(event.number, now)
+
+    def _became_ready(self, number: int, now: Now) -> None:
+        story = self.stories[number]
+        assert not story.place, "a place is fixed when a task first becomes ready"
+        assert now.date_ms >= story.ready_at_ms, "its delay ended early"
+        assert not story.end, "it has ended"
+        self._takes_its_place(number, now)
+
+    def _takes_its_place(self, number: int, now: Now) -> None:
+        self.places += 1
+        self.stories[number].place, self.stories[number].ready_since_ms = self.places, now.date_ms
+
     def _assigned(self, event: Assigned, now: Now, delayed: Container[int]) -> None:
         story, agent = self.stories[event.number], self.agents[event.agent]
         assert event.fence > story.fence, "G2: a fence must grow"
         assert event.number not in self.held, "G3: two live leases on one task"
         assert not story.end, "G2: it has ended"
+        assert story.place, "it is delayed"
+        assert now.date_ms < self._overdue_at_ms(story)[0], "it should have failed instead"
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
@@ -193,8 +222,14 @@ class Oracle:
         self.held[event.number] = held
 
     def _failed(self, event: AttemptFailed, now: Now) -> None:
-        story, held = self.stories[event.number], self._released(event.number)
+        story = self.stories[event.number]
+        if event.number not in self.held:
+            self._given_up(event, now)
+            return
+        held = self._released(event.number)
         exhausted = self._charge(story, event.cost)
+        if event.failure.kind is FailureKind.DEADLINE and event.disposition is Disposition.FAIL:
+            self._deadline_ends(story, event, now)
         self._not_early(event.failure.kind, held, now)
         if event.reported:
             story.accepted_fence = held.fence
@@ -207,6 +242,7 @@ class Oracle:
                 assert not exhausted, "it has used up its tries"
                 assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
+                assert event.ready_at_ms < self._deadline_ms(story), "it could not begin before its deadline"
                 story.ready_at_ms = event.ready_at_ms
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it has tries left"
@@ -215,6 +251,35 @@ class Oracle:
             case Disposition.CANCEL:
                 assert story.cancelled, "nobody asked for it"
                 self._ended(event.number, "CANCELLED")
+
+    def _given_up(self, event: AttemptFailed, now: Now) -> None:
+        """A task failed while it waited."""
+        story = self.stories[event.number]
+        due_ms, kind = self._overdue_at_ms(story)
+        assert (now.date_ms >= due_ms, event.failure.kind.name, event.disposition) == (True, kind, Disposition.FAIL), "it had time left"
+        assert not story.cancelled, "a cancelled task ends cancelled"
+        self._tell(event.number, None, now.date_ms, "GIVEN_UP", "FAILED", event.failure.message)
+        self._ended(event.number, "FAILED")
+
+    def _deadline_ends(self, story: Story, event: AttemptFailed, now: Now) -> None:
+        """An attempt's end is its task's for its deadline alone: it has passed, or a backoff would end after it."""
+        if event.reported or event.cost is not Cost.NONE:
+            backoff = story.spec.retry.max_backoff_s * 1000
+            assert now.date_ms + backoff >= self._deadline_ms(story), "it could have been tried again"
+        else:
+            assert now.date_ms >= self._deadline_ms(story), "it had time left"
+
+    def _deadline_ms(self, story: Story) -> float:
+        """When a task must have ended."""
+        return story.created_ms + story.spec.timing.deadline_ms if story.spec.timing.deadline_ms else INFINITY
+
+    def _overdue_at_ms(self, story: Story) -> tuple[float, str]:
+        """When a task must fail, as things are, and with what kind of failure."""
+        queue_ms = INFINITY
+        if story.spec.timing.queue_timeout_ms and story.place and not story.assigned:
+            queue_ms = story.ready_since_ms + story.spec.timing.queue_timeout_ms
+        deadline_ms = self._deadline_ms(story)
+        return (queue_ms, "QUEUE_TIMEOUT") if queue_ms <= deadline_ms else (deadline_ms, "DEADLINE")
 
     def _charge(self, story: Story, cost: Cost) -> bool:
         """Books what an attempt cost. Answers whether that was one too many."""
@@ -295,6 +360,8 @@ class Oracle:
         if now.date_ms < ready_at_ms:
             assert number in delayed, "its backoff ended early"
             return True
+        if not self.stories[number].place:
+            return True
         if now.date_ms >= ready_at_ms + DATE_SLOT_MS:
             assert number not in delayed, "its backoff should have ended"
         return number in delayed
@@ -307,13 +374,15 @@ class Oracle:
             other_level = self.level(other, now)
             assert other_level <= level, "G4: a more urgent task goes first"
             same_key = self.stories[other].spec.scheduling.fairness_key == key
-            assert other_level < level or other >= number or not same_key, "G4: an older task of the key goes first"
+            assert other_level < level or self.stories[other].place >= self.stories[number].place or not same_key, (
+                "G4: an older task of the key goes first"
+            )
 
     def level(self, number: int, now: Now) -> int:
         """The effective priority of a ready task, by ages in steps of a quarter second."""
         story, period_ms = self.stories[number], round(1000 * self.settings.ageing_period_s)
         looked_ms = now.date_ms // AGE_SLOT_MS * AGE_SLOT_MS - 1
-        steps = max(0, (looked_ms - story.created_ms) // period_ms) if period_ms else 0
+        steps = max(0, (looked_ms - story.ready_since_ms) // period_ms) if period_ms else 0
         return min(4, story.spec.priority + steps)
 
     def _takers(self, number: int) -> list[str]:

@@ -320,7 +320,7 @@ class QueueStats(_message.Message):
     ready: _builtins.int
     """Tasks ready for an agent."""
     delayed: _builtins.int
-    """Tasks in backoff."""
+    """Tasks in backoff, or delayed."""
     running: _builtins.int
     """Tasks running."""
     waits_for: _builtins.str

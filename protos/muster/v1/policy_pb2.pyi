@@ -8,6 +8,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from muster.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,6 +30,8 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """Not given."""
     POLICY_KIND_WEIGHT: _PolicyKind.ValueType  # 1
     """The weight of a fairness key."""
+    POLICY_KIND_RETRY_DEFAULTS: _PolicyKind.ValueType  # 2
+    """How failed attempts of a task type are repeated."""
     POLICY_KIND_NAMESPACE_LIMITS: _PolicyKind.ValueType  # 7
     """What a namespace may hold."""
 
@@ -39,6 +42,8 @@ POLICY_KIND_UNSPECIFIED: PolicyKind.ValueType  # 0
 """Not given."""
 POLICY_KIND_WEIGHT: PolicyKind.ValueType  # 1
 """The weight of a fairness key."""
+POLICY_KIND_RETRY_DEFAULTS: PolicyKind.ValueType  # 2
+"""How failed attempts of a task type are repeated."""
 POLICY_KIND_NAMESPACE_LIMITS: PolicyKind.ValueType  # 7
 """What a namespace may hold."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
@@ -52,11 +57,16 @@ class Policy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WEIGHT_FIELD_NUMBER: _builtins.int
+    RETRY_DEFAULTS_FIELD_NUMBER: _builtins.int
     NAMESPACE_LIMITS_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
         """Of kind WEIGHT; its key is the fairness key."""
+
+    @_builtins.property
+    def retry_defaults(self) -> Global___RetryDefaultsPolicy:
+        """Of kind RETRY_DEFAULTS; its key is the task type."""
 
     @_builtins.property
     def namespace_limits(self) -> Global___NamespaceLimitsPolicy:
@@ -70,14 +80,15 @@ class Policy(_message.Message):
         self,
         *,
         weight: Global___WeightPolicy | None = ...,
+        retry_defaults: Global___RetryDefaultsPolicy | None = ...,
         namespace_limits: Global___NamespaceLimitsPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "namespace_limits"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "namespace_limits"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -191,3 +202,33 @@ class NamespaceLimitsPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_tasks) -> _WhichOneofReturnType__max_retained_tasks | None: ...
 
 Global___NamespaceLimitsPolicy: _TypeAlias = NamespaceLimitsPolicy  # noqa: Y015
+
+@_typing.final
+class RetryDefaultsPolicy(_message.Message):
+    """How failed attempts of a task type are repeated, as far as a task's own retry_policy doesn't say. It counts for tasks that are submitted
+    from now on: those that were accepted keep what they were accepted with.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, 1 to 128 characters."""
+    @_builtins.property
+    def retry_policy(self) -> _common_pb2.RetryPolicy:
+        """At least one of its fields; what it leaves out is the coordinator's default."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        retry_policy: _common_pb2.RetryPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_policy", b"retry_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_policy", b"retry_policy", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDefaultsPolicy: _TypeAlias = RetryDefaultsPolicy  # noqa: Y015
