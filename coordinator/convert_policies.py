@@ -1,13 +1,13 @@
 """Policies from protos to the core and back: checked where they come from a caller, as they are where they come from the journal."""
 
-from typing import cast
+from typing import assert_never, cast
 
 from muster.v1 import policy_pb2
 
-from coordinator import convert
+from coordinator import convert, convert_limits
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT
-from coordinator.core.policies import Policy, PolicyKind, PolicyName, StandingPolicy, WeightPolicy
+from coordinator.core.policies import ConcurrencyLimitPolicy, Policy, PolicyKind, PolicyName, RateLimitPolicy, StandingPolicy, WeightPolicy
 from coordinator.errors import InvalidRequest
 from coordinator.ports import JournalTooNew
 
@@ -33,6 +33,10 @@ def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
                 raise InvalidRequest(
                     f"{field}.weight.weight is {weight.weight:g}: give {MIN_WEIGHT:g} to {MAX_WEIGHT:g}", field=f"{field}.weight.weight"
                 )
+        case "concurrency_limit":
+            convert_limits.check_concurrency_limit(message.concurrency_limit, f"{field}.concurrency_limit")
+        case "rate_limit":
+            convert_limits.check_rate_limit(message.rate_limit, f"{field}.rate_limit")
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -47,13 +51,25 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
     match message.WhichOneof("policy"):
         case "weight":
             return WeightPolicy(message.weight.fairness_key, message.weight.weight)
+        case "concurrency_limit":
+            return convert_limits.concurrency_limit_stored(message.concurrency_limit)
+        case "rate_limit":
+            return convert_limits.rate_limit_stored(message.rate_limit)
         case _:
             raise JournalTooNew(_UNKNOWN)
 
 
 def policy_out(policy: Policy) -> policy_pb2.Policy:
     """A policy as a message, without its date."""
-    return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+    match policy:
+        case WeightPolicy():
+            return policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key=policy.fairness_key, weight=policy.weight))
+        case ConcurrencyLimitPolicy():
+            return policy_pb2.Policy(concurrency_limit=convert_limits.concurrency_limit_out(policy))
+        case RateLimitPolicy():
+            return policy_pb2.Policy(rate_limit=convert_limits.rate_limit_out(policy))
+        case unreachable:
+            assert_never(unreachable)
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:

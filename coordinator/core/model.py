@@ -184,6 +184,8 @@ class Scheduling(NamedTuple):
     cost: float = 0.0  # to the key; 0: not given
     sticky_key: str = ""
     slots: int = 1  # of an agent's, that an attempt takes
+    concurrency_key: str = ""
+    rate_key: str = ""
 
 
 PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it

@@ -10,10 +10,10 @@ from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
 from coordinator.core.fairness import Charge
 from coordinator.core.lazy_heap import FIRST, Rank
+from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, Room
-from coordinator.core.model import Attempt, Now, Task, next_fence
+from coordinator.core.model import PLAIN, Attempt, Now, Task, next_fence
 from coordinator.core.preferences import let_go, prefer, review
-from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
 
 LAST: Rank = (1,)  # after every lane's rank
@@ -28,9 +28,9 @@ def place(scheduler: Scheduler, now: Now) -> None:
         if scheduler.reserved:
             review(scheduler, [item for item in awake if isinstance(item, Room)])
         for item in awake:
-            if isinstance(item, Lane):
+            if isinstance(item, Line):
                 turns.nominate(item)
-                if item.needs.slots > 1:
+                if item.slots > 1:
                     scheduler.reserved.setdefault(item, None)
             else:
                 turns.ask(item)
@@ -49,11 +49,11 @@ class Turns:
     __slots__ = ("_askers", "_heap", "_nominators")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, int, Lane]] = []  # the lanes nominated; a rank here is a lower bound
+        self._heap: list[tuple[Rank, int, Line]] = []  # the lanes nominated; a rank here is a lower bound
         self._askers: list[tuple[Rank, int, Room]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
-        self._nominators: dict[Lane, list[Room]] = {}  # from whose heaps each lane was taken
+        self._nominators: dict[Line, list[Room]] = {}  # from whose heaps each lane was taken
 
-    def nominate(self, lane: Lane) -> None:
+    def nominate(self, lane: Line) -> None:
         """Its head got better."""
         self._nominators[lane] = []
         self._enter(lane)
@@ -63,7 +63,7 @@ class Turns:
         if (bound := room.lanes.bound()) is not None:
             heapq.heappush(self._askers, (max(bound, after), room.serial, room))
 
-    def next(self) -> Lane | None:
+    def next(self) -> Line | None:
         """The lane whose head goes first. It stays nominated."""
         heap, askers = self._heap, self._askers
         while True:
@@ -108,13 +108,13 @@ class Turns:
             nominators.append(room)
         self.ask(room, room.lanes.found)  # the others may be late entries, of which a look puts right only so many
 
-    def _enter(self, lane: Lane) -> None:
+    def _enter(self, lane: Line) -> None:
         rank = lane.rank()
         if rank is not None:
             heapq.heappush(self._heap, (rank, lane.serial, lane))
 
 
-def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
+def _serve(scheduler: Scheduler, lane: Line, turns: Turns, now: Now) -> None:
     """Assigns a lane's tasks from its head on, while they go before the other lanes' heads and somebody is free."""
     rival = turns.rival()
     while (rank := lane.rank()) is not None:
@@ -135,7 +135,7 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
     turns.drop()
 
 
-def _pick(lane: Lane) -> Agent | None:
+def _pick(lane: Line) -> Agent | None:
     """The least loaded agent with space among the lane's rooms; the longest idle of equals."""
     if len(lane.rooms) == 1:
         (room,) = lane.rooms
@@ -150,6 +150,8 @@ def _pick(lane: Lane) -> Agent | None:
 def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | None, now: Now) -> None:
     fence = next_fence(task.fence, scheduler.epoch)
     scheduler.apply(Assigned(task.number, agent.name, task.attempt + 1, fence), now)
+    if task.spec.scheduling is not PLAIN or scheduler.limits.names_types:
+        scheduler.limits.began(task, now.date_ms)
     settings = scheduler.settings
     attempt = Attempt(task, now.mono_s, now.mono_s + settings.lease_s, now.mono_s + settings.ack_timeout_s)
     attempt.charge = charge

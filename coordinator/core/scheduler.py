@@ -13,10 +13,13 @@ from coordinator.core.events import Acknowledged, AnyEvent, ChunkStored, Event
 from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
+from coordinator.core.limits import Limits, follow
+from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, LoadMap, Room
-from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
+from coordinator.core.model import ENDED, INFINITY, PLAIN, WAITING, Attempt, Now, Settings, Task, TaskState
 from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
-from coordinator.core.ready_queue import Lane, ReadyQueue
+from coordinator.core.pools import Pools
+from coordinator.core.ready_queue import ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.timers import TimerWheel
@@ -61,17 +64,19 @@ class Scheduler:
         self.epoch = epoch
         self.jitter = jitter
         self.state = state or State()
-        self.load = LoadMap()
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
-        self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
+        self.limits = Limits(rates=self.state.rates, ages=self.ages, hurry=self.hurry)
+        pools = Pools(limiters=self.limits.limiters, ages=self.ages)
+        self.load = LoadMap(pools)
+        self.ready = ReadyQueue(ages=self.ages, pools=pools, is_limited=self.limits.is_named, opened=self.load.open, closed=self.load.close)
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
-        self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
+        self.reserved: dict[Line, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
-        self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
+        self.awake: dict[Line | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
@@ -105,10 +110,14 @@ class Scheduler:
         if self.ages.now_ms != now.date_ms:
             self.ages.at(now.date_ms)
         lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
-        if lane.add(task):
-            self.hurry(lane)
+        keys = lane.limits_of(task)
+        if keys is None:
+            if lane.add(task):
+                self.hurry(lane)
+        elif (pool := self.load.pools.add(lane, task, keys)) is not None:
+            self.hurry(pool)
 
-    def hurry(self, lane: Lane) -> None:
+    def hurry(self, lane: Line) -> None:
         """A lane has a better head than before."""
         if lane.watchers:
             lane.improved()
@@ -126,6 +135,8 @@ class Scheduler:
         attempt = agent.end(task.number) if agent is not None else None
         if agent is None or attempt is None:
             return None
+        if task.spec.scheduling is not PLAIN or self.limits.names_types:
+            self.limits.ended(task)
         self.liveness.disarm(attempt)
         self.unjournalled_acks.pop(task.number, None)
         if attempt.charge is not None:
@@ -145,6 +156,8 @@ class Scheduler:
 
     def ended(self, task: Task) -> None:
         """A task has just reached its end by an event."""
+        if task.cancel_reason is None and task.spec.scheduling is not PLAIN:
+            self.limits.left(task)
         match task.state:
             case TaskState.COMPLETED:
                 self.totals.completed += 1
@@ -162,7 +175,7 @@ class Scheduler:
         else:
             self.enqueue(task, now)
 
-    def policy_changed(self, name: PolicyName, now: Now) -> None:  # noqa: ARG002  # what follows dates will need it
+    def policy_changed(self, name: PolicyName, now: Now) -> None:
         """A policy was set or deleted: what is derived follows it."""
         standing = self.state.policies.get(name)
         policy = standing.policy if standing is not None else None
@@ -170,6 +183,8 @@ class Scheduler:
             case PolicyKind.WEIGHT:
                 usual = self.settings.weights.get(name.key, 1.0)
                 self.fairness.set_weight(name.key, policy.weight if isinstance(policy, WeightPolicy) else usual)
+            case PolicyKind.CONCURRENCY_LIMIT | PolicyKind.RATE_LIMIT:
+                follow(self, name, now)
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""
@@ -179,7 +194,9 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        dates = [due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due()) if due_ms is not None]
+        dates = [
+            due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due()) if due_ms is not None
+        ]
         return self.liveness.next_due(), min(dates, default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:
@@ -193,6 +210,9 @@ class Scheduler:
         for place, task in enumerate(self.state.tasks.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            limited = task.spec.scheduling is not PLAIN
+            if limited and task.cancel_reason is None:
+                self.limits.came(task)
             if task.state in WAITING:
                 self.enqueue(task, now)
                 continue
@@ -202,6 +222,8 @@ class Scheduler:
             attempt.run_until_s = max(attempt.run_until_s, until_s)
             attempt.progress_until_s = max(attempt.progress_until_s, until_s)
             agent.begin(attempt)
+            if limited or self.limits.names_types:
+                self.limits.began(task, now.date_ms)
             self.liveness.arm(attempt, attempt.due_s())
         for agent in self.load.agents.values():
             agent.grace_until_s = until_s

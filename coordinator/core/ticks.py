@@ -8,6 +8,7 @@ from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Scheduler
 
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
+MAX_FREED = 2000  # rate keys that a tick lets go on: likewise
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
@@ -17,7 +18,9 @@ def tick(scheduler: Scheduler, now: Now) -> None:
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
         if fifo.aged():
             fifo.improved()
-            scheduler.hurry(fifo.lane)
+            scheduler.hurry(fifo.line)
+    for limiter in scheduler.limits.wheel.take_due(now.date_ms, at_most=MAX_FREED):
+        scheduler.limits.due(limiter, now.date_ms)
     for backoff in scheduler.dates.take_due(now.date_ms):
         if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
             scheduler.enqueue(backoff.task, now)

@@ -14,7 +14,7 @@ from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
-from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
+from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, restore_policies, set_policy
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -146,7 +146,7 @@ class CoreWorld:
         if self._walk is not None:
             self._walk.abandon()
         state = self.scheduler.state
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()))
+        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), tuple(state.rates.logs()))
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
         self._snapshot_at = len(self.journal)
@@ -170,7 +170,7 @@ class CoreWorld:
             assert piece.sequence == sequence
             for namespace, tasks in piece.parts:
                 next_number = namespace.next_number
-                state.policies |= {standing.policy.name: standing for standing in namespace.policies}
+                restore_policies(state, namespace.policies, namespace.rate_logs)
                 for task in tasks:
                     restore(state, task)
         restored(state, next_number)

@@ -93,6 +93,10 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """Every capable agent is draining."""
     WAIT_KIND_STORE_UNAVAILABLE: _WaitKind.ValueType  # 6
     """The coordinator can't reach its store."""
+    WAIT_KIND_CONCURRENCY_LIMIT: _WaitKind.ValueType  # 8
+    """Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+    WAIT_KIND_RATE_LIMIT: _WaitKind.ValueType  # 9
+    """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """Why a task waits."""
@@ -111,6 +115,10 @@ WAIT_KIND_AGENTS_DRAINING: WaitKind.ValueType  # 5
 """Every capable agent is draining."""
 WAIT_KIND_STORE_UNAVAILABLE: WaitKind.ValueType  # 6
 """The coordinator can't reach its store."""
+WAIT_KIND_CONCURRENCY_LIMIT: WaitKind.ValueType  # 8
+"""Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+WAIT_KIND_RATE_LIMIT: WaitKind.ValueType  # 9
+"""Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 class _CancelVerdict:
