@@ -15,8 +15,8 @@ from coordinator.core.model import WAITING, Priority, Task
 from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
-    from coordinator.core.pools import Group
     from coordinator.core.line import Line
+    from coordinator.core.pools import Group
     from coordinator.core.ready_queue import Lane
 
 _MIN_STALE = 64  # compact only when it pays

@@ -4,6 +4,7 @@ from collections import Counter
 
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
+from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
 
 
@@ -38,6 +39,7 @@ def check(scheduler: Scheduler) -> None:
     _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
     _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
+    _check_index(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -53,6 +55,20 @@ def check(scheduler: Scheduler) -> None:
                 number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
             )
     _check_shares(scheduler)
+    _check_limits(scheduler)
+
+
+def _check_index(scheduler: Scheduler) -> None:
+    """Whatever is live is found by all that it has, and nothing else is."""
+    index, tasks = scheduler.index, scheduler.state.tasks.values()
+    for task in tasks:
+        _hold(index.knows(task), f"{task} isn't found by its type, its labels or its parent")
+    labelled = Counter(label for task in tasks for label in task.spec.labels)
+    _hold(labelled == {label: len(numbers) for label, numbers in index.labels.items()}, "a label finds what isn't live")
+    children = Counter(task.spec.parent for task in tasks if task.spec.parent)
+    _hold(children == {parent: len(numbers) for parent, numbers in index.parents.items()}, "a parent finds what isn't live")
+    tried = {task.number for task in tasks if task.state in WAITING and task.agent}
+    _hold(tried == index.tried.keys(), "what waits and had an attempt isn't what is found as such")
 
 
 def _check_shares(scheduler: Scheduler) -> None:
@@ -69,10 +85,39 @@ def _check_shares(scheduler: Scheduler) -> None:
     _hold(not users, f"keys without a share: {users}")
 
 
+def _check_limits(scheduler: Scheduler) -> None:
+    """What is counted under limits is what runs and waits, and each queue of limited tasks stands where agents find it."""
+    limits, tasks = scheduler.limits, scheduler.state.tasks.values()
+    for key, limiter in limits.keys.items():
+        mine = [task for task in tasks if task.spec.scheduling.concurrency_key == key]
+        running = {task.number for task in mine if task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of concurrency key {key} run, and it knows {limiter.running.keys()}")
+        _hold(limiter.live == sum(task.cancel_reason is None for task in mine), f"concurrency key {key} counts live tasks wrongly")
+        _hold(bool(mine), f"concurrency key {key} has no task any more")
+    for task_type, limiter in limits.types.items():
+        running = {task.number for task in tasks if task.spec.task_type == task_type and task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of type {task_type} run, and it knows {limiter.running.keys()}")
+    everything: list[Limiter] = [*limits.keys.values(), *limits.types.values(), *limits.rate_keys.values(), *limits.type_rates.values()]
+    waiting: Counter[Limiter] = Counter()
+    for lane in scheduler.ready.lanes.values():
+        _hold(lane.limited_type == (lane.task_type if limits.is_named(lane.task_type) else ""), f"lane {lane.needs} isn't as its type is")
+        pool = lane.pool
+        _hold(pool is None or pool.rooms.keys() == lane.rooms.keys(), f"the limited tasks of lane {lane.needs} are where others look")
+        for fifo in lane.limited.values():
+            group = fifo.group
+            _hold(group is not None and pool is not None and pool.groups[group.keys] is group, f"{fifo} isn't in its pool")
+            if group is not None:
+                _hold(fifo in group.queues and group in group.stand.groups and group.stand.limiter in group.limiters, f"{fifo} is lost")
+                waiting.update(dict.fromkeys(group.limiters, fifo.live))
+                _hold(all(limiter in everything for limiter in group.limiters), f"{group.keys} is held up by a limit of the past")
+    for limiter in everything:
+        _hold(limiter.waiting == waiting[limiter], f"{limiter.key} has {waiting[limiter]} waiting, and counts {limiter.waiting}")
+
+
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.empty():
+        if not any(fifo.group is None or fifo.group.blocker() is None for fifo in lane.fifos()):
             continue
         for agent in scheduler.load.agents.values():
             if agent.group is not None and agent.group.can_take(lane.needs):

@@ -150,6 +150,8 @@ def _pick(lane: Line) -> Agent | None:
 def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | None, now: Now) -> None:
     fence = next_fence(task.fence, scheduler.epoch)
     scheduler.apply(Assigned(task.number, agent.name, task.attempt + 1, fence), now)
+    if scheduler.index.tried:
+        scheduler.index.tried.pop(task.number, None)
     if task.spec.scheduling is not PLAIN or scheduler.limits.names_types:
         scheduler.limits.began(task, now.date_ms)
     settings = scheduler.settings

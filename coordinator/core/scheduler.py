@@ -22,6 +22,7 @@ from coordinator.core.pools import Pools
 from coordinator.core.ready_queue import ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
+from coordinator.core.task_index import TaskIndex
 from coordinator.core.timers import TimerWheel
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
@@ -69,6 +70,7 @@ class Scheduler:
         self.limits = Limits(rates=self.state.rates, ages=self.ages, hurry=self.hurry)
         pools = Pools(limiters=self.limits.limiters, ages=self.ages)
         self.load = LoadMap(pools)
+        self.index = TaskIndex(state=self.state, load=self.load)
         self.ready = ReadyQueue(ages=self.ages, pools=pools, is_limited=self.limits.is_named, opened=self.load.open, closed=self.load.close)
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Line, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
@@ -165,6 +167,7 @@ class Scheduler:
                 self.totals.failed += 1
             case _:
                 self.totals.cancelled += 1
+        self.index.remove(task)
         self.effects.append(TaskEnded(task))
         self.bytes += size_of_record(task)
 
@@ -173,6 +176,7 @@ class Scheduler:
         if task.state in ENDED:
             self.ended(task)
         else:
+            self.index.tried[task.number] = None
             self.enqueue(task, now)
 
     def policy_changed(self, name: PolicyName, now: Now) -> None:
@@ -207,13 +211,16 @@ class Scheduler:
         for name in self.state.policies:
             self.policy_changed(name, now)
         until_s = now.mono_s + self.settings.lease_s
-        for place, task in enumerate(self.state.tasks.values(), 1):
+        for place, task in enumerate(self.state.by_number.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            self.index.add(task)
             limited = task.spec.scheduling is not PLAIN
             if limited and task.cancel_reason is None:
                 self.limits.came(task)
             if task.state in WAITING:
+                if task.agent:
+                    self.index.tried[task.number] = None
                 self.enqueue(task, now)
                 continue
             agent = self.load.agent(task.agent)

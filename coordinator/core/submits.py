@@ -40,6 +40,7 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += size
     scheduler.totals.submitted += 1
+    scheduler.index.add(task)
     if spec.scheduling is not PLAIN:
         scheduler.limits.came(task)
         if oldest is not None:

@@ -10,11 +10,13 @@ from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
 from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
 from coordinator.core.evolve import evolve
+from coordinator.core.fifo import Ages
 from coordinator.core.invariants import check, check_placed
-from coordinator.core.load_map import Agent
+from coordinator.core.load_map import Agent, LoadMap
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
 from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, restore_policies, set_policy
+from coordinator.core.pools import Pools
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -61,11 +63,18 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    labels: Mapping[str, str] | None = None,
+    parent: str = "",
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
-        task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
+        task_id=task_id,
+        task_type=task_type,
+        payload=payload,
+        priority=cast("common_pb2.Priority.ValueType", priority),
+        labels=labels,
+        parent_task_id=parent,
     )
     if scheduling:
         message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
@@ -78,6 +87,11 @@ def spec_of(
     if progress_timeout_s is not None:
         message.progress_timeout.CopyFrom(convert.duration(progress_timeout_s))
     return convert.spec_in(message, defaults or RetryPolicy(), convert.Bounds())
+
+
+def load_map() -> LoadMap:
+    """An empty load map of a namespace without limits."""
+    return LoadMap(Pools(limiters=lambda _: (), ages=Ages(0, {})))
 
 
 class CoreWorld:
@@ -146,7 +160,9 @@ class CoreWorld:
         if self._walk is not None:
             self._walk.abandon()
         state = self.scheduler.state
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), tuple(state.rates.logs()))
+        namespace = SnapshotNamespace(
+            NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), tuple(state.rates.logs())
+        )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
         self._snapshot_at = len(self.journal)
