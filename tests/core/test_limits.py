@@ -31,8 +31,8 @@ def submit_many(world, count, prefix="t", **options):
 def test_so_many_of_a_key_run_on_all_agents_and_the_next_follows(world):
     world.set_policy(at_most(2))
     submit_many(world, 5)
-    for name in ("ann", "bob"):
-        world.join(name)
+    world.join("ann", capacity=1)
+    world.join("bob")
     assert world.assignments() == [("t0", "ann"), ("t1", "bob")]
     world.finish("bob", "t1")
     assert world.assignments()[2:] == [("t2", "bob")]
@@ -55,8 +55,8 @@ def test_an_exhausted_key_delays_no_other(world):
 
 def test_a_head_that_nobody_can_take_uses_up_no_room(world):
     world.set_policy(at_most(1))
-    world.submit("unserviceable", "nobody", concurrency_key="k", priority=4)
-    world.submit("full", "full", concurrency_key="k", priority=4)
+    world.submit("unserviceable", task_type="nobody", concurrency_key="k", priority=4)
+    world.submit("full", task_type="full", concurrency_key="k", priority=4)
     world.join("busy", ["full"], capacity=1, limit=0)
     world.submit("served", concurrency_key="k")
     world.join("ann")
@@ -66,7 +66,7 @@ def test_a_head_that_nobody_can_take_uses_up_no_room(world):
 def test_within_a_key_the_more_urgent_and_then_the_older_go_first(world):
     world.set_policy(at_most(1))
     for task_id, priority, task_type in [("low", 1, "work"), ("first", 2, "other"), ("second", 2, "work"), ("high", 3, "other")]:
-        world.submit(task_id, task_type, priority=priority, concurrency_key="k")
+        world.submit(task_id, task_type=task_type, priority=priority, concurrency_key="k")
     world.join("ann", ["work", "other"])
     for task_id in ("high", "first", "second", "low"):
         assert world.running("ann") == [task_id]
@@ -133,13 +133,13 @@ def test_a_retried_attempt_waits_for_the_key_again(world):
 
 def test_a_type_is_limited_whatever_keys_its_tasks_have(world):
     submit_many(world, 6, fairness_key="f")
-    world.submit("keyed", concurrency_key="k")
+    world.submit("keyed", concurrency_key="k", fairness_key="f")
     world.join("ann", ["work", "other"], capacity=3)
     world.set_policy(ConcurrencyLimitPolicy("", "w*", 2))
-    world.submit("other", "other")
+    world.submit("other", task_type="other")
     world.finish("ann", "t0")
     world.finish("ann", "t1")
-    assert world.running("ann") == ["t2", "other"]
+    assert world.running("ann") == ["t2", "other", "t3"]
     world.finish("ann", "t2")
     assert world.running("ann") == ["other", "t3", "t4"]
     world.set_policy(ConcurrencyLimitPolicy("", "work", 0))
@@ -269,7 +269,7 @@ def test_changes_of_a_rate_hold_at_once_and_count_what_began(world):
 def test_a_type_has_a_rate_too(world):
     world.set_policy(RateLimitPolicy("", "work", 2, 10_000))
     submit_many(world, 5, fairness_key="f")
-    world.submit("other", "other", fairness_key="f")
+    world.submit("other", task_type="other", fairness_key="f")
     world.join("ann", ["work", "other"])
     assert begun(world) == 3
     assert world.delete_policy(PolicyName(PolicyKind.RATE_LIMIT, "task_type=work"))
@@ -309,8 +309,8 @@ def test_both_keys_hold_and_neither_starves_the_other(world):
 def test_limited_tasks_follow_their_lanes_as_classes_come_and_go(world):
     world.set_policy(at_most(1))
     for number in range(3):
-        world.submit(f"a{number}", "a", concurrency_key="k")
-        world.submit(f"b{number}", "b", concurrency_key="k")
+        world.submit(f"a{number}", task_type="a", concurrency_key="k")
+        world.submit(f"b{number}", task_type="b", concurrency_key="k")
     world.join("ann", ["a"])
     world.join("bob", ["b"])
     world.join("cai", ["a", "b"])
@@ -341,7 +341,7 @@ def test_nothing_stays_behind(world):
     world.set_policy(at_most(1, "*"))
     world.set_policy(per_period(1, "*", period_s=0.1))
     for number in range(50):
-        world.submit(f"t{number}", f"type{number}", concurrency_key=f"c{number}", rate_key=f"r{number}")
+        world.submit(f"t{number}", task_type=f"type{number}", concurrency_key=f"c{number}", rate_key=f"r{number}")
     world.join("ann", [f"type{number}" for number in range(50)], capacity=50)
     for task_id in list(world.running("ann")):
         world.finish("ann", task_id)
