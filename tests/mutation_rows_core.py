@@ -99,7 +99,7 @@ CORE_MUTATIONS = [
         "                    room.improved()\n                self.awake",
         "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "        room.lanes.tell(lane)\n", "        pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.tell(lane)\n", "            pass\n"),
     Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
     Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
     Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
@@ -126,7 +126,7 @@ CORE_MUTATIONS = [
         "min(task.spec.priority + max(steps, 0), Priority.CRITICAL)",
         "task.spec.priority + max(steps, 0)",
     ),
-    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.lane)\n", "            pass\n"),
+    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.line)\n", "            pass\n"),
     Mutation("an aged queue is told to its lane", CORE + "ticks.py", "            fifo.improved()\n", "            pass\n"),
     Mutation("the timer is armed", CORE + "fifo.py", "ages.wheel.arm(self, due_ms)", "pass"),
     Mutation(

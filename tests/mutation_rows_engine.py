@@ -74,7 +74,7 @@ ENGINE_MUTATIONS = [
     Mutation(
         "no answer before the store was asked",
         ENGINE + "shard.py",
-        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n",
+        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n",
         "                pass\n",
     ),
     Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),

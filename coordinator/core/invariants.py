@@ -110,8 +110,8 @@ def _check_limits(scheduler: Scheduler) -> None:
                 _hold(fifo in group.queues and group in group.stand.groups and group.stand.limiter in group.limiters, f"{fifo} is lost")
                 waiting.update(dict.fromkeys(group.limiters, fifo.live))
                 _hold(all(limiter in everything for limiter in group.limiters), f"{group.keys} is held up by a limit of the past")
-    for limiter in everything:
-        _hold(limiter.waiting == waiting[limiter], f"{limiter.key} has {waiting[limiter]} waiting, and counts {limiter.waiting}")
+    for one in everything:
+        _hold(one.waiting == waiting[one], f"{one.key} has {waiting[one]} waiting, and counts {one.waiting}")
 
 
 def check_placed(scheduler: Scheduler) -> None:

@@ -1,4 +1,4 @@
-"""Limits for any work: at most so many of a concurrency key or a task type run, at most so many of a rate key or a type begin in any period.
+"""Limits for any work: so many of a concurrency key or a type run at a time, so many of a rate key or a type begin in any period.
 
 Who runs follows from the state, and what began when is in it (`rates`), so all of this is derived. Whether a limit has room is found where
 it changes: as an attempt begins or ends, as a date passes, as a policy is set. `pools` has what waits for it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from coordinator.core.patterns import Patterns, covers
-from coordinator.core.policies import TYPE_KEY, ConcurrencyLimitPolicy, PolicyKind, PolicyName, WhenFull
+from coordinator.core.policies import TYPE_KEY, ConcurrencyLimitPolicy, PolicyKind, PolicyName, RateLimitPolicy, WhenFull
 from coordinator.core.pools import Limiter
 from coordinator.core.timers import TimerWheel
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from coordinator.core.line import LimitKeys, Line
     from coordinator.core.model import Now, Task
     from coordinator.core.rates import RateBook, RateRule
+    from coordinator.core.ready_queue import Lane
     from coordinator.core.scheduler import Scheduler
 
 _MIN_STALE = 64  # compact only when it pays
@@ -88,7 +89,7 @@ class ConcurrencyLimiter(Limiter):
 class RateLimiter(Limiter):
     """Whether one more of a rate key, or of a type, may begin. It is there while tasks wait for it."""
 
-    __slots__ = ("_registry", "_wheel", "due_slot", "policy", "rule")
+    __slots__ = ("_registry", "_wheel", "due_slot", "rule")
 
     def __init__(self, key: str, rule: RateRule | None, registry: dict[str, RateLimiter], wheel: TimerWheel[RateLimiter]) -> None:
         super().__init__(key)
@@ -100,19 +101,28 @@ class RateLimiter(Limiter):
     def refresh(self, date_ms: int) -> bool:
         """Finds whether one more may begin, and else when. Answers whether that has become so."""
         was_open, rule = self.open, self.rule
-        log = rule.logs.get(self.key) if rule is not None else None
-        used = log.used_at(date_ms, rule.policy) if log is not None and rule is not None else 0
-        self.open = rule is None or used < rule.policy.count
+        self.open = rule is None or self.used_at(date_ms) < rule.policy.count
         if not self.open and (free_ms := self.free_at()) is not None:
             self._wheel.disarm(self)
             self._wheel.arm(self, free_ms)
         return self.open and not was_open
+
+    @property
+    def policy(self) -> RateLimitPolicy | None:
+        """The limit; None where nothing limits the key."""
+        return self.rule.policy if self.rule is not None else None
 
     def free_at(self) -> int | None:
         """When one more may begin, if it can't now; None when none ever may."""
         rule = self.rule
         log = rule.logs.get(self.key) if rule is not None else None
         return log.free_at(rule.policy) if log is not None and rule is not None else None
+
+    def used_at(self, date_ms: int) -> int:
+        """How many starts count at a date."""
+        rule = self.rule
+        log = rule.logs.get(self.key) if rule is not None else None
+        return log.used_at(date_ms, rule.policy) if log is not None and rule is not None else 0
 
     def leave(self) -> None:
         """A group has gone."""
@@ -165,6 +175,17 @@ class Limits:
         policy = limiter.policy if limiter is not None else self.key_policies.match(key)
         live = limiter.live if limiter is not None else 0
         return WhenFull.WAIT if policy is None or live < policy.max_running else policy.when_full
+
+    def use_of(self, key: str) -> tuple[int, int]:
+        """How many live tasks a concurrency key has, and how many of them may run; 0 where nothing limits it."""
+        limiter, policy = self.keys.get(key), self.key_policies.match(key)
+        return limiter.live if limiter is not None else 0, policy.max_running if policy is not None else 0
+
+    def blocker(self, lane: Lane, task: Task) -> Limiter | None:
+        """The first limit that holds up a ready task; None when none does."""
+        keys = lane.limits_of(task)
+        group = lane.pool.groups.get(keys) if lane.pool is not None and keys is not None else None
+        return group.blocker() if group is not None else None
 
     def oldest(self, key: str) -> Task | None:
         """The oldest of a key's live tasks that nobody has asked to cancel."""

@@ -4,7 +4,7 @@ A *pool* has those of all lanes that the same rooms can take, so that whether so
 the same limit keys are a *group*, and each group stands in the *stand* of one of its limits. A stand isn't due while its limit is
 exhausted: however many groups, lanes, fairness keys or tasks are behind it, that costs a look at most; and the limit's having room again
 costs one word to each pool. A group that is held up by another of its limits moves to that one's stand when it comes up, and stays there.
-So nothing is ever moved that isn't about to be served, an exhausted limit delays nobody else, and what nobody free can take uses up no room.
+So nothing moves that is not about to be served, an exhausted limit delays nobody else, and what nobody can take uses up no room.
 """
 
 from __future__ import annotations

@@ -346,7 +346,7 @@ def test_nothing_stays_behind(world):
     for task_id in list(world.running("ann")):
         world.finish("ann", task_id)
     limits = world.scheduler.limits
-    assert not (limits.keys or limits.rate_keys or limits.types or limits.type_rates)
+    assert not any(map(len, (limits.keys, limits.rate_keys, limits.types, limits.type_rates)))
     assert all(not lane.pool.groups and not lane.pool.stands for lane in world.scheduler.ready.lanes.values() if lane.pool)
     world.advance(1)
     world.submit("last", concurrency_key="c", rate_key="r")

@@ -44,11 +44,11 @@ class KnownLimits:
 
     def hold_up(self, spec: Spec, running: Sequence[Spec], date_ms: int) -> bool:
         """Whether a task can't begin at a date."""
-        for policy, key in self._rates(spec):
+        for rate, key in self._rates(spec):
             window = [
-                began_ms for began_ms, other in self.starts.get(policy.name, ()) if other == key and began_ms + policy.period_ms > date_ms
+                began_ms for began_ms, other in self.starts.get(rate.name, ()) if other == key and began_ms + rate.period_ms > date_ms
             ]
-            if len(window) >= policy.count:
+            if len(window) >= rate.count:
                 return True
         for policy, key, of in (
             (self.of("concurrency_key", spec.scheduling.concurrency_key), spec.scheduling.concurrency_key, "concurrency_key"),
