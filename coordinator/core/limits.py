@@ -253,7 +253,8 @@ class Limits:
         """What began at `since_ms` or later was held up by an outage until `date_ms`: it counts as if it began then."""
         self.rates.postpone(since_ms, date_ms)
         for limiter in (*self.rate_keys.values(), *self.type_rates.values()):
-            limiter.refresh(date_ms)
+            if limiter.open:  # the others look for themselves when their dates come
+                limiter.refresh(date_ms)
 
     def is_named(self, task_type: str) -> bool:
         """Whether some policy names a task type."""

@@ -1,8 +1,11 @@
 """Limits: at most so many of a key run, and at most so many begin in any period, whoever runs them, over restarts and changes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.core.policies import ConcurrencyLimitPolicy, PolicyKind, PolicyName, RateLimitPolicy, WhenFull
+from coordinator.core.rates import RateRule
 from coordinator.core.submits import Refused, submit
 from tests.support.core_world import FAILED, STOPPED, CoreWorld, spec_of
 
@@ -283,7 +286,7 @@ def test_what_was_sent_after_an_outage_counts_from_then(world):
     before_ms = world.date_ms
     world.date_ms += 15_000
     world.scheduler.limits.postpone(before_ms, world.date_ms)
-    world.advance(0.1)
+    world.advance(0.1, ticks=2)
     assert begun(world) == 2
     world.advance(10, ticks=10)
     assert begun(world) == 4
@@ -353,3 +356,24 @@ def test_nothing_stays_behind(world):
     world.join("bob")
     rule = world.scheduler.state.rates.keys["*"]
     assert len(rule.logs) <= 50, "logs that are over go, some with each start"
+
+
+@given(
+    count=st.sampled_from([1, 2, 129, 400]),
+    gaps=st.lists(st.integers(0, 40), min_size=1, max_size=80),
+    period_ms=st.sampled_from([1, 100, 1000]),
+)
+def test_no_window_has_more_starts_than_the_limit_says(count, gaps, period_ms):
+    """Whenever the log has room, as many begin as it lets."""
+    policy = RateLimitPolicy("k", "", count, period_ms)
+    rule, starts, date_ms = RateRule(policy), [], 1_000_000
+    for gap in gaps:
+        date_ms += gap
+        log = rule.logs.get("k")
+        free = count - (log.used_at(date_ms, policy) if log is not None else 0)
+        assert free > 0 or log.free_at(policy) > date_ms
+        for _ in range(min(free, 150)):
+            rule.note("k", date_ms)
+            starts.append(date_ms)
+    for first in set(starts):
+        assert sum(first <= start < first + period_ms for start in starts) <= count
