@@ -238,7 +238,6 @@ CORE_MUTATIONS = [
         "or live <= policy.max_running else",
     ),
     Mutation("who is being cancelled doesn't count", CORE + "limits.py", "    return task.cancel_reason is None and", "    return"),
-    Mutation("the oldest of a snapshot is known", CORE + "limits.py", "            self._is_sorted = False\n", "            pass\n"),
     Mutation("so many begin in a period", CORE + "limits.py", "self.used_at(date_ms) < rule.policy.count", "True"),
     Mutation("what begins is noted", CORE + "evolve.py", "        state.rates.note(task.spec, date_ms)\n", "        pass\n"),
     Mutation(

@@ -30,15 +30,14 @@ _SLOT_MS = 5  # how late a rate key may go on: tasks of one wake together
 class ConcurrencyLimiter(Limiter):
     """How many of a concurrency key, or of a type, run. One of a key is there while the key has live tasks."""
 
-    __slots__ = ("_is_sorted", "_order", "_registry", "_stale", "live", "policy", "running")
+    __slots__ = ("_order", "_registry", "_stale", "live", "policy", "running")
 
     def __init__(self, key: str, policy: ConcurrencyLimitPolicy | None, registry: dict[str, ConcurrencyLimiter]) -> None:
         super().__init__(key)
         self.policy = policy
         self.running: dict[int, Task] = {}  # by number
         self.live = 0  # of a key: tasks that haven't ended, and that nobody has asked to cancel
-        self._order: deque[Task] = deque()  # those, and some that have gone
-        self._is_sorted = True  # by number: only what a snapshot had may not be
+        self._order: deque[Task] = deque()  # those, by number, and some that have gone
         self._stale = 0
         self._registry = registry
         self.refresh()
@@ -56,8 +55,6 @@ class ConcurrencyLimiter(Limiter):
     def came(self, task: Task) -> None:
         """A task of the key is live."""
         self.live += 1
-        if self._order and self._order[-1].number > task.number:
-            self._is_sorted = False
         self._order.append(task)
 
     def left(self) -> None:
@@ -70,9 +67,6 @@ class ConcurrencyLimiter(Limiter):
 
     def oldest(self) -> Task | None:
         """The oldest of the key's live tasks that nobody has asked to cancel."""
-        if not self._is_sorted:
-            self._order = deque(sorted(self._order, key=lambda task: task.number))
-            self._is_sorted = True
         order = self._order
         while order and not _stays(order[0]):
             order.popleft()

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.core.model import Settings
 from coordinator.core.policies import ConcurrencyLimitPolicy, PolicyKind, PolicyName, RateLimitPolicy, WhenFull
 from coordinator.core.rates import RateRule
 from coordinator.core.submits import Refused, submit
@@ -187,18 +188,6 @@ def test_cancel_oldest_makes_room_once_the_oldest_has_stopped(world):
     assert world.task("newer").cancel_reason is None, "sent again, it doesn't replace itself"
 
 
-def test_the_oldest_is_known_after_a_snapshot_that_met_tasks_out_of_order(world):
-    world.set_policy(at_most(3, when_full=WhenFull.CANCEL_OLDEST))
-    submit_many(world, 3)
-    world.begin_snapshot()
-    world.join("ann")  # all three change before the snapshot has come to them
-    world.go_on_with_snapshot(10)
-    world.go_on_with_snapshot(10)
-    world.crash()
-    world.submit("new", concurrency_key="k")
-    assert [number for number in range(3) if world.task(f"t{number}").cancel_reason] == [0]
-
-
 # --- how many begin ---
 
 
@@ -377,3 +366,40 @@ def test_no_window_has_more_starts_than_the_limit_says(count, gaps, period_ms):
             starts.append(date_ms)
     for first in set(starts):
         assert sum(first <= start < first + period_ms for start in starts) <= count
+
+
+def test_a_start_within_a_slot_counts_for_a_whole_period_all_the_same():
+    policy = RateLimitPolicy("k", "", 129, 12_800)
+    rule = RateRule(policy)
+    for _ in range(129):
+        rule.note("k", 1_000_050)
+    assert rule.logs["k"].starts == ((1_000_099, 129),), "slots of a 128th of the period"
+    assert rule.logs["k"].used_at(1_012_849, policy) == 129
+    assert rule.logs["k"].free_at(policy) == 1_012_899
+
+
+def test_a_limited_task_that_has_aged_goes_before_younger_ones_of_other_keys():
+    world = CoreWorld(settings=Settings(ageing_period_s=20))
+    world.set_policy(at_most(1, "*"))
+    world.submit("busy", priority=4)
+    world.join("ann", capacity=1)
+    world.submit("old", concurrency_key="k1", priority=1)
+    world.advance(15, ticks=15)
+    world.submit("young", concurrency_key="k2", priority=2)
+    world.advance(6, ticks=6)
+    world.finish("ann", "busy")
+    assert world.running("ann") == ["old"]
+
+
+def test_a_snapshot_that_met_the_newest_first_knows_the_oldest(world):
+    world.set_policy(at_most(3, when_full=WhenFull.CANCEL_OLDEST))
+    submit_many(world, 2)
+    world.submit("t2", concurrency_key="k", priority=4)
+    world.begin_snapshot()
+    world.join("ann", capacity=1)
+    assert world.running("ann") == ["t2"]
+    while world.go_on_with_snapshot(1):
+        pass
+    world.crash()
+    world.submit("new", concurrency_key="k")
+    assert [number for number in range(3) if world.task(f"t{number}").cancel_reason is not None] == [0]
