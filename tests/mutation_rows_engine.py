@@ -4,7 +4,8 @@ from tests.mutation_row import CORE, ENGINE, Mutation
 
 _APPEND = (
     "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
-    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n            self.commits.written()\n"
+    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n"
+    "            self.commits.written()\n"
 )
 _RELEASE = "            self._releaser.release(commit)\n"
 
