@@ -18,6 +18,12 @@ ENGINE_MUTATIONS = [
         _RELEASE + _APPEND,
     ),
     Mutation(
+        "what an outage held up is told to limits",
+        ENGINE + "shard.py",
+        "            namespace.scheduler.limits.postpone(since_ms, now.date_ms)\n",
+        "            pass\n",
+    ),
+    Mutation(
         "answers wait for the append", ENGINE + "shard.py", "        self.commits.last.answers.append(answer)\n", "        answer()\n"
     ),
     Mutation(
