@@ -5,14 +5,16 @@ from typing import assert_never, cast
 from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2, policy_pb2
 
-from coordinator import convert
+from coordinator import convert, convert_limits
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, RetryPolicy
 from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
     NamespaceLimitsPolicy,
     Policy,
     PolicyKind,
     PolicyName,
+    RateLimitPolicy,
     RetryDefaultsPolicy,
     StandingPolicy,
     WeightPolicy,
@@ -54,6 +56,10 @@ def policy_in(message: policy_pb2.Policy, field: str) -> Policy:
                     f"{field}.retry_defaults.retry_policy sets nothing: give at least one of its fields",
                     field=f"{field}.retry_defaults.retry_policy",
                 )
+        case "concurrency_limit":
+            convert_limits.check_concurrency_limit(message.concurrency_limit, f"{field}.concurrency_limit")
+        case "rate_limit":
+            convert_limits.check_rate_limit(message.rate_limit, f"{field}.rate_limit")
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -72,6 +78,10 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
             return _limits_in(message.namespace_limits, "namespace_limits")
         case "retry_defaults":
             return _retry_defaults_stored(message.retry_defaults)
+        case "concurrency_limit":
+            return convert_limits.concurrency_limit_stored(message.concurrency_limit)
+        case "rate_limit":
+            return convert_limits.rate_limit_stored(message.rate_limit)
         case _:
             raise JournalTooNew(_UNKNOWN)
 
@@ -114,6 +124,10 @@ def policy_out(policy: Policy) -> policy_pb2.Policy:
             return policy_pb2.Policy(namespace_limits=limits)
         case RetryDefaultsPolicy():
             return policy_pb2.Policy(retry_defaults=_retry_defaults_out(policy))
+        case ConcurrencyLimitPolicy():
+            return policy_pb2.Policy(concurrency_limit=convert_limits.concurrency_limit_out(policy))
+        case RateLimitPolicy():
+            return policy_pb2.Policy(rate_limit=convert_limits.rate_limit_out(policy))
         case unreachable:
             assert_never(unreachable)
 

@@ -81,9 +81,11 @@ class SessionSuperseded(CallerError):
 class LimitReached(MusterError):
     """A limit is reached. Nothing already accepted is affected."""
 
-    def __init__(self, message: str, *, limit: str, used: int, allowed: int, retry_after_s: float | None) -> None:
+    def __init__(
+        self, message: str, *, limit: str, used: int, allowed: int, retry_after_s: float | None, reason: str = "LIMIT_REACHED"
+    ) -> None:
         super().__init__(message, metadata={"limit": limit, "used": str(used), "allowed": str(allowed)})
-        self.reason = "LIMIT_REACHED"
+        self.reason = reason
         self.limit = limit
         self.retry_after_s = retry_after_s
 

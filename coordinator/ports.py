@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
-from coordinator.core.policies import StandingPolicy
+from coordinator.core.policies import PolicyName, StandingPolicy
+from coordinator.core.rates import Starts
 
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
@@ -210,7 +211,7 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only.
+    """A namespace as a snapshot has it, but for its tasks. Its policies, and what began under rate limits, are in the first piece only.
 
     Of one that was deleted, the store may still hold records; nothing else is left of it.
     """
@@ -220,6 +221,7 @@ class SnapshotNamespace:
     next_number: int
     policies: tuple[StandingPolicy, ...] = ()
     deleted: bool = False
+    rate_logs: tuple[tuple[PolicyName, str, Starts], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

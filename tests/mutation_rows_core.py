@@ -99,7 +99,7 @@ CORE_MUTATIONS = [
         "                    room.improved()\n                self.awake",
         "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "        room.lanes.tell(lane)\n", "        pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.tell(lane)\n", "            pass\n"),
     Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
     Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
     Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
@@ -126,7 +126,7 @@ CORE_MUTATIONS = [
         "min(task.spec.priority + max(steps, 0), Priority.CRITICAL)",
         "task.spec.priority + max(steps, 0)",
     ),
-    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.lane)\n", "            pass\n"),
+    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.line)\n", "            pass\n"),
     Mutation("an aged queue is told to its lane", CORE + "ticks.py", "            fifo.improved()\n", "            pass\n"),
     Mutation("the timer is armed", CORE + "fifo.py", "ages.wheel.arm(self, due_ms)", "pass"),
     Mutation(
@@ -184,6 +184,78 @@ CORE_MUTATIONS = [
     ),
     Mutation(
         "so many sticky keys are remembered", CORE + "preferences.py", "if len(sticky) > scheduler.settings.max_sticky_keys:", "if False:"
+    ),
+    # Limits
+    Mutation("so many of a key run", CORE + "limits.py", "len(self.running) < self.policy.max_running", "True"),
+    Mutation("who runs is counted", CORE + "limits.py", "        self.running[task.number] = task\n", "        pass\n"),
+    Mutation("who has ended isn't", CORE + "limits.py", "        limiter.running.pop(task.number, None)\n", "        pass\n"),
+    Mutation(
+        "who ran before a restart is counted",
+        CORE + "scheduler.py",
+        "                self.limits.began(task, now.date_ms)\n",
+        "                pass\n",
+    ),
+    Mutation("a limit that opens is told", CORE + "pools.py", "                pool.best.tell(stand)\n", "                pass\n"),
+    Mutation("each of a task's limits holds it up", CORE + "pools.py", "            if blocker is None:\n", "            if True:\n"),
+    Mutation("a stand's own limit holds it up", CORE + "pools.py", "        if not self.limiter.open:\n", "        if False:\n"),
+    Mutation(
+        "a better head is told to a group's stand",
+        CORE + "pools.py",
+        "        super().improved()\n        self.stand.improved()\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "limited tasks follow new rooms",
+        CORE + "load_map.py",
+        "            self.pools.regroup(linked, linked=True)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "limited tasks leave rooms that go",
+        CORE + "load_map.py",
+        "            self.pools.regroup(unlinked, linked=False)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a limited type's tasks leave their lanes", CORE + "limits.py", "    waiting = load.pools.give_up(lanes)\n", "    waiting = []\n"
+    ),
+    Mutation(
+        "a raised limit wakes",
+        CORE + "limits.py",
+        "            limiter.policy = self.key_policies.match(limiter.key)\n            if limiter.refresh():\n",
+        "            limiter.policy = self.key_policies.match(limiter.key)\n            if limiter.refresh() and False:\n",
+    ),
+    Mutation(
+        "an exact name wins", CORE + "patterns.py", "(value := values.get(key)) is not None:\n", "(value := values.get(key)) is None:\n"
+    ),
+    Mutation("the longest prefix wins", CORE + "patterns.py", "if count), reverse=True)", "if count))"),
+    Mutation("a full key refuses", CORE + "submits.py", "        if when_full is WhenFull.REJECT:\n", "        if False:\n"),
+    Mutation("a full key cancels its oldest", CORE + "submits.py", "        if oldest is not None:\n", "        if False:\n"),
+    Mutation(
+        "full is as many live tasks as may run",
+        CORE + "limits.py",
+        "or live < policy.max_running else",
+        "or live <= policy.max_running else",
+    ),
+    Mutation("who is being cancelled doesn't count", CORE + "limits.py", "    return task.cancel_reason is None and", "    return"),
+    Mutation("so many begin in a period", CORE + "limits.py", "self.used_at(date_ms) < rule.policy.count", "True"),
+    Mutation("what begins is noted", CORE + "evolve.py", "        state.rates.note(task.spec, date_ms)\n", "        pass\n"),
+    Mutation(
+        "a start counts for a whole period", CORE + "rates.py", "if began_ms + policy.period_ms > date_ms:\n", "if began_ms >= date_ms:\n"
+    ),
+    Mutation("a start in a slot counts from its end", CORE + "rates.py", "* slot_ms + slot_ms - 1", "* slot_ms"),
+    Mutation("a rate key's date is waited for", CORE + "limits.py", "            self._wheel.arm(self, free_ms)\n", "            pass\n"),
+    Mutation(
+        "what an outage held up counts from its end",
+        CORE + "rates.py",
+        "            self.starts = (*earlier, (max(",
+        "            _ = (*earlier, (max(",
+    ),
+    Mutation(
+        "a snapshot has what began",
+        "coordinator/journal/snapshot_codec.py",
+        "            part.rate_logs.extend(",
+        "            _ = list(",
     ),
     # Submits: G6 and G7.
     Mutation("a known id is the same task", CORE + "submits.py", "    if known is not None:\n", "    if False:\n"),
@@ -251,6 +323,7 @@ CORE_MUTATIONS = [
         "            self.policy_changed(name, now)\n        until_s",
         "            pass\n        until_s",
     ),
+    Mutation("limits: a pool that got queues is looked at", CORE + "pools.py", "        self._hurry(pool)", "        pass"),
     Mutation("timers are not early", CORE + "timers.py", "int(due / self._width) + 1", "int(due / self._width)"),
     # What is stored
     Mutation("a checkpoint is kept", CORE + "evolve.py", "task.checkpoint = event.data", "task.checkpoint = b''"),

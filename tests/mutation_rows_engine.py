@@ -4,7 +4,8 @@ from tests.mutation_row import CORE, ENGINE, Mutation
 
 _APPEND = (
     "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
-    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n            self.commits.written()\n"
+    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n"
+    "            self.commits.written()\n"
 )
 _RELEASE = "            self._releaser.release(commit)\n"
 
@@ -15,6 +16,12 @@ ENGINE_MUTATIONS = [
         ENGINE + "shard.py",
         _APPEND + _RELEASE,
         _RELEASE + _APPEND,
+    ),
+    Mutation(
+        "what an outage held up is told to limits",
+        ENGINE + "shard.py",
+        "            namespace.scheduler.limits.postpone(since_ms, now.date_ms)\n",
+        "            pass\n",
     ),
     Mutation(
         "answers wait for the append", ENGINE + "shard.py", "        self.commits.last.answers.append(answer)\n", "        answer()\n"
@@ -74,7 +81,7 @@ ENGINE_MUTATIONS = [
     Mutation(
         "no answer before the store was asked",
         ENGINE + "shard.py",
-        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n",
+        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n",
         "                pass\n",
     ),
     Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),

@@ -89,6 +89,12 @@ async def submit(
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label to find the task by. May be repeated.")
     ] = None,
     sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
+    concurrency_key: Annotated[
+        str, typer.Option("--concurrency-key", metavar="KEY", help="Run only so many of this key at a time as its limit says.")
+    ] = "",
+    rate_key: Annotated[
+        str, typer.Option("--rate-key", metavar="KEY", help="Begin only so many of this key in a period as its limit says.")
+    ] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
@@ -102,7 +108,16 @@ async def submit(
     from agent_node.client.scheduling import Scheduling
     from agent_node.client.tasks import Priority
 
-    asked = Scheduling(fairness_key=key, cost=cost, slots=slots, selectors=needs or (), min_version=min_version, sticky_key=sticky)
+    asked = Scheduling(
+        fairness_key=key,
+        cost=cost,
+        slots=slots,
+        selectors=needs or (),
+        min_version=min_version,
+        sticky_key=sticky,
+        concurrency_key=concurrency_key,
+        rate_key=rate_key,
+    )
     try:
         asked.message()
     except ValueError as error:

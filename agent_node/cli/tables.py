@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from agent_node.cli.limit_cells import concurrency_cells, rate_cells
 from agent_node.cli.payloads import payload_text
 
 NONE = "–"
@@ -319,6 +320,8 @@ POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] =
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
     "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
     "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
+    "concurrency_limit": concurrency_cells,
+    "rate_limit": rate_cells,
 }
 
 
@@ -329,6 +332,19 @@ def _retries(policy: common_pb2.RetryPolicy) -> str:
         shown = f"{value.ToTimedelta().total_seconds():g} s" if isinstance(value, Duration) else f"{value:g}"
         said.append(f"{field.name} {shown}")
     return ", ".join(said)
+
+
+def limits_table(limits: Iterable[admin_pb2.LimitUse]) -> Table:
+    """Limits, and how much of each is in use."""
+    table = new_table("kind", "limit", "allows", "key", "used", "waiting", "next")
+    for use in limits:
+        if use.policy.WhichOneof("policy") == "concurrency_limit":
+            kind, (pattern, rule), used = "concurrency", concurrency_cells(use.policy), use.running
+        else:
+            kind, (pattern, rule), used = "rate", rate_cells(use.policy), use.started
+        until = local_time(use.next_time) if use.HasField("next_time") else NONE
+        table.add_row(kind, Text(pattern), Text(rule), Text(use.key or NONE), str(used), str(use.waiting), until)
+    return table
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

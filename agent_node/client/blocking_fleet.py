@@ -19,6 +19,8 @@ from muster.v1.admin_pb2 import (
     GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
     Namespace,
@@ -111,6 +113,17 @@ class BlockingFleetCalls(ABC):
             policies.extend(response.policies)
             if not response.next_page_token:
                 return policies
+            request.page_token = response.next_page_token
+
+    def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        limits: builtins.list[LimitUse] = []
+        request = ListLimitsRequest(page_size=1000)
+        while True:
+            response = self._call(self._admin.ListLimits, request)
+            limits.extend(response.limits)
+            if not response.next_page_token:
+                return limits
             request.page_token = response.next_page_token
 
     @abstractmethod

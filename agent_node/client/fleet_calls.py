@@ -21,6 +21,8 @@ from muster.v1.admin_pb2 import (
     GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
     Namespace,
@@ -181,6 +183,17 @@ class FleetCalls(ABC):
             policies.extend(response.policies)
             if not response.next_page_token:
                 return policies
+            request.page_token = response.next_page_token
+
+    async def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        limits: builtins.list[LimitUse] = []
+        request = ListLimitsRequest(page_size=1000)
+        while True:
+            response = await self._call(self._live.admin.ListLimits, request)
+            limits.extend(response.limits)
+            if not response.next_page_token:
+                return limits
             request.page_token = response.next_page_token
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:

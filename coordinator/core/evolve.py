@@ -129,6 +129,8 @@ def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
+    if state.rates:
+        state.rates.note(task.spec, date_ms)
 
 
 def _completed(state: State, task: Task, event: Completed, date_ms: int) -> None:

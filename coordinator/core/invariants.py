@@ -4,6 +4,7 @@ from collections import Counter
 
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
+from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
 
@@ -61,6 +62,7 @@ def check(scheduler: Scheduler) -> None:
                 number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
             )
     _check_shares(scheduler)
+    _check_limits(scheduler)
 
 
 def _check_index(scheduler: Scheduler) -> None:
@@ -107,10 +109,39 @@ def _check_shares(scheduler: Scheduler) -> None:
     _hold(not users, f"keys without a share: {users}")
 
 
+def _check_limits(scheduler: Scheduler) -> None:
+    """What is counted under limits is what runs and waits, and each queue of limited tasks stands where agents find it."""
+    limits, tasks = scheduler.limits, scheduler.state.tasks.values()
+    for key, limiter in limits.keys.items():
+        mine = [task for task in tasks if task.spec.scheduling.concurrency_key == key]
+        running = {task.number for task in mine if task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of concurrency key {key} run, and it knows {limiter.running.keys()}")
+        _hold(limiter.live == sum(task.cancel_reason is None for task in mine), f"concurrency key {key} counts live tasks wrongly")
+        _hold(bool(mine), f"concurrency key {key} has no task any more")
+    for task_type, limiter in limits.types.items():
+        running = {task.number for task in tasks if task.spec.task_type == task_type and task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of type {task_type} run, and it knows {limiter.running.keys()}")
+    everything: list[Limiter] = [*limits.keys.values(), *limits.types.values(), *limits.rate_keys.values(), *limits.type_rates.values()]
+    waiting: Counter[Limiter] = Counter()
+    for lane in scheduler.ready.lanes.values():
+        _hold(lane.limited_type == (lane.task_type if limits.is_named(lane.task_type) else ""), f"lane {lane.needs} isn't as its type is")
+        pool = lane.pool
+        _hold(pool is None or pool.rooms.keys() == lane.rooms.keys(), f"the limited tasks of lane {lane.needs} are where others look")
+        for fifo in lane.limited.values():
+            group = fifo.group
+            _hold(group is not None and pool is not None and pool.groups[group.keys] is group, f"{fifo} isn't in its pool")
+            if group is not None:
+                _hold(fifo in group.queues and group in group.stand.groups and group.stand.limiter in group.limiters, f"{fifo} is lost")
+                waiting.update(dict.fromkeys(group.limiters, fifo.live))
+                _hold(all(limiter in everything for limiter in group.limiters), f"{group.keys} is held up by a limit of the past")
+    for one in everything:
+        _hold(one.waiting == waiting[one], f"{one.key} has {waiting[one]} waiting, and counts {one.waiting}")
+
+
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.empty() or lane in scheduler.postponed:
+        if not any(fifo.line not in scheduler.postponed and (fifo.group is None or fifo.group.blocker() is None) for fifo in lane.fifos()):
             continue
         for agent in scheduler.load.agents.values():
             if agent.group is not None and agent.group.can_take(lane.needs):

@@ -188,6 +188,8 @@ class Scheduling(NamedTuple):
     cost: float = 0.0  # to the key; 0: not given
     sticky_key: str = ""
     slots: int = 1  # of an agent's, that an attempt takes
+    concurrency_key: str = ""
+    rate_key: str = ""
 
 
 Labels = tuple[tuple[str, str], ...]

@@ -5,6 +5,7 @@ What a policy does is its own affair: `Scheduler.policy_changed` hands it to who
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +14,7 @@ from coordinator.core.events import PolicyDeleted, PolicySet
 from coordinator.core.model import Now, RetryPolicy
 
 if TYPE_CHECKING:
+    from coordinator.core.rates import Starts
     from coordinator.core.scheduler import Scheduler
     from coordinator.core.state import State
 
@@ -24,6 +26,8 @@ class PolicyKind(IntEnum):
 
     WEIGHT = 1
     RETRY_DEFAULTS = 2
+    CONCURRENCY_LIMIT = 5
+    RATE_LIMIT = 6
     NAMESPACE_LIMITS = 7
 
 
@@ -94,7 +98,59 @@ class RetryDefaultsPolicy:
         )
 
 
-Policy = WeightPolicy | RetryDefaultsPolicy | NamespaceLimitsPolicy
+TYPE_KEY = "task_type="
+"""How the key of a limit of a task type begins, to tell it from a limit of a concurrency or rate key."""
+
+
+class WhenFull(IntEnum):
+    """What becomes of a new task whose concurrency key is full; the numbers are those of muster.v1.WhenFull."""
+
+    WAIT = 1
+    CANCEL_OLDEST = 2
+    REJECT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyLimitPolicy:
+    """How many tasks of a concurrency key, or of a task type, run at a time. One of the two is given: a name, or a prefix and `*`."""
+
+    concurrency_key: str
+    task_type: str
+    max_running: int
+    when_full: WhenFull = WhenFull.WAIT
+
+    @property
+    def pattern(self) -> str:
+        """Which keys or types it is about."""
+        return self.concurrency_key or self.task_type
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.CONCURRENCY_LIMIT, self.concurrency_key or TYPE_KEY + self.task_type)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitPolicy:
+    """How many attempts of a rate key, or of a task type, begin in any period. One of the two is given: a name, or a prefix and `*`."""
+
+    rate_key: str
+    task_type: str
+    count: int
+    period_ms: int
+
+    @property
+    def pattern(self) -> str:
+        """Which keys or types it is about."""
+        return self.rate_key or self.task_type
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.RATE_LIMIT, self.rate_key or TYPE_KEY + self.task_type)
+
+
+Policy = WeightPolicy | RetryDefaultsPolicy | ConcurrencyLimitPolicy | RateLimitPolicy | NamespaceLimitsPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +164,30 @@ class StandingPolicy:
 def evolve_policies(state: State, event: PolicySet | PolicyDeleted, date_ms: int) -> None:
     """Applies an event about policies to the durable state, as `evolve` does those about tasks."""
     if isinstance(event, PolicySet):
-        state.policies[event.policy.name] = StandingPolicy(event.policy, date_ms)
+        hold(state, StandingPolicy(event.policy, date_ms))
     else:
-        del state.policies[event.name]
+        policy = state.policies.pop(event.name).policy
+        if isinstance(policy, RateLimitPolicy):
+            state.rates.delete(policy)
+
+
+def hold(state: State, standing: StandingPolicy) -> None:
+    """A policy is part of the state: set, or of a snapshot."""
+    policy = standing.policy
+    state.policies[policy.name] = standing
+    if isinstance(policy, RateLimitPolicy):
+        state.rates.set(policy)
+
+
+def restore_policies(state: State, standing: Iterable[StandingPolicy], rate_logs: Iterable[tuple[PolicyName, str, Starts]]) -> None:
+    """Takes in the policies of a snapshot, and what began under its rate limits. Raises ValueError when a log's limit isn't there."""
+    for one in standing:
+        hold(state, one)
+    for name, key, starts in rate_logs:
+        policy = state.policies[name].policy if name in state.policies else None
+        if not isinstance(policy, RateLimitPolicy):
+            raise ValueError(f"a log of {name}, and no such limit")
+        state.rates.restore(policy, key, starts)
 
 
 def limits_of(state: State) -> NamespaceLimitsPolicy:

@@ -13,10 +13,13 @@ from coordinator.core.events import Acknowledged, AnyEvent, BecameReady, ChunkSt
 from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
+from coordinator.core.limits import Limits, follow
+from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, LoadMap, Room
-from coordinator.core.model import ENDED, INFINITY, UNTIMED, WAITING, Attempt, Now, RetryPolicy, Settings, Task, TaskState
+from coordinator.core.model import ENDED, INFINITY, PLAIN, UNTIMED, WAITING, Attempt, Now, RetryPolicy, Settings, Task, TaskState
 from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy, limits_of
-from coordinator.core.ready_queue import Lane, ReadyQueue
+from coordinator.core.pools import Pools
+from coordinator.core.ready_queue import ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
 from coordinator.core.statistics import BUCKETS, TABLE_MS, Statistics, bucket_of
@@ -77,24 +80,26 @@ class Scheduler:
         self.epoch = epoch
         self.jitter = jitter
         self.state = state or State()
-        self.load = LoadMap()
+        self.fairness = Fairness(settings.share_by, settings.weights)
+        self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
+        self.limits = Limits(rates=self.state.rates, ages=self.ages, hurry=self.hurry)
+        pools = Pools(limiters=self.limits.limiters, ages=self.ages, hurry=self.hurry)
+        self.load = LoadMap(pools)
         self.index = TaskIndex(state=self.state, load=self.load)
         self.statistics = Statistics()
         self.max_live_tasks = settings.max_live_tasks
         self.max_live_bytes = settings.max_live_bytes
-        self.fairness = Fairness(settings.share_by, settings.weights)
-        self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
-        self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
+        self.ready = ReadyQueue(ages=self.ages, pools=pools, is_limited=self.limits.is_named, opened=self.load.open, closed=self.load.close)
         self.type_retries: dict[str, RetryPolicy] = {}  # of task types that have one of their own
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
-        self.reserved: dict[Lane, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
+        self.reserved: dict[Line, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff | Expiry] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
         self.expiries: dict[int, Expiry] = {}  # of live tasks with a queue deadline that isn't met yet, or a deadline
-        self.postponed: dict[Lane, None] = {}  # lanes with more overdue tasks at their heads than one turn may fail
+        self.postponed: dict[Line, None] = {}  # lanes with more overdue tasks at their heads than one turn may fail
         self.unjournalled_acks: dict[int, Attempt] = {}  # by task number; see reports.journal_acknowledgements
-        self.awake: dict[Lane | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
+        self.awake: dict[Line | Room, None] = {}  # lanes with a better head than before, and rooms with a slot more
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
@@ -129,8 +134,12 @@ class Scheduler:
         if self.ages.now_ms != now.date_ms:
             self.ages.at(now.date_ms)
         lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
-        if lane.add(task):
-            self.hurry(lane)
+        keys = lane.limits_of(task)
+        if keys is None:
+            if lane.add(task):
+                self.hurry(lane)
+        elif (pool := self.load.pools.add(lane, task, keys)) is not None:
+            self.hurry(pool)
 
     def watch_dates(self, task: Task) -> None:
         """Has a task looked at when the next of its deadlines passes: to be called when it has got one, or another."""
@@ -154,7 +163,7 @@ class Scheduler:
         else:
             self.ready.forget(task)
 
-    def hurry(self, lane: Lane) -> None:
+    def hurry(self, lane: Line) -> None:
         """A lane has a better head than before."""
         if lane.watchers:
             lane.improved()
@@ -172,6 +181,8 @@ class Scheduler:
         attempt = agent.end(task.number) if agent is not None else None
         if agent is None or attempt is None:
             return None
+        if task.spec.scheduling is not PLAIN or self.limits.names_types:
+            self.limits.ended(task)
         self.liveness.disarm(attempt)
         self.unjournalled_acks.pop(task.number, None)
         if attempt.charge is not None:
@@ -196,6 +207,8 @@ class Scheduler:
             expiry = self.expiries.pop(task.number, None)
             if expiry is not None:
                 self.dates.disarm(expiry)
+        if spec.scheduling is not PLAIN and task.cancel_reason is None:
+            self.limits.left(task)
         if task.state is TaskState.COMPLETED:
             self.totals.completed += 1
             rows = self.statistics.types.get(spec.task_type)
@@ -222,7 +235,7 @@ class Scheduler:
             self.index.tried[task.number] = None
             self.enqueue(task, now)
 
-    def policy_changed(self, name: PolicyName, now: Now) -> None:  # noqa: ARG002  # what follows dates will need it
+    def policy_changed(self, name: PolicyName, now: Now) -> None:
         """A policy was set or deleted: what is derived follows it."""
         standing = self.state.policies.get(name)
         policy = standing.policy if standing is not None else None
@@ -238,6 +251,8 @@ class Scheduler:
                 self.type_retries.pop(name.key, None)
                 if isinstance(policy, RetryDefaultsPolicy):
                     self.type_retries[name.key] = policy.over(self.settings.retry)
+            case PolicyKind.CONCURRENCY_LIMIT | PolicyKind.RATE_LIMIT:
+                follow(self, name, now)
 
     def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""
@@ -247,7 +262,9 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        dates = [due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due()) if due_ms is not None]
+        dates = [
+            due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due()) if due_ms is not None
+        ]
         return self.liveness.next_due(), min(dates, default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:
@@ -265,6 +282,9 @@ class Scheduler:
                 self.watch_dates(task)
             self.index.add(task)
             self.statistics.row(task.spec.task_type, task.spec.priority).recovered(running=task.state is TaskState.RUNNING)
+            limited = task.spec.scheduling is not PLAIN
+            if limited and task.cancel_reason is None:
+                self.limits.came(task)
             if task.state in WAITING:
                 if task.agent:
                     self.index.tried[task.number] = None
@@ -276,6 +296,8 @@ class Scheduler:
             attempt.run_until_s = max(attempt.run_until_s, until_s)
             attempt.progress_until_s = max(attempt.progress_until_s, until_s)
             agent.begin(attempt)
+            if limited or self.limits.names_types:
+                self.limits.began(task, now.date_ms)
             self.liveness.arm(attempt, attempt.due_s())
         for agent in self.load.agents.values():
             agent.grace_until_s = until_s

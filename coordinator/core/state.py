@@ -9,6 +9,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from coordinator.core.model import Task
+from coordinator.core.rates import RateBook
 
 if TYPE_CHECKING:
     from coordinator.core.policies import PolicyName, StandingPolicy
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
 class State:
     """Live tasks by id and by number, and those whose end isn't settled yet."""
 
-    __slots__ = ("by_number", "bytes", "ended", "known_numbers", "known_until", "next_number", "policies", "retrying", "tasks", "walk")
+    __slots__ = (
+        "by_number",
+        "bytes",
+        "ended",
+        "known_numbers",
+        "known_until",
+        "next_number",
+        "policies",
+        "rates",
+        "retrying",
+        "tasks",
+        "walk",
+    )
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
@@ -29,6 +42,7 @@ class State:
         # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
         self.ended: dict[str, Task] = {}
         self.policies: dict[PolicyName, StandingPolicy] = {}
+        self.rates = RateBook()
         self.walk: Walk | None = None  # the snapshot that is being taken: told of a task before it changes
         self.known_numbers = array("Q")  # of the tasks that were live at the last snapshot, in order,
         self.known_until = 1  # when this was the next number

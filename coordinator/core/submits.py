@@ -4,7 +4,8 @@ from enum import Enum
 
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import CancelRecorded, Submitted
-from coordinator.core.model import UNTIMED, WAITING, Now, Spec, Task, TaskState
+from coordinator.core.model import PLAIN, UNTIMED, WAITING, Now, Spec, Task, TaskState
+from coordinator.core.policies import WhenFull
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.statistics import SUBMITTED
 from coordinator.core.timing import Misfit, misfit
@@ -15,6 +16,7 @@ class Refused(Enum):
 
     QUEUE_FULL = 1  # by count
     MEMORY_FULL = 2  # by bytes
+    KEY_FULL = 3  # its concurrency key's limit says so
 
 
 def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfit:
@@ -33,6 +35,12 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfi
     size = len(spec.request)
     if state.bytes + size > scheduler.max_live_bytes:
         return Refused.MEMORY_FULL
+    oldest = None
+    key = spec.scheduling.concurrency_key
+    if key and (when_full := scheduler.limits.when_full(key)) is not WhenFull.WAIT:
+        if when_full is WhenFull.REJECT:
+            return Refused.KEY_FULL
+        oldest = scheduler.limits.oldest(key)
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += size
     scheduler.totals.submitted += 1
@@ -40,6 +48,11 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfi
     rows = scheduler.statistics.types.get(spec.task_type)
     row = (rows and rows[spec.priority]) or scheduler.statistics.row(spec.task_type, spec.priority)
     row.counts[SUBMITTED] += 1
+    if spec.scheduling is not PLAIN:
+        scheduler.limits.came(task)
+        if oldest is not None:
+            reason = f"task {spec.task_id} took its place: the limit of concurrency key {key} cancels the oldest"
+            cancel(scheduler, oldest.spec.task_id, reason, now)
     scheduler.enqueue(task, now)
     if spec.timing is not UNTIMED:
         scheduler.watch_dates(task)
@@ -62,6 +75,8 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
         return CancelVerdict.NOT_FOUND
     if task.state in WAITING:
         scheduler.apply_sized(CancelRecorded(task.number, reason, ended=True), now)
+        if task.spec.scheduling is not PLAIN:
+            scheduler.limits.left(task)
         scheduler.forget_waiting(task)
         scheduler.ended(task)
         return CancelVerdict.CANCELLED
@@ -69,6 +84,8 @@ def cancel(scheduler: Scheduler, task_id: str, reason: str, now: Now) -> CancelV
         return CancelVerdict.ALREADY_ENDED
     if task.cancel_reason is None:
         scheduler.apply_sized(CancelRecorded(task.number, reason, ended=False), now)
+        if task.spec.scheduling is not PLAIN:
+            scheduler.limits.left(task)
     agent = scheduler.load.agents.get(task.agent)
     if agent is not None and agent.session:
         scheduler.effects.append(StopAttempt(agent.session, task_id, task.fence, reason, lost=False))

@@ -10,6 +10,7 @@ from coordinator.core.scheduler import Backoff, Expiry, Scheduler
 
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
 MAX_DATES = 1000  # backoffs, delays and deadlines that a tick ends: some ten milliseconds. The others follow at once
+MAX_FREED = 2000  # rate keys that a tick lets go on: likewise
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
@@ -20,7 +21,9 @@ def tick(scheduler: Scheduler, now: Now) -> None:
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
         if fifo.aged():
             fifo.improved()
-            scheduler.hurry(fifo.lane)
+            scheduler.hurry(fifo.line)
+    for limiter in scheduler.limits.wheel.take_due(now.date_ms, at_most=MAX_FREED):
+        scheduler.limits.due(limiter, now.date_ms)
     for lane in scheduler.postponed:
         scheduler.hurry(lane)
     scheduler.postponed.clear()

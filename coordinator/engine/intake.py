@@ -39,7 +39,7 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
         if isinstance(task, Misfit):
             exceptions.append((index, InvalidRequest(task.message, field=task.field)))
         elif not isinstance(task, Task):
-            exceptions.append((index, _queue_full(namespace, task)))
+            exceptions.append((index, _refusal(namespace, task, spec)))
         elif task.spec is spec:
             if sink is not None:
                 namespace.wait_for(spec.task_id, sink)
@@ -107,8 +107,20 @@ def _conflict(spec: Spec) -> AlreadyExists:
     return AlreadyExists(f"task {spec.task_id} exists with another content: choose another id", metadata={"task_id": spec.task_id})
 
 
-def _queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
+def _refusal(namespace: Namespace, refused: Refused, spec: Spec) -> LimitReached:
     scheduler, state = namespace.scheduler, namespace.scheduler.state
+    if refused is Refused.KEY_FULL:
+        key = spec.scheduling.concurrency_key
+        live, allowed = scheduler.limits.use_of(key)
+        return LimitReached(
+            f"concurrency key {key} has {live} live tasks of the {allowed} that may run, and its limit refuses more: "
+            "submit again when one has ended, or set when_full to WAIT",
+            limit="concurrency_key",
+            used=live,
+            allowed=allowed,
+            retry_after_s=None,
+            reason="CONCURRENCY_LIMIT",
+        )
     if refused is Refused.QUEUE_FULL:
         limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), scheduler.max_live_tasks
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, PolicyDeleted, PolicySet
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now
-from coordinator.core.policies import evolve_policies
+from coordinator.core.policies import evolve_policies, restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.engine.namespace import Namespace
@@ -107,7 +107,10 @@ def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str,
         if known is None:
             known = recovered.states[namespace.name] = (State(), namespace.created_ms)
             next_numbers[namespace.name] = namespace.next_number
-        known[0].policies |= {standing.policy.name: standing for standing in namespace.policies}
+        try:
+            restore_policies(known[0], namespace.policies, namespace.rate_logs)
+        except ValueError as error:
+            raise StoreCorrupt(f"the snapshot at entry {piece.sequence} can't be: {error}") from error
         for task in tasks:
             try:
                 restore(known[0], task)

@@ -349,7 +349,7 @@ class Shard:
             if commit.events:
                 await self._append(commit)
             elif self.ownership.is_doubtful():
-                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
+                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)
             self.commits.written()
             self._releaser.release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
@@ -363,11 +363,16 @@ class Shard:
             if type(effect) is TaskEnded
         ]
         sequence, nonce = self._sequence, self._entropy.nonce()
-        await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+        await self._until_answered(
+            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended), since_ms=commit.date_ms
+        )
         self._snapshots.wrote(len(blob))
 
-    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
-        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""
+    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:
+        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours.
+
+        What was decided at `since_ms` or later is carried out when an outage is over.
+        """
         retry_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         while True:
@@ -387,7 +392,7 @@ class Shard:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self.ownership.confirmed(asked_s)
                     self._time.store_said(appended.date_ms)
-                    self._outage_over()
+                    self._outage_over(since_ms)
                     return
                 case AppendAnswer.FENCED:
                     raise ShardLost(f"shard {self.number} was taken over by another coordinator")
@@ -400,7 +405,7 @@ class Shard:
             self.outage_since_s = self._clock.now_s()
             self._time.freeze()
 
-    def _outage_over(self) -> None:
+    def _outage_over(self, since_ms: int) -> None:
         if self.outage_since_s is None:
             return
         log.warning("store.back shard=%d out_s=%.2f", self.number, self._clock.now_s() - self.outage_since_s)
@@ -409,4 +414,5 @@ class Shard:
         now = self._time.now()
         for namespace in self.namespaces.values():
             namespace.scheduler.extend_leases(now)
+            namespace.scheduler.limits.postpone(since_ms, now.date_ms)
         self._arm_timer()

@@ -189,7 +189,8 @@ class Snapshotter:
 
 def _head(namespace: Namespace) -> SnapshotNamespace:
     state = namespace.scheduler.state
-    return SnapshotNamespace(namespace.name, namespace.created_ms, state.next_number, tuple(state.policies.values()))
+    logs = tuple(state.rates.logs())
+    return SnapshotNamespace(namespace.name, namespace.created_ms, state.next_number, tuple(state.policies.values()), rate_logs=logs)
 
 
 def _end(walks: Sequence[Walk]) -> None:

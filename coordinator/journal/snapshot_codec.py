@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import starmap
 
 from muster.v1 import common_pb2, event_pb2
 
-from coordinator import convert, convert_policies
+from coordinator import convert, convert_limits, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
@@ -37,6 +38,7 @@ class SnapshotEncoder:
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
             part.deleted = namespace.deleted
+            part.rate_logs.extend(starmap(convert_limits.rate_log_out, namespace.rate_logs))
         self._size = 0
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
@@ -173,6 +175,7 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
                 next_number=part.next_number,
                 policies=tuple(map(convert_policies.standing_stored, part.policies)),
                 deleted=part.deleted,
+                rate_logs=tuple(map(convert_limits.rate_log_stored, part.rate_logs)),
             ),
             list(_tasks(part)),
         )

@@ -13,6 +13,7 @@ from coordinator.core.load_map import AgentStatus
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.limit_calls import list_limits
 from coordinator.rpc.namespace_calls import delete
 from coordinator.rpc.pages import PageToken, page_size
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
@@ -131,6 +132,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListPolicies(self, request: admin_pb2.ListPoliciesRequest, context: Context) -> admin_pb2.ListPoliciesResponse:
         return await list_policies(*self._shards.called(context), request)
+
+    async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
+        return await list_limits(*self._shards.called(context), request)
 
 
 def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:

@@ -74,11 +74,18 @@ def test_what_is_no_label_is_told(muster, client, labels, says):
 def test_submit_says_what_it_asks_of_the_scheduler(muster, client):
     client.answers["submit"] = ScriptedHandle("t-9")
     words = ["--key", "tenant", "--cost", "2.5", "--slots", "2", "--needs", "gpu=a,b", "--needs", "!spot"]
-    words += ["--min-version", "3", "--sticky", "chat"]
+    words += ["--min-version", "3", "--sticky", "chat", "--concurrency-key", "user", "--rate-key", "api"]
     assert muster("submit", "summarise", "hello", *words).exit_code == 0
     [(_, _, options)] = client.calls
     assert options["scheduling"] == Scheduling(
-        fairness_key="tenant", cost=2.5, slots=2, selectors=["gpu=a,b", "!spot"], min_version=3, sticky_key="chat"
+        fairness_key="tenant",
+        cost=2.5,
+        slots=2,
+        selectors=["gpu=a,b", "!spot"],
+        min_version=3,
+        sticky_key="chat",
+        concurrency_key="user",
+        rate_key="api",
     )
 
 

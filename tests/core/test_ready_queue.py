@@ -9,7 +9,7 @@ from coordinator.core.fifo import Ages, Fifo
 from coordinator.core.lazy_heap import LazyHeap
 from coordinator.core.model import Needs, ShareBy, Task, TaskState
 from coordinator.core.ready_queue import Lane, ReadyQueue
-from tests.support.core_world import spec_of
+from tests.support.core_world import load_map, spec_of
 
 
 def task(place, *, priority=2, task_type="work"):
@@ -143,7 +143,9 @@ def test_a_lane_serves_the_higher_priority_first():
 
 
 def queue_of(lanes_opened, lanes_closed):
-    return ReadyQueue(ages=ages(), opened=lanes_opened.append, closed=lanes_closed.append)
+    return ReadyQueue(
+        ages=ages(), pools=load_map().pools, is_limited=lambda _: False, opened=lanes_opened.append, closed=lanes_closed.append
+    )
 
 
 def add(queue, one):
@@ -168,7 +170,11 @@ def test_heaps_of_lanes_answer_the_best_head_of_all(operations):
         patch.setattr("coordinator.core.lazy_heap._MIN_STALE", 2)
         heaps, waiting, taken, number = [LazyHeap(), LazyHeap()], [], [], 0
         queue = ReadyQueue(
-            ages=ages(), opened=lambda lane: [heap.tell(lane) for heap in heaps], closed=lambda lane: [heap.discard(lane) for heap in heaps]
+            ages=ages(),
+            pools=load_map().pools,
+            is_limited=lambda _: False,
+            opened=lambda lane: [heap.tell(lane) for heap in heaps],
+            closed=lambda lane: [heap.discard(lane) for heap in heaps],
         )
         for operation, kind, priority, pick in operations:
             if operation == "add" or (operation == "return" and taken):

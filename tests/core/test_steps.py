@@ -3,8 +3,11 @@
 import pytest
 
 from coordinator.core import lazy_heap
+from coordinator.core.events import Assigned
 from coordinator.core.model import Capability, Now, Settings
 from coordinator.core.placement import place
+from coordinator.core.policies import ConcurrencyLimitPolicy, RateLimitPolicy, set_policy
+from coordinator.core.rates import MAX_EXACT, RateRule
 from coordinator.core.reports import Success, finish
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, hello, ready
@@ -58,9 +61,9 @@ def submit_one(scheduler, task_id, task_type):
     return task
 
 
-def finish_one(scheduler, task):
-    finish(scheduler, scheduler.load.agents[task.agent], task.spec.task_id, task.fence, DONE, NOW)
-    place(scheduler, NOW)
+def finish_one(scheduler, task, now=NOW):
+    finish(scheduler, scheduler.load.agents[task.agent], task.spec.task_id, task.fence, DONE, now)
+    place(scheduler, now)
 
 
 def empty_queue(counter, agents, offers, tasks=1000):
@@ -209,3 +212,107 @@ def test_no_tick_does_more_than_a_bounded_part_of_what_is_due_at_once(monkeypatc
     assert ticks == 100_000 / MAX_DATES
     assert worst <= 2 * MAX_DATES + 1
     scheduler.take()
+
+
+# --- limits ---
+
+MANY = 100_000
+
+
+def limited(policy, tasks, *, offers=("work",), capacity=10):
+    """A scheduler with tasks that a limit holds up, and one agent that could take them all; what may begin has begun."""
+    scheduler = Scheduler(settings=Settings(ageing_period_s=0), epoch=FIRST_EPOCH, jitter=lambda: 0.5)
+    set_policy(scheduler, policy, NOW)
+    for spec in tasks:
+        submit(scheduler, spec, NOW)
+    hello(scheduler, "session", Hello("agent0", "nonce", dict.fromkeys(offers, Capability()), capacity, (), {}), NOW)
+    ready(scheduler, scheduler.load.agents["agent0"], capacity)
+    place(scheduler, NOW)
+    scheduler.take()
+    return scheduler
+
+
+def worst_of(counter, scheduler, count, *, period_ms=0):
+    """The most steps that an end, or a date, and what begins then took; the first is left out."""
+    worst, date_ms, begun = 0, NOW.date_ms, 0
+    for number in range(count):
+        counter.steps = 0
+        running = list(scheduler.load.agents["agent0"].running.values())
+        if running:
+            finish_one(scheduler, running[0].task, Now(1000.0, date_ms))
+        if period_ms:
+            date_ms += period_ms + 10
+            tick(scheduler, Now(1000.0, date_ms))
+            place(scheduler, Now(1000.0, date_ms))
+        worst = max(worst, counter.steps if number else 0)
+        begun += sum(isinstance(event, Assigned) for event in scheduler.take()[0])
+    assert begun >= count - 1, "each end, or each date, lets the next begin"
+    return worst
+
+
+def test_an_exhausted_key_costs_the_same_whatever_waits_for_it(counter):
+    tasks = [spec_of(f"t{number}", concurrency_key="k") for number in range(MANY)]
+    scheduler = limited(ConcurrencyLimitPolicy("k", "", 1), tasks)
+    assert worst_of(counter, scheduler, 100) < 60
+    counter.steps = 0
+    submit(scheduler, spec_of("keyless", priority=1), NOW)
+    place(scheduler, NOW)
+    assert "keyless" in {attempt.task.spec.task_id for attempt in scheduler.load.agents["agent0"].running.values()}
+    assert counter.steps < 60, "an exhausted key delays no other"
+
+
+def test_many_keys_cost_no_more_than_one(counter):
+    tasks = [spec_of(f"t{number}", concurrency_key=f"k{number // 2}") for number in range(MANY)]
+    scheduler = limited(ConcurrencyLimitPolicy("k*", "", 1), tasks)
+    assert worst_of(counter, scheduler, 100) < 60
+
+
+def test_many_fairness_keys_under_one_rate_cost_no_more_than_one(counter):
+    tasks = [spec_of(f"t{number}", fairness_key=f"f{number}", rate_key="r") for number in range(MANY)]
+    scheduler = limited(RateLimitPolicy("r", "", 1, 1000), tasks)
+    assert worst_of(counter, scheduler, 100, period_ms=1000) < 60
+
+
+def test_many_types_under_one_rate_cost_no_more_than_one(counter):
+    tasks = [spec_of(f"t{number}", f"type{number}", rate_key="r") for number in range(MANY)]
+    scheduler = limited(RateLimitPolicy("r", "", 1, 1000), tasks, offers=[f"type{number}" for number in range(MANY)])
+    assert worst_of(counter, scheduler, 100, period_ms=1000) < 60
+
+
+@pytest.mark.parametrize("shared", ["rate_key", "concurrency_key"])
+def test_many_keys_of_one_sort_under_one_key_of_the_other_cost_no_more_than_one(counter, shared):
+    """Each user has a key of its own, and all share another one that is exhausted."""
+    own = {"rate_key": "concurrency_key", "concurrency_key": "rate_key"}[shared]
+    tasks = [spec_of(f"t{number}", **{shared: "all", own: f"user{number}"}) for number in range(MANY // 5)]
+    policy = RateLimitPolicy("all", "", 1, 1000) if shared == "rate_key" else ConcurrencyLimitPolicy("all", "", 1)
+    scheduler = limited(policy, tasks)
+    set_policy(scheduler, ConcurrencyLimitPolicy("user*", "", 1), NOW)
+    set_policy(scheduler, RateLimitPolicy("user*", "", 1, 1000), NOW)
+    assert worst_of(counter, scheduler, 100, period_ms=1000) < 60
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_limited_tasks_cost_the_same_with_a_thousand_classes(counter, classes):
+    scheduler = fleet(classes, lambda number: ("shared", f"private{number}"))
+    set_policy(scheduler, ConcurrencyLimitPolicy("k*", "", 1), NOW)
+    for number in range(classes + 100):
+        finish_one(scheduler, submit_limited(scheduler, number))
+    counter.steps = 0
+    for number in range(1000):
+        finish_one(scheduler, submit_limited(scheduler, 2000 + number))
+    assert counter.steps / 1000 < 45
+
+
+def submit_limited(scheduler, number):
+    task = submit(scheduler, spec_of(f"t{number}", "shared", concurrency_key=f"k{number}"), NOW)
+    place(scheduler, NOW)
+    return task
+
+
+def test_a_long_log_of_starts_stays_short(counter):
+    policy = RateLimitPolicy("r", "", 1_000_000, 60_000)
+    rule = RateRule(policy)
+    for date_ms in range(0, 200_000, 2):
+        rule.note("r", date_ms)
+        rule.note("r", date_ms)
+    assert len(rule.logs["r"].starts) <= MAX_EXACT + 2

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from coordinator.core.model import Capability, Settings, TaskState
+from coordinator.core.policies import RateLimitPolicy, set_policy
 from coordinator.core.reports import acknowledge, finish
 from coordinator.core.sessions import Hello, hello, ready
 from coordinator.engine.intake import Duplicate, take_in, take_in_new
@@ -139,6 +140,26 @@ def test_an_outage_is_no_running_time():
         assert (task.state, task.retries) == (TaskState.RUNNING, 0)
         await asyncio.sleep(3)
         assert task.retries == 1
+
+    on_a_bench(story)
+
+
+def test_what_an_outage_held_up_counts_from_its_end():
+    """Decided before, sent after it: the next may begin a period later."""
+
+    async def story(bench):
+        set_policy(bench.scheduler, RateLimitPolicy("key", "", 1, 10_000), bench.shard.now())
+        bench.decided()
+        await bench.shard.durable()
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        first = bench.submit("first", rate_key="key")
+        second = bench.submit("second", rate_key="key")
+        await asyncio.sleep(100)
+        bench.faults.clear()
+        await asyncio.sleep(8)
+        assert (first.state, second.state) == (TaskState.RUNNING, TaskState.PENDING)
+        await asyncio.sleep(4)
+        assert second.state is TaskState.RUNNING
 
     on_a_bench(story)
 

@@ -12,7 +12,16 @@ from muster.v1 import common_pb2
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
-from coordinator.core.policies import NamespaceLimitsPolicy, PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy
+from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
+    NamespaceLimitsPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    RetryDefaultsPolicy,
+    WeightPolicy,
+    WhenFull,
+)
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
@@ -110,6 +119,16 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.advance(3)
     for key in ("kept", "deleted"):
         world.set_policy(WeightPolicy(key, 2.5))
+    world.set_policy(ConcurrencyLimitPolicy("user:*", "", 2, WhenFull.CANCEL_OLDEST))
+    world.set_policy(ConcurrencyLimitPolicy("", "limited", 1))
+    world.set_policy(RateLimitPolicy("api", "", 2, 1500))
+    world.set_policy(RateLimitPolicy("", "limited", 3, 60_000))
+    world.join("lim", ["limited"])
+    for number in range(4):
+        world.submit(spec_of(f"limited-{number}", "limited", defaults=SETTINGS.retry, concurrency_key="user:1", rate_key="api"))
+        world.cancel("limited-0", "to go on")
+        if number == 1:
+            world.finish("lim", "limited-0", DONE)
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
@@ -128,7 +147,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.cancel("one-crashes", "it was enough")
     world.cancel("long", "it was enough")
     assert world.snapshot is not None
-    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "policies": {}, "tasks": {}}}
+    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "policies": {}, "rates": [], "tasks": {}}}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}
 
 

@@ -61,7 +61,8 @@ def _blobs(content: bytes) -> Iterable[bytes]:
 def said(state: State) -> dict[str, Any]:
     """A state in JSON's words."""
     policies = {f"{name.kind.name} {name.key}": _plain(standing) for name, standing in state.policies.items()}
-    return {"next_number": state.next_number, "policies": policies, "tasks": _plain(durable(state))}
+    rates = [_plain([name.key, key, starts]) for name, key, starts in state.rates.logs()]
+    return {"next_number": state.next_number, "policies": policies, "rates": rates, "tasks": _plain(durable(state))}
 
 
 def record_said(blob: bytes) -> dict[str, Any]:

@@ -21,14 +21,18 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     NamespaceEvent,
+    PolicyDeleted,
+    PolicySet,
     Returned,
     Submitted,
 )
 from coordinator.core.evolve import evolve
 from coordinator.core.model import FailureKind
+from coordinator.core.policies import evolve_policies
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
 from tests.support.core_world import durable
+from tests.support.known_limits import KnownLimits
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
@@ -66,6 +70,7 @@ class Auditor:
         self.stories = {}  # by number
         self.by_id = {}
         self.places = 0  # how many tasks have become ready
+        self.limits = KnownLimits()
         self.sequence = 0
         self.epoch = 0
         self.owner = None
@@ -84,7 +89,10 @@ class Auditor:
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
             for _, event in commit.events:
-                if not isinstance(event, NamespaceEvent):
+                if isinstance(event, PolicySet | PolicyDeleted):
+                    self.limits.observe(event)
+                    evolve_policies(self.state, event, commit.date_ms)
+                elif not isinstance(event, NamespaceEvent):
                     self._read(event, commit.date_ms)
                     evolve(self.state, event, commit.date_ms)
 
@@ -164,13 +172,16 @@ class Auditor:
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
         held = sum(other.spec.scheduling.slots for other in self.stories.values() if other.holder == event.agent)
         assert held + story.spec.scheduling.slots <= agent.capacity, f"G3: {event.agent} is over its capacity"
+        running = [other.spec for other in self.stories.values() if other.holder]
+        assert not self.limits.hold_up(story.spec, running, date_ms), f"{story.spec.task_id} began although a limit is exhausted"
+        self.limits.began(story.spec, date_ms)
         mine = (-self._level(story, date_ms), story.place)
         better = [
             other.spec.task_id
             for other in self.stories.values()
             if other.is_pending
             and other.spec.needs == story.spec.needs
-            and other.spec.scheduling.fairness_key == story.spec.scheduling.fairness_key
+            and _keys(other.spec.scheduling) == _keys(story.spec.scheduling)
             and (-self._level(other, date_ms - LATE_MS), other.place) < mine
         ]
         assert not better, f"G4: {better} go before {story.spec.task_id}"
@@ -242,7 +253,9 @@ class Auditor:
         """A coordinator that has nothing left to write must remember what a restart would find."""
         self.catch_up()
         for namespace in shard.namespaces.values():
-            assert durable(namespace.scheduler.state) == durable(self.state), "memory and journal tell different stories"
+            state = namespace.scheduler.state
+            assert durable(state) == durable(self.state), "memory and journal tell different stories"
+            assert state.policies == self.state.policies, "memory and journal have different policies"
 
     # --- what coordinators say ---
 
@@ -305,6 +318,10 @@ class Auditor:
             assert story.end == task_state(record.state)
             assert record.fence == story.fence
             assert (record.result_fence in story.accepted) or record.result_fence == 0
+
+
+def _keys(scheduling):
+    return scheduling.fairness_key, scheduling.concurrency_key, scheduling.rate_key
 
 
 def task_state(value):

@@ -6,7 +6,9 @@ from collections import Counter
 
 from coordinator.core.explain import explain
 from coordinator.core.model import Settings
+from coordinator.core.policies import ConcurrencyLimitPolicy, RateLimitPolicy, WhenFull, delete_policy, set_policy
 from coordinator.engine.shard import DEFAULT_NAMESPACE
+from coordinator.errors import MusterError
 from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
 from tests.sim.agents import SimAgent
 from tests.sim.auditor import Auditor
@@ -122,6 +124,7 @@ class Simulation:
             (2, self._store_outage),
             (2, self._lose_answers),
             (1, self._step_date),
+            (3, self._change_a_limit),
             (4, lambda: self._any_agent().die(away_s=self.rng.choice([0.1, 2, 20]))),
             (5, lambda: self._any_agent().break_stream()),
             (2, lambda: self._any_agent().freeze(self.rng.choice([3, 12, 40]))),
@@ -194,6 +197,37 @@ class Simulation:
         """The store's clock is set: forward, or back."""
         self.count("date step")
         self._date_ahead_ms += self.rng.choice([-60_000, 60_000])
+
+    def _change_a_limit(self):
+        """An operator sets a limit, or deletes one. Nothing is held up for ever."""
+        coordinator = self.coordinator_for(self)
+        if coordinator is None:
+            return
+        shard = coordinator.shard
+        try:
+            namespace = shard.namespace(DEFAULT_NAMESPACE)
+            shard.require_store()
+        except MusterError:
+            return
+        self.count("limit changed")
+        now = shard.now()
+        names = sorted(namespace.scheduler.state.policies)
+        if names and self.rng.random() < 0.3:
+            delete_policy(namespace.scheduler, self.rng.choice(names), now)
+        else:
+            set_policy(namespace.scheduler, self._any_limit(), now)
+        shard.decided(namespace, now)
+
+    def _any_limit(self):
+        rng = self.rng
+        return rng.choice(
+            [
+                ConcurrencyLimitPolicy(rng.choice(["c1", "c*", "*"]), "", rng.randint(1, 2), rng.choice([WhenFull.WAIT, *WhenFull])),
+                ConcurrencyLimitPolicy("", rng.choice("abc*"), rng.randint(1, 3)),
+                RateLimitPolicy(rng.choice(["r1", "r*"]), "", rng.randint(1, 3), 20_000),
+                RateLimitPolicy("", rng.choice("abc*"), rng.randint(1, 5), 10_000),
+            ]
+        )
 
     def _stuck(self):
         missing = [one for client in self.clients for one in client.tasks if one not in client.results]

@@ -10,11 +10,13 @@ from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
 from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, NamespaceDeleted, PolicyDeleted, PolicySet, Submitted
 from coordinator.core.evolve import evolve
+from coordinator.core.fifo import Ages
 from coordinator.core.invariants import check, check_placed
-from coordinator.core.load_map import Agent
+from coordinator.core.load_map import Agent, LoadMap
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
-from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
+from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, restore_policies, set_policy
+from coordinator.core.pools import Pools
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -99,6 +101,11 @@ def spec_of(
     return convert.spec_in(message, defaults or RetryPolicy(), convert.Bounds())
 
 
+def load_map() -> LoadMap:
+    """An empty load map of a namespace without limits."""
+    return LoadMap(Pools(limiters=lambda _: (), ages=Ages(0, {}), hurry=lambda _: None))
+
+
 class CoreWorld:
     """One namespace's scheduler. After every command, what became ready is placed, everything is checked, and the events are journalled.
 
@@ -165,7 +172,9 @@ class CoreWorld:
         if self._walk is not None:
             self._walk.abandon()
         state = self.scheduler.state
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()))
+        namespace = SnapshotNamespace(
+            NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), rate_logs=tuple(state.rates.logs())
+        )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
         self._snapshot_at = len(self.journal)
@@ -189,7 +198,7 @@ class CoreWorld:
             assert piece.sequence == sequence
             for namespace, tasks in piece.parts:
                 next_number = namespace.next_number
-                state.policies |= {standing.policy.name: standing for standing in namespace.policies}
+                restore_policies(state, namespace.policies, namespace.rate_logs)
                 for task in tasks:
                     restore(state, task)
         restored(state, next_number)

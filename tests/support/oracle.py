@@ -9,6 +9,7 @@ from typing import cast
 
 from coordinator.core.events import (
     Acknowledged,
+    AnyEvent,
     Assigned,
     AttemptFailed,
     BecameReady,
@@ -17,63 +18,20 @@ from coordinator.core.events import (
     Completed,
     Cost,
     Disposition,
-    Event,
+    PolicyDeleted,
+    PolicySet,
     Returned,
     Submitted,
 )
-from coordinator.core.history import HistoryEntry
 from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
+from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
+from tests.support.known_limits import KnownLimits
+from tests.support.known_tasks import Held, KnownAgent, Story
 
+RATE_SLOT_MS = 5  # how late a rate key may go on
 DATE_SLOT_MS = 20  # how much later than its date a backoff may end
 AGE_SLOT_MS = 250  # how coarsely ages are looked at, where the period is at least 16 of it
 SLOT_S = 0.25  # how much later than its deadline an attempt may be given up
-
-
-@dataclass(slots=True)
-class KnownAgent:
-    """An agent as its own frames describe it."""
-
-    capabilities: Mapping[str, Capability] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    capacity: int = 0
-    limit: int = 0
-    connected: bool = False
-    draining: bool = False
-    grace_until_s: float = INFINITY
-
-
-@dataclass(slots=True)
-class Held:
-    """An attempt that an agent holds."""
-
-    agent: str
-    fence: int
-    lease_until_s: float
-    ack_until_s: float  # infinity once it has arrived
-    journalled: bool = False  # that it has
-    attempt: int = 0
-    since_ms: int = 0
-
-
-@dataclass(slots=True)
-class Story:
-    """What has happened to one task."""
-
-    spec: Spec
-    created_ms: int
-    fence: int = 0
-    accepted_fence: int = 0
-    assigned: int = 0
-    given_back: int = 0
-    retries: int = 0
-    crashes: int = 0
-    undelivered: int = 0
-    ready_at_ms: int = 0
-    place: int = 0  # when it first became ready, by count; 0 before
-    ready_since_ms: int = 0
-    cancelled: bool = False
-    end: str = ""
-    told: list[tuple[object, ...]] = field(default_factory=list)  # its history: see `told_by`
 
 
 @dataclass(slots=True)
@@ -90,6 +48,7 @@ class Oracle:
     stories: dict[int, Story] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
     places: int = 0  # how many tasks have become ready
+    limits: KnownLimits = field(default_factory=KnownLimits)
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
 
     # --- what agents do ---
@@ -132,13 +91,17 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[Event], now: Now, delayed: Container[int]) -> None:
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int]) -> None:
         """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
         for event in events:
+            self.limits.observe(event)
             match event:
+                case PolicySet() | PolicyDeleted():
+                    pass
                 case Submitted():
                     assert event.spec.task_id not in self.numbers, f"G6: {event.spec.task_id} was taken twice"
                     self.numbers[event.spec.task_id] = event.number
+                    self.limits.submitted(event.spec, self._live(event.spec.scheduling.concurrency_key))
                     self._submitted(event, now)
                 case BecameReady():
                     self._became_ready(event.number, now)
@@ -161,7 +124,10 @@ class Oracle:
                     self._cancelled(event, now)
                 case _:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
+        assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
+            if self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
+                continue
             assert not self._takers(number), f"{self.stories[number].spec.task_id} waits although {self._takers(number)} could take it"
 
     def nothing_is_overdue(self, now: Now) -> None:
@@ -209,7 +175,12 @@ class Oracle:
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
         assert self._busy(event.agent) + story.spec.scheduling.slots <= min(agent.capacity, agent.limit), "G3: over the capacity"
         assert event.attempt == story.assigned - story.given_back - story.undelivered + 1, "a returned attempt keeps its number"
-        self._in_order(event.number, [number for number in self._ready(now, delayed) if self._takers(number)], now)
+        assert not self._is_held_up(event.number, now), "its limits are exhausted"
+        able = [number for number in self._ready(now, delayed) if self._takers(number)]
+        self._in_order(
+            event.number, [one for one in able if one == event.number or not self._is_held_up(one, now, late_ms=RATE_SLOT_MS)], now
+        )
+        self.limits.began(story.spec, now.date_ms)
         takers = self._takers(event.number)
         assert event.agent in takers, f"{event.agent} can't take it"
         if not story.spec.scheduling.sticky_key:
@@ -311,6 +282,9 @@ class Oracle:
         self._tell(event.number, held, now.date_ms, "ATTEMPT_RETURNED", "PENDING", event.reason, event.cost.name)
 
     def _cancelled(self, event: CancelRecorded, now: Now) -> None:
+        if self.limits.must_cancel is not None:
+            assert event.number == self.limits.must_cancel, "another task than the oldest of the key is cancelled"
+            self.limits.must_cancel = None
         held = self.held.get(event.number)
         self._tell(event.number, held, now.date_ms, "CANCEL_REQUESTED", "RUNNING" if held else "CANCELLED", event.reason)
         assert event.ended == (event.number not in self.held)
@@ -385,6 +359,24 @@ class Oracle:
         steps = max(0, (looked_ms - story.ready_since_ms) // period_ms) if period_ms else 0
         return min(4, story.spec.priority + steps)
 
+    def refuses(self, spec: Spec) -> bool:
+        """Whether a new task must be refused because its concurrency key is full."""
+        policy = self.limits.of("concurrency_key", spec.scheduling.concurrency_key)
+        live = self._live(spec.scheduling.concurrency_key)
+        return isinstance(policy, ConcurrencyLimitPolicy) and policy.when_full is WhenFull.REJECT and len(live) >= policy.max_running
+
+    def _live(self, key: str) -> list[int]:
+        """Tasks of a concurrency key that haven't ended, and that nobody has asked to cancel."""
+        return [
+            number
+            for number, story in self.stories.items()
+            if not (story.end or story.cancelled) and story.spec.scheduling.concurrency_key == key
+        ]
+
+    def _is_held_up(self, number: int, now: Now, *, late_ms: int = 0) -> bool:
+        """Whether a limit keeps a ready task from beginning; one that notices so late that it has room may do so, too."""
+        return self.limits.hold_up(self.stories[number].spec, [self.stories[one].spec for one in self.held], now.date_ms - late_ms)
+
     def _takers(self, number: int) -> list[str]:
         spec = self.stories[number].spec
         needs = Needs(spec.needs) if isinstance(spec.needs, str) else spec.needs
@@ -411,11 +403,3 @@ class Oracle:
 
     def _load_step(self, name: str) -> int:
         return self._busy(name) * 16 // self.agents[name].capacity
-
-
-def told_by(entry: HistoryEntry) -> tuple[object, ...]:
-    """A scheduler's entry in the words of an oracle's: when, what, whose, the state after it, why, the cost, the backoff, how many."""
-    whose = (entry.agent, entry.attempt, entry.fence, entry.started_ms)
-    why = entry.failure.message if entry.failure is not None else entry.reason
-    wait_ms = entry.ready_at_ms - entry.date_ms if entry.ready_at_ms else 0
-    return entry.date_ms, entry.kind.name, whose, entry.state.name, why, entry.cost.name, wait_ms, entry.checkpoints

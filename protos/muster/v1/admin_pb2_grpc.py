@@ -85,6 +85,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/muster.v1.AdminService/ListLimits',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -164,6 +169,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLimits(self, request, context):
+        """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -216,6 +228,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -489,6 +506,33 @@ class AdminService(object):
             '/muster.v1.AdminService/ListPolicies',
             muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ListLimits',
+            muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -575,6 +575,8 @@ class Scheduling(_message.Message):
     SELECTORS_FIELD_NUMBER: _builtins.int
     MIN_VERSION_FIELD_NUMBER: _builtins.int
     STICKY_KEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     fairness_key: _builtins.str
     """Tasks of one key share with those of other keys, within an effective priority: each key gets in proportion to its weight, however
     many tasks it has waiting. Within a key tasks go first in, first out. At most 128 characters; those without one share as the key "".
@@ -591,6 +593,14 @@ class Scheduling(_message.Message):
     """Tasks of one key go to the agent that served the key last, if it has room and isn't much busier than the others: for what it keeps in
     memory, such as a model's prompt cache. A preference, forgotten when the coordinator restarts. At most 128 characters.
     """
+    concurrency_key: _builtins.str
+    """Of tasks of one key, at most so many run at a time as the namespace's limit for the key says (Policy.concurrency_limit); without one,
+    any number. It counts over all agents, types and priorities. At most 128 characters.
+    """
+    rate_key: _builtins.str
+    """Of tasks of one key, at most so many attempts begin in any period as the namespace's limit for the key says (Policy.rate_limit); without
+    one, any number. A retried attempt counts again. At most 128 characters.
+    """
     @_builtins.property
     def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSelector]:
         """Conditions on the labels of the agent, which must all hold. At most 8."""
@@ -604,10 +614,12 @@ class Scheduling(_message.Message):
         selectors: _abc.Iterable[Global___LabelSelector] | None = ...,
         min_version: _builtins.int = ...,
         sticky_key: _builtins.str = ...,
+        concurrency_key: _builtins.str = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "fairness_key", b"fairness_key", "min_version", b"min_version", "selectors", b"selectors", "slots", b"slots", "sticky_key", b"sticky_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_key", b"concurrency_key", "cost", b"cost", "fairness_key", b"fairness_key", "min_version", b"min_version", "rate_key", b"rate_key", "selectors", b"selectors", "slots", b"slots", "sticky_key", b"sticky_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

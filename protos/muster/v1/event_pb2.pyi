@@ -713,6 +713,7 @@ class SnapshotPart(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    RATE_LOGS_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
@@ -738,6 +739,10 @@ class SnapshotPart(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
         """The namespace's policies, in its part of the first piece only."""
 
+    @_builtins.property
+    def rate_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLog]:
+        """What began under its rate limits and still counts, likewise."""
+
     def __init__(
         self,
         *,
@@ -748,11 +753,12 @@ class SnapshotPart(_message.Message):
         queued: Global___QueuedTasks | None = ...,
         tasks: _abc.Iterable[Global___LiveTask] | None = ...,
         policies: _abc.Iterable[_policy_pb2.Policy] | None = ...,
+        rate_logs: _abc.Iterable[Global___RateLog] | None = ...,
         deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "deleted", b"deleted", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "deleted", b"deleted", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "rate_logs", b"rate_logs", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1129,3 +1135,43 @@ class HistoryEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+
+@_typing.final
+class RateLog(_message.Message):
+    """What began under one key of a rate limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BEGAN_MS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The rate key, or the task type."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.PolicyName:
+        """The limit."""
+
+    @_builtins.property
+    def began_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """From which dates the starts count, in milliseconds since 1970, in order."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many there are of each."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.PolicyName | None = ...,
+        key: _builtins.str = ...,
+        began_ms: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_ms", b"began_ms", "counts", b"counts", "key", b"key", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLog: _TypeAlias = RateLog  # noqa: Y015

@@ -34,6 +34,10 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """How failed attempts of a task type are repeated."""
     POLICY_KIND_NAMESPACE_LIMITS: _PolicyKind.ValueType  # 7
     """What a namespace may hold."""
+    POLICY_KIND_CONCURRENCY_LIMIT: _PolicyKind.ValueType  # 5
+    """How many of a concurrency key, or of a task type, run at a time."""
+    POLICY_KIND_RATE_LIMIT: _PolicyKind.ValueType  # 6
+    """How many attempts of a rate key, or of a task type, begin in any period."""
 
 class PolicyKind(_PolicyKind, metaclass=_PolicyKindEnumTypeWrapper):
     """Which kind of rule a policy is. Each number is that of the field in Policy.policy."""
@@ -46,7 +50,41 @@ POLICY_KIND_RETRY_DEFAULTS: PolicyKind.ValueType  # 2
 """How failed attempts of a task type are repeated."""
 POLICY_KIND_NAMESPACE_LIMITS: PolicyKind.ValueType  # 7
 """What a namespace may hold."""
+POLICY_KIND_CONCURRENCY_LIMIT: PolicyKind.ValueType  # 5
+"""How many of a concurrency key, or of a task type, run at a time."""
+POLICY_KIND_RATE_LIMIT: PolicyKind.ValueType  # 6
+"""How many attempts of a rate key, or of a task type, begin in any period."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
+
+class _WhenFull:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_FULL_UNSPECIFIED: _WhenFull.ValueType  # 0
+    """The default: WAIT."""
+    WHEN_FULL_WAIT: _WhenFull.ValueType  # 1
+    """It waits until it may run, in the queue's order."""
+    WHEN_FULL_CANCEL_OLDEST: _WhenFull.ValueType  # 2
+    """The oldest live task of the key is cancelled, whether it runs or waits. The new one begins when that has stopped."""
+    WHEN_FULL_REJECT: _WhenFull.ValueType  # 3
+    """It is refused: RESOURCE_EXHAUSTED with the reason CONCURRENCY_LIMIT."""
+
+class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
+    """What becomes of a new task whose concurrency key is full: as many live tasks as may run have the key already. Those that wait count, and
+    those that are being cancelled don't.
+    """
+
+WHEN_FULL_UNSPECIFIED: WhenFull.ValueType  # 0
+"""The default: WAIT."""
+WHEN_FULL_WAIT: WhenFull.ValueType  # 1
+"""It waits until it may run, in the queue's order."""
+WHEN_FULL_CANCEL_OLDEST: WhenFull.ValueType  # 2
+"""The oldest live task of the key is cancelled, whether it runs or waits. The new one begins when that has stopped."""
+WHEN_FULL_REJECT: WhenFull.ValueType  # 3
+"""It is refused: RESOURCE_EXHAUSTED with the reason CONCURRENCY_LIMIT."""
+Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
 @_typing.final
 class Policy(_message.Message):
@@ -59,6 +97,8 @@ class Policy(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     RETRY_DEFAULTS_FIELD_NUMBER: _builtins.int
     NAMESPACE_LIMITS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_LIMIT_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
@@ -73,6 +113,14 @@ class Policy(_message.Message):
         """Of kind NAMESPACE_LIMITS; its key is empty."""
 
     @_builtins.property
+    def concurrency_limit(self) -> Global___ConcurrencyLimitPolicy:
+        """Of kind CONCURRENCY_LIMIT; its key is the concurrency key, or "task_type=" and the task type."""
+
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimitPolicy:
+        """Of kind RATE_LIMIT; its key is the rate key, or "task_type=" and the task type."""
+
+    @_builtins.property
     def set_time(self) -> _timestamp_pb2.Timestamp:
         """When it was set, by the store's clock. Ignored in requests."""
 
@@ -82,13 +130,15 @@ class Policy(_message.Message):
         weight: Global___WeightPolicy | None = ...,
         retry_defaults: Global___RetryDefaultsPolicy | None = ...,
         namespace_limits: Global___NamespaceLimitsPolicy | None = ...,
+        concurrency_limit: Global___ConcurrencyLimitPolicy | None = ...,
+        rate_limit: Global___RateLimitPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace_limits", b"namespace_limits", "policy", b"policy", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "namespace_limits"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "namespace_limits", "concurrency_limit", "rate_limit"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -232,3 +282,82 @@ class RetryDefaultsPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryDefaultsPolicy: _TypeAlias = RetryDefaultsPolicy  # noqa: Y015
+
+@_typing.final
+class ConcurrencyLimitPolicy(_message.Message):
+    """How many tasks run at a time: of a concurrency key, or of a task type; one of the two is given. A name that ends in `*` is a prefix: each
+    key that begins so has the limit for itself. An exact name wins over prefixes, and a longer prefix over a shorter one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    WHEN_FULL_FIELD_NUMBER: _builtins.int
+    concurrency_key: _builtins.str
+    """The concurrency key (Scheduling.concurrency_key) or a prefix, at most 128 characters. It must not begin with "task_type="."""
+    task_type: _builtins.str
+    """The task type or a prefix, at most 128 characters. Such a limit counts tasks without a concurrency key, too."""
+    max_running: _builtins.int
+    """How many may run; 0 holds all of them up. Required. A lower number than before lets those finish that run."""
+    when_full: Global___WhenFull.ValueType
+    """What becomes of a new task when the key is full. A limit of a task type knows WAIT only."""
+    def __init__(
+        self,
+        *,
+        concurrency_key: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        max_running: _builtins.int | None = ...,
+        when_full: Global___WhenFull.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "max_running", b"max_running"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "concurrency_key", b"concurrency_key", "max_running", b"max_running", "task_type", b"task_type", "when_full", b"when_full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_running: _TypeAlias = _typing.Literal["max_running"]  # noqa: Y015
+    _WhichOneofArgType__max_running: _TypeAlias = _typing.Literal["_max_running", b"_max_running"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_running) -> _WhichOneofReturnType__max_running | None: ...
+
+Global___ConcurrencyLimitPolicy: _TypeAlias = ConcurrencyLimitPolicy  # noqa: Y015
+
+@_typing.final
+class RateLimitPolicy(_message.Message):
+    """How many attempts begin in any window of a period, by the coordinator's dates: of a rate key, or of a task type; one of the two is given.
+    A name that ends in `*` is a prefix, as in ConcurrencyLimitPolicy. What began before the limit was first set doesn't count; what began
+    under one of the same kind and key does.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_KEY_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    rate_key: _builtins.str
+    """The rate key (Scheduling.rate_key) or a prefix, at most 128 characters. It must not begin with "task_type="."""
+    task_type: _builtins.str
+    """The task type or a prefix, at most 128 characters. Such a limit counts tasks without a rate key, too."""
+    count: _builtins.int
+    """How many attempts may begin; 0 holds all of them up. Required. Above 128, a start counts for up to a 128th of the period longer."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """The period: 1 millisecond to 366 days, in whole milliseconds. Required."""
+
+    def __init__(
+        self,
+        *,
+        rate_key: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "period", b"period", "rate_key", b"rate_key", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___RateLimitPolicy: _TypeAlias = RateLimitPolicy  # noqa: Y015

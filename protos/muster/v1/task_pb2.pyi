@@ -95,6 +95,10 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """The coordinator can't reach its store."""
     WAIT_KIND_DELAYED: _WaitKind.ValueType  # 7
     """Its not_before or its delay lies ahead."""
+    WAIT_KIND_CONCURRENCY_LIMIT: _WaitKind.ValueType  # 8
+    """Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+    WAIT_KIND_RATE_LIMIT: _WaitKind.ValueType  # 9
+    """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """Why a task waits."""
@@ -115,6 +119,10 @@ WAIT_KIND_STORE_UNAVAILABLE: WaitKind.ValueType  # 6
 """The coordinator can't reach its store."""
 WAIT_KIND_DELAYED: WaitKind.ValueType  # 7
 """Its not_before or its delay lies ahead."""
+WAIT_KIND_CONCURRENCY_LIMIT: WaitKind.ValueType  # 8
+"""Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+WAIT_KIND_RATE_LIMIT: WaitKind.ValueType  # 9
+"""Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 class _CancelVerdict:

@@ -1,6 +1,7 @@
 """GetQueueHistory and GetQueueStats, field by field, as the protos' comments promise them."""
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from muster.v1 import admin_pb2, common_pb2
 
 from coordinator.core import scheduler
@@ -70,7 +71,7 @@ async def test_a_backoff_is_delayed_and_then_not(muster):
     agent = await muster.agent("worker")
     await muster.submit(spec_of("t"))
     (assignment,) = await agent.assigned()
-    await agent.report(failure("t", assignment.fence))
+    await agent.report(failure("t", assignment.fence, retry_after=Duration(seconds=1)))  # jitter alone may be over at once
     answer = await muster.admin.GetQueueStats(admin_pb2.GetQueueStatsRequest())
     assert answer.retrying == 1
     assert (await asked(muster)).total.minute.retried == 1
