@@ -413,5 +413,6 @@ def test_what_comes_back_as_its_lane_gets_another_agent_is_not_forgotten(world):
     world.submit("back", task_type="b", rate_key="r")
     assert world.running("bob") == ["back"]
     world.finish("ann", "busy")
+    world.lose("bob")
     world.connect("bob", ["b"], nonce="second")  # holds nothing, and takes nothing yet
     assert world.running("ann") == ["back"]
