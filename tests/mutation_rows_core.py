@@ -117,6 +117,7 @@ CORE_MUTATIONS = [
         "scheduler.backoffs.pop(task.number, None)",
         "scheduler.backoffs.get(task.number)",
     ),
+    Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
     Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.created_ms) // self.period_ms", "steps = 0"),

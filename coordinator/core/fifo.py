@@ -130,18 +130,26 @@ class Fifo(Ranked):
             heapq.heappop(self._returned)
         self.live -= 1
         if not self.live:
-            del self.top  # a queue at rest would hold on to it when it has ended
+            self._emptied()
 
     def forget(self) -> None:
         """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
         self.live -= 1
         self._stale += 1
         if not self.live:
-            del self.top
-        if self._stale > _MIN_STALE and self._stale > self.live:
+            self._emptied()
+        elif self._stale > _MIN_STALE and self._stale > self.live:
             self._fresh = deque(task for task in self._fresh if task.state in WAITING)
             self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
             heapq.heapify(self._returned)
+            self._stale = 0
+
+    def _emptied(self) -> None:
+        """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
+        del self.top
+        if self._stale:
+            self._fresh.clear()
+            self._returned.clear()
             self._stale = 0
 
     def close(self) -> None:
