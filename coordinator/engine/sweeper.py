@@ -7,6 +7,7 @@ retention.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from coordinator.engine.room import PERIOD_S as ROOM_PERIOD_S
 from coordinator.engine.shard import Shard
@@ -16,7 +17,6 @@ log = logging.getLogger(__name__)
 
 MAX_PER_CALL = 500
 CALLS_PER_LOOK = 20  # where room is tight: then it is seen how much has come of them
-NOTHING = Retention(max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
 
 
 class Sweeper:
@@ -33,6 +33,7 @@ class Sweeper:
         self._shards = shards
         self._codec = codec
         self._retention = retention
+        self._least = replace(retention, max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
         self._period_s = period_s
 
     async def run(self) -> None:
@@ -57,7 +58,7 @@ class Sweeper:
         if dropped:
             log.warning("sweep.results_dropped shard=%d namespace=%s count=%d", shard.number, name, dropped)
         else:
-            await self._expire(shard, name, NOTHING, calls=CALLS_PER_LOOK)
+            await self._expire(shard, name, self._least, calls=CALLS_PER_LOOK)
 
     async def _expire(self, shard: Shard, name: str, retention: Retention, *, calls: int | None) -> None:
         removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=MAX_PER_CALL), shard, name, calls=calls)
