@@ -182,10 +182,11 @@ class Load:
                     pass
 
     async def watch_by_id(self) -> None:
-        handles = [await self.client.submit(task_type_of("plain"), b"watched %d" % number) for number in range(5)]
-        for handle in handles:
-            self._ledger.write(f"T {handle.task_id} unasked\n")  # for its result
-        async for _ in self.client.watch([handle.task_id for handle in handles], full=True):
+        ids = [new_task_id() for _ in range(5)]
+        for task_id in ids:
+            self._ledger.write(f"S {task_id} plain\n")
+            await self.client.submit(task_type_of("plain"), b"watched", task_id=task_id)
+        async for _ in self.client.watch(ids, full=True):
             pass
 
     async def leave_a_watch_unread(self) -> None:
