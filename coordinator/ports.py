@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
+from coordinator.core.policies import StandingPolicy
 
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
@@ -62,6 +63,7 @@ class EndedTask(NamedTuple):
     task_id: str
     record: bytes  # a serialized TaskRecord
     end_ms: int
+    terms: tuple[str, ...] = ()  # what it can be found by
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +173,16 @@ class ShardStore(Protocol):
         Those of the first ids alone, and of at least one, when all together have more than `max_bytes`: ask again for the others.
         """
 
-    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
-        """The index of ended tasks, the latest first, from below position `before` (None: from the latest)."""
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int, terms: Sequence[Sequence[str]] = ()) -> list[EndedEntry]:
+        """The index of ended tasks, the latest first, from below position `before` (None: from the latest).
+
+        Args:
+            namespace: whose.
+            before: where to go on from.
+            limit: how many at most.
+            terms: groups of terms. Only tasks that have one of a group's, for a group that the store chooses: the one that finds least.
+                Others may be among them that ended before the store knew terms. Without a group: all.
+        """
 
     async def count_ended(self, namespace: str) -> int:
         """How many ended tasks are retained."""
@@ -195,11 +205,12 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it."""
+    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only."""
 
     name: str
     created_ms: int
     next_number: int
+    policies: tuple[StandingPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """About how many bytes what was decided takes in the journal and in records. Only what may be large counts: the rest is some ten bytes."""
 
-from coordinator.core.events import AttemptFailed, CancelRecorded, CheckpointStored, ChunkStored, Event, Returned, Submitted
+from coordinator.core.events import AnyEvent, AttemptFailed, CancelRecorded, CheckpointStored, ChunkStored, Returned, Submitted
 from coordinator.core.model import Failure, Task
 
 RECORD_BYTES = 512  # of an ended task's record and its place in the index, beside what its agent and its client sent
@@ -22,7 +22,7 @@ def _size_of_failure(failure: Failure | None) -> int:
     return 0 if failure is None else len(failure.message.encode()) + len(failure.stack_trace.encode())
 
 
-def size_of_event(event: Event) -> int:
+def size_of_event(event: AnyEvent) -> int:
     """Of an event in the journal."""
     match event:
         case Submitted():
