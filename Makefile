@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 OWN   := $(wildcard coordinator agent_node scripts tests/support tests/typing benchmarks examples)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup check format stubs test chaos soak demo bench clean
+.PHONY: help setup check format stubs test chaos soak demo bench scale clean
 .DEFAULT_GOAL := help
 
 help:           ## Show this list
@@ -49,6 +49,9 @@ demo: setup     ## Run the demo on the project's own documents, or: make demo IN
 
 bench: setup    ## Measure dispatch: make bench ARGS="--agents 50"
 	muster bench dispatch $(ARGS)
+
+scale: setup    ## Measure the core beside 100,000 lanes, keys, delayed and cancelled tasks, and 1,000 kinds of agents
+	python -m benchmarks.scale $(ARGS)
 
 clean:          ## Remove everything that the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -99,7 +99,8 @@ CORE_MUTATIONS = [
         "                    room.improved()\n                self.awake",
         "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "        room.lanes.tell(lane)\n", "        pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.put(lane, rank)\n", "            pass\n"),
+    Mutation("a linked lane tells its class", CORE + "load_map.py", "        lane.watchers[room.lanes] = None\n", "        pass\n"),
     Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
     Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
     Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
@@ -117,6 +118,7 @@ CORE_MUTATIONS = [
         "scheduler.backoffs.pop(task.number, None)",
         "scheduler.backoffs.get(task.number)",
     ),
+    Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
     Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
     Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
     # Ageing and shares: G4.

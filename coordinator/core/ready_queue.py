@@ -152,7 +152,7 @@ class ReadyQueue:
         self._sweep_at = _MIN_STALE
 
     def open(self, task: Task, *, spare: int) -> Lane:
-        """The lane for a task that has none.
+        """Opens the lane for a task that has none, with the task in it.
 
         Args:
             task: a ready task.
@@ -163,6 +163,7 @@ class ReadyQueue:
         self._serial += 1
         needs = task.spec.needs
         lane = self.lanes[needs] = Lane(Needs(needs) if isinstance(needs, str) else needs, self._serial, self._ages)
+        lane.add(task)
         self._opened(lane)
         return lane
 

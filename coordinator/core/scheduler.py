@@ -106,8 +106,10 @@ class Scheduler:
             return
         if self.ages.now_ms != now.date_ms:
             self.ages.at(now.date_ms)
-        lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
-        if lane.add(task):
+        lane = self.ready.lanes.get(task.spec.needs)
+        if lane is None:
+            self.awake[self.ready.open(task, spare=self.load.types())] = None
+        elif lane.add(task):
             self.hurry(lane)
 
     def hurry(self, lane: Lane) -> None:

@@ -165,7 +165,9 @@ def queue_of(lanes_opened, lanes_closed):
 
 
 def add(queue, one):
-    lane = queue.lanes.get(one.spec.task_type) or queue.open(one, spare=0)
+    lane = queue.lanes.get(one.spec.task_type)
+    if lane is None:
+        return queue.open(one, spare=0)
     return lane if lane.add(one) else None
 
 
