@@ -26,6 +26,8 @@ BOUNDED = {
     "Race": "what 4,096 keys a priority have had is remembered",
     "Share": "likewise",
     "Scheduler.sticky": "which agent served each of 100,000 sticky keys last",
+    "TaskIndex": "64 blocks of task numbers with their types, or twice those with live tasks",
+    "Walk": "the last snapshot's stays until the next",
     "TimerWheel": "slots whose deadlines were met early stay until they are over",
 }
 """Classes and attributes that keep something on purpose: how much, and why."""
