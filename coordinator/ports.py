@@ -92,6 +92,7 @@ class Retention:
     max_age_ms: int
     max_count: int
     max_bytes: int
+    min_age_ms: int = 10 * 60 * 1000  # G6: an id and its outcome stay this long, whatever the bounds; SDKs re-send for five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ class ShardStore(Protocol):
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """Removes at most `limit` ended tasks that a bound of `retention` no longer covers, the oldest first. Answers how many.
 
-        Nothing younger than ten minutes is removed: G6 needs its id and outcome.
+        Nothing younger than its `min_age_ms` is removed: G6 needs its id and outcome.
         """
 
     async def purge_namespace(self, namespace: str, *, limit: int) -> int:

@@ -91,7 +91,12 @@ CORE_MUTATIONS = [
         "        self.put(item, FIRST)\n",
         "        self.put(item, self._bounds.get(item, FIRST))\n",
     ),
-    Mutation("a better head is placed", CORE + "scheduler.py", "        self.awake[lane] = None\n", "        pass\n"),
+    Mutation(
+        "a better head is placed",
+        CORE + "scheduler.py",
+        "            lane.improved()\n        self.awake[lane] = None\n",
+        "            lane.improved()\n",
+    ),
     Mutation("a freed slot wakes its class", CORE + "scheduler.py", "                self.awake[room] = None\n", "                pass\n"),
     Mutation(
         "a freed slot is told to lanes",
@@ -99,7 +104,8 @@ CORE_MUTATIONS = [
         "                    room.improved()\n                self.awake",
         "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.tell(lane)\n", "            pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.put(lane, rank)\n", "            pass\n"),
+    Mutation("a linked lane tells its class", CORE + "load_map.py", "        lane.watchers[room.lanes] = None\n", "        pass\n"),
     Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
     Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
     Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
@@ -117,6 +123,8 @@ CORE_MUTATIONS = [
         "self.backoffs.pop(task.number, None)",
         "self.backoffs.get(task.number)",
     ),
+    Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
+    Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
     Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),

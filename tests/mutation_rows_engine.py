@@ -55,7 +55,7 @@ ENGINE_MUTATIONS = [
         "if False:",
     ),
     Mutation(
-        "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and state.find(spec.task_id) is None]", "if False]"
+        "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and spec.task_id not in state.tasks]", "if False]"
     ),
     Mutation(
         "a commit is bounded in bytes",
@@ -141,6 +141,12 @@ ENGINE_MUTATIONS = [
         "        _after",
     ),
     # Room in the store: G7.
+    Mutation(
+        "what has just ended is looked up, too",
+        ENGINE + "intake.py",
+        "and spec.task_id not in state.tasks]",
+        "and state.find(spec.task_id) is None]",
+    ),
     Mutation("a full store takes nothing new", ENGINE + "intake.py", "if full is not None and", "if False and"),
     Mutation(
         "what is there already is known in a full store", ENGINE + "intake.py", " and scheduler.state.find(spec.task_id) is None:", ":"

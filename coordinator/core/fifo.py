@@ -136,7 +136,7 @@ class Fifo(Ranked):
             heapq.heappop(self._returned)
         self.live -= 1
         if not self.live:
-            del self.top  # a queue at rest would hold on to it when it has ended
+            self._emptied()
 
     def improved(self) -> None:
         """The head has got better, or more urgent."""
@@ -149,11 +149,19 @@ class Fifo(Ranked):
         self.live -= 1
         self._stale += 1
         if not self.live:
-            del self.top
-        if self._stale > _MIN_STALE and self._stale > self.live:
+            self._emptied()
+        elif self._stale > _MIN_STALE and self._stale > self.live:
             self._fresh = deque(task for task in self._fresh if task.state in WAITING)
             self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
             heapq.heapify(self._returned)
+            self._stale = 0
+
+    def _emptied(self) -> None:
+        """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
+        del self.top
+        if self._stale:
+            self._fresh.clear()
+            self._returned.clear()
             self._stale = 0
 
     def close(self) -> None:

@@ -242,16 +242,16 @@ class AgentClass:
         return self.rooms.get(self._key(needs)) if needs.task_type in self.capabilities else None
 
     def link(self, lane: Lane) -> Room:
-        """Its agents can take from the lane: each stands in the other's heap, until somebody looks and finds nothing."""
+        """Its agents can take from the lane: each stands in the other's heap, if it has something to offer."""
         key = self._key(lane.needs)
         room = self.rooms.get(key) or self._add_room(key)
         room.users += 1
         lane.rooms[room] = None
         lane.takers.tell(room)
-        if lane.empty():
-            lane.watchers[room.lanes] = None  # as if somebody had looked: a lane of limited tasks alone is never looked at
-        else:
-            room.lanes.tell(lane)
+        # With its rank: a slot that is freed beside 100,000 lanes that nobody has looked at yet would look at all of them at once.
+        lane.watchers[room.lanes] = None
+        if (rank := lane.rank()) is not None:
+            room.lanes.put(lane, rank)
         return room
 
     def unlink(self, lane: Lane) -> Room:

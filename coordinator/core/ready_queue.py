@@ -218,7 +218,7 @@ class ReadyQueue:
         self._sweep_at = _MIN_STALE
 
     def open(self, task: Task, *, spare: int) -> Lane:
-        """The lane for a task that has none.
+        """Opens the lane for a task that has none, with the task in it, unless a limit may hold it up: then it belongs into a pool.
 
         Args:
             task: a ready task.
@@ -234,6 +234,8 @@ class ReadyQueue:
             self._ages,
             limited_type=task_type if self._is_limited(task_type) else "",
         )
+        if lane.limits_of(task) is None:
+            lane.add(task)
         self._opened(lane)
         return lane
 

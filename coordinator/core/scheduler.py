@@ -133,13 +133,18 @@ class Scheduler:
             return
         if self.ages.now_ms != now.date_ms:
             self.ages.at(now.date_ms)
-        lane = self.ready.lanes.get(task.spec.needs) or self.ready.open(task, spare=self.load.types())
+        lane = self.ready.lanes.get(task.spec.needs)
+        is_new = lane is None
+        if lane is None:
+            lane = self.ready.open(task, spare=self.load.types())
         keys = lane.limits_of(task)
-        if keys is None:
-            if lane.add(task):
-                self.hurry(lane)
-        elif (pool := self.load.pools.add(lane, task, keys)) is not None:
-            self.hurry(pool)
+        if keys is not None:
+            if (pool := self.load.pools.add(lane, task, keys)) is not None:
+                self.hurry(pool)
+        elif is_new:  # it came with the task in it
+            self.awake[lane] = None
+        elif lane.add(task):
+            self.hurry(lane)
 
     def watch_dates(self, task: Task) -> None:
         """Has a task looked at when the next of its deadlines passes: to be called when it has got one, or another."""

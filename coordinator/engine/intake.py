@@ -56,7 +56,8 @@ async def take_in(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Mus
         Unavailable: the store can't be asked.
     """
     state = namespace.scheduler.state
-    unknown = [spec.task_id for spec in specs if isinstance(spec, Spec) and state.find(spec.task_id) is None]
+    # Also those that have just ended: an older look-up may be what keeps them in memory, and be over before this one.
+    unknown = [spec.task_id for spec in specs if isinstance(spec, Spec) and spec.task_id not in state.tasks]
     if not unknown:
         return take_in_new(shard, namespace, specs, sink)
     with shard.records.open():

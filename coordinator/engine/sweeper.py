@@ -7,6 +7,7 @@ retention.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from coordinator.core.policies import NO_LIMITS, limits_of
 from coordinator.engine.deletion import purge
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 
 MAX_PER_CALL = 500
 CALLS_PER_LOOK = 20  # where room is tight: then it is seen how much has come of them
-NOTHING = Retention(max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
 
 
 class Sweeper:
@@ -35,6 +35,7 @@ class Sweeper:
         self._shards = shards
         self._codec = codec
         self._retention = retention
+        self._least = replace(retention, max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
         self._period_s = period_s
 
     async def run(self) -> None:
@@ -77,7 +78,7 @@ class Sweeper:
         if dropped:
             log.warning("sweep.results_dropped shard=%d namespace=%s count=%d", shard.number, name, dropped)
         else:
-            await self._expire(shard, name, NOTHING, calls=CALLS_PER_LOOK)
+            await self._expire(shard, name, self._least, calls=CALLS_PER_LOOK)
 
     async def _expire(self, shard: Shard, name: str, retention: Retention, *, calls: int | None) -> None:
         removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=MAX_PER_CALL), shard, name, calls=calls)

@@ -80,6 +80,24 @@ def test_a_cancelled_head_is_skipped():
     assert level.live == 1
 
 
+@pytest.mark.parametrize("last", ["cancelled", "taken"])
+def test_an_empty_queue_holds_on_to_nothing(last):
+    level = fifo()
+    tasks = [task(place) for place in (1, 3, 4, 2)]
+    for one in tasks:
+        level.add(one)
+    assert head_of(level) is tasks[0]
+    for one in tasks[1:]:
+        cancel(level, one)
+    if last == "taken":
+        level.pop()
+    else:
+        cancel(level, tasks[0])
+    assert not level._fresh
+    assert not level._returned
+    assert not hasattr(level, "top")
+
+
 def test_what_was_cancelled_deep_in_the_queue_does_not_pile_up():
     level = fifo()
     head = task(0)
@@ -149,7 +167,9 @@ def queue_of(lanes_opened, lanes_closed):
 
 
 def add(queue, one):
-    lane = queue.lanes.get(one.spec.task_type) or queue.open(one, spare=0)
+    lane = queue.lanes.get(one.spec.task_type)
+    if lane is None:
+        return queue.open(one, spare=0)
     return lane if lane.add(one) else None
 
 

@@ -115,6 +115,16 @@ def test_private_lanes_in_use_cost_nothing_more(counter, work):
     assert work(counter, 1, lambda _: ("shared",)) < 8
 
 
+def test_a_slot_beside_many_lanes_that_nobody_has_looked_at_yet_costs_no_more(counter):
+    scheduler = fleet(1, lambda _: (*(f"type{number}" for number in range(2000)),))
+    task = submit_one(scheduler, "first", "type0")
+    for number in range(2000):
+        submit_one(scheduler, f"task{number}", f"type{number}")
+    counter.steps = 0
+    finish_one(scheduler, task)
+    assert counter.steps < 15, "it would look at all of them"
+
+
 def test_a_head_that_gets_better_again_and_again_tells_only_those_who_have_looked(counter):
     """Each submit is more urgent than all before it, and a thousand classes are full."""
     scheduler = fleet(1000, lambda number: ("shared", f"private{number}"))

@@ -217,6 +217,25 @@ def test_a_task_that_ends_while_it_is_looked_up_is_not_taken_in_again():
     on_a_bench(story)
 
 
+def test_a_task_that_an_older_look_up_kept_in_memory_is_not_taken_in_again():
+    async def story(bench):
+        with bench.shard.records.open():
+            bench.finish(bench.submit("task"))
+            await bench.shard.durable()
+            assert bench.scheduler.state.find("task") is not None, "the look-up that is open keeps it"
+            bench.store.answer.clear()
+            again = asyncio.create_task(take_in(bench.shard, bench.namespace, [spec_of("task"), spec_of("other")], None))
+            await asyncio.sleep(0.1)
+        assert bench.scheduler.state.find("task") is None, "that look-up is over, and the other's answer on its way"
+        bench.store.answer.set()
+        ((index, verdict),) = await again
+        assert index == 0
+        assert isinstance(verdict, Duplicate)
+        assert list(bench.scheduler.state.tasks) == ["other"]
+
+    on_a_bench(story)
+
+
 def test_what_was_looked_up_for_a_shard_that_stopped_meanwhile_is_refused():
     async def story(bench):
         bench.store.answer.clear()
