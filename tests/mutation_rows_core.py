@@ -91,12 +91,7 @@ CORE_MUTATIONS = [
         "        self.put(item, FIRST)\n",
         "        self.put(item, self._bounds.get(item, FIRST))\n",
     ),
-    Mutation(
-        "a better head is placed",
-        CORE + "scheduler.py",
-        "            lane.improved()\n        self.awake[lane] = None\n",
-        "            lane.improved()\n",
-    ),
+    Mutation("a better head is placed", CORE + "scheduler.py", "improved()\n        self.awake[lane] = None\n", "improved()\n"),
     Mutation("a freed slot wakes its class", CORE + "scheduler.py", "                self.awake[room] = None\n", "                pass\n"),
     Mutation(
         "a freed slot is told to lanes",

@@ -59,7 +59,8 @@ class Sweeper:
         """A namespace's bounds: as operators have set them, or else the usual ones."""
         namespace, usual = shard.namespaces.get(name), self._retention
         limits = limits_of(namespace.scheduler.state) if namespace is not None else NO_LIMITS
-        return Retention(
+        return replace(
+            usual,
             max_age_ms=usual.max_age_ms if limits.retain_for_s is None else round(limits.retain_for_s * 1000),
             max_count=usual.max_count if limits.max_retained_tasks is None else limits.max_retained_tasks,
             max_bytes=usual.max_bytes if limits.max_retained_bytes is None else limits.max_retained_bytes,

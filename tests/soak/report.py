@@ -27,6 +27,9 @@ BOUNDED = {
     "Share": "likewise",
     "Scheduler.sticky": "which agent served each of 100,000 sticky keys last",
     "TaskIndex": "64 blocks of task numbers with their types, or twice those with live tasks",
+    "Statistics": "what happened by type and priority in the last hour, for 500 rows",
+    "Row": "of the statistics",
+    "History": "likewise: sixty minutes and six intervals of each row",
     "Walk": "the last snapshot's stays until the next",
     "TimerWheel": "slots whose deadlines were met early stay until they are over",
 }
