@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
-from coordinator.core.policies import StandingPolicy
+from coordinator.core.policies import PolicyName, StandingPolicy
+from coordinator.core.rates import Starts
 from coordinator.core.webhooks import Delivery, GivenUp
 
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
@@ -92,6 +93,7 @@ class Retention:
     max_age_ms: int
     max_count: int
     max_bytes: int
+    min_age_ms: int = 10 * 60 * 1000  # G6: an id and its outcome stay this long, whatever the bounds; SDKs re-send for five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,13 @@ class ShardStore(Protocol):
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """Removes at most `limit` ended tasks that a bound of `retention` no longer covers, the oldest first. Answers how many.
 
-        Nothing younger than ten minutes is removed: G6 needs its id and outcome.
+        Nothing younger than its `min_age_ms` is removed: G6 needs its id and outcome.
+        """
+
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """Removes at most `limit` ended tasks of a namespace that was deleted, whatever their age, and at last all else that it has.
+
+        Answers how many; 0 when nothing is left. Answers 0 as well when the shard has another owner: the next append says so.
         """
 
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
@@ -207,13 +215,16 @@ class ShardStore(Protocol):
 class SnapshotNamespace:
     """A namespace as a snapshot has it, but for its tasks.
 
-    Its policies and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are those of one piece.
+    Its policies, what began under rate limits, and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are
+    those of one piece. Of one that was deleted, the store may still hold records; nothing else is left of it.
     """
 
     name: str
     created_ms: int
     next_number: int
     policies: tuple[StandingPolicy, ...] = ()
+    deleted: bool = False
+    rate_logs: tuple[tuple[PolicyName, str, Starts], ...] = ()
     next_delivery: int = 0
     webhooks: tuple[Delivery | GivenUp, ...] = ()
 

@@ -20,8 +20,8 @@ WEBHOOK_MUTATIONS = [
     Mutation("those without have none", CORE + "submits.py", "spec.webhook is not None and is_full(scheduler):", "is_full(scheduler):"),
     Mutation("those given up are bounded", CORE + "webhooks.py", "if len(self.given_up) > MAX_GIVEN_UP:", "if False:"),
     Mutation("a retried one is due anew", CORE + "webhooks.py", ".delivery, due_ms=date_ms))", ".delivery))"),
-    Mutation("a deleted policy is no hook", CORE + "policies.py", "            del state.hooks[event.name.key]", "            pass"),
-    Mutation("hooks come back with their policies", CORE + "policies.py", "if isinstance(standing.policy, WebhookPolicy):", "if False:"),
+    Mutation("a deleted policy is no hook", CORE + "policies.py", "            del state.hooks[policy.task_type]", "            pass"),
+    Mutation("hooks come back with their policies", CORE + "policies.py", "        state.hooks[policy.task_type] = policy", "        pass"),
     Mutation(
         "a restart doesn't reuse a number",
         ENGINE + "recovery.py",

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from agent_node.cli.limit_cells import concurrency_cells, rate_cells
 from agent_node.cli.payloads import payload_text
 
 NONE = "–"
@@ -158,7 +159,10 @@ def task_details(task: task_pb2.Task) -> Group:
         ("parent", Text(task.parent_task_id)),
         ("labels", Text(" ".join(f"{name}={value}" for name, value in sorted(task.labels.items())))),
         ("created", local_time(task.create_time)),
+        ("ready", local_time(task.ready_time)),
         ("started", local_time(task.start_time)),
+        ("queue deadline", local_time(task.queue_deadline_time)),
+        ("deadline", local_time(task.deadline_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),
         ("failure", failure_text(task.last_failure)),
         *(("usage", _usage_text(usage)) for usage in task.usage),
@@ -199,6 +203,8 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
             ("state", state_text(answer.task.state)),
             ("ahead", f"{answer.ahead} tasks" if answer.ahead else ""),
             ("until", local_time(answer.task.waits_for.until_time) if answer.task.waits_for.HasField("until_time") else ""),
+            ("queue deadline", local_time(answer.task.queue_deadline_time) if not answer.task.HasField("start_time") else ""),
+            ("deadline", local_time(answer.task.deadline_time)),
         ]
     )
     if not answer.agents:
@@ -308,10 +314,48 @@ def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
     return table
 
 
+def limits_text(limits: policy_pb2.NamespaceLimitsPolicy) -> str:
+    """What a namespace may hold, as far as it is set."""
+    set_here = [
+        (limits.HasField("max_live_tasks"), f"{limits.max_live_tasks} live tasks"),
+        (limits.HasField("max_live_bytes"), f"{limits.max_live_bytes} bytes of live tasks"),
+        (limits.HasField("retain_for"), f"ended tasks for {duration_text(limits.retain_for)}"),
+        (limits.HasField("max_retained_tasks"), f"{limits.max_retained_tasks} ended tasks"),
+        (limits.HasField("max_retained_bytes"), f"{limits.max_retained_bytes} bytes of ended tasks"),
+    ]
+    return "at most " + ", ".join(text for is_set, text in set_here if is_set)
+
+
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+    "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
+    "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
+    "concurrency_limit": concurrency_cells,
+    "rate_limit": rate_cells,
     "webhook": lambda policy: (policy.webhook.task_type, _webhook_rule(policy.webhook)),
 }
+
+
+def _retries(policy: common_pb2.RetryPolicy) -> str:
+    """What a retry policy says, and nothing of what it leaves out."""
+    said = []
+    for field, value in policy.ListFields():
+        shown = f"{value.ToTimedelta().total_seconds():g} s" if isinstance(value, Duration) else f"{value:g}"
+        said.append(f"{field.name} {shown}")
+    return ", ".join(said)
+
+
+def limits_table(limits: Iterable[admin_pb2.LimitUse]) -> Table:
+    """Limits, and how much of each is in use."""
+    table = new_table("kind", "limit", "allows", "key", "used", "waiting", "next")
+    for use in limits:
+        if use.policy.WhichOneof("policy") == "concurrency_limit":
+            kind, (pattern, rule), used = "concurrency", concurrency_cells(use.policy), use.running
+        else:
+            kind, (pattern, rule), used = "rate", rate_cells(use.policy), use.started
+        until = local_time(use.next_time) if use.HasField("next_time") else NONE
+        table.add_row(kind, Text(pattern), Text(rule), Text(use.key or NONE), str(used), str(use.waiting), until)
+    return table
 
 
 def _webhook_rule(webhook: policy_pb2.WebhookPolicy) -> str:

@@ -5,6 +5,7 @@ too, as in Jupyter. Single calls need no loop: they use a blocking channel of th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Self, TypeVar
 
 import grpc
@@ -167,6 +168,10 @@ class BlockingClient(BlockingFleetCalls):
         retry: RetryPolicy | None = None,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        not_before: datetime | None = None,
+        delay_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        deadline_s: float | None = None,
         scheduling: Scheduling | None = None,
         webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
@@ -189,6 +194,10 @@ class BlockingClient(BlockingFleetCalls):
                 retry=retry,
                 run_timeout_s=run_timeout_s,
                 progress_timeout_s=progress_timeout_s,
+                not_before=not_before,
+                delay_s=delay_s,
+                queue_timeout_s=queue_timeout_s,
+                deadline_s=deadline_s,
                 scheduling=scheduling,
                 webhook=webhook,
                 parent_task_id=parent_task_id,

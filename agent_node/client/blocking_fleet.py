@@ -8,13 +8,19 @@ from typing import TypeVar
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
     ListWebhookDeliveriesRequest,
@@ -63,6 +69,10 @@ class BlockingFleetCalls(ABC):
         """What waits and what runs, by task type and priority."""
         return self._call(self._admin.GetQueueStats, GetQueueStatsRequest())
 
+    def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority; see `Client.queue_history`."""
+        return self._call(self._admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
+
     def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""
         return self._call(self._admin.GetLoadMap, GetLoadMapRequest())
@@ -70,6 +80,10 @@ class BlockingFleetCalls(ABC):
     def create_namespace(self, name: str) -> Namespace:
         """Creates a namespace, or returns the one there is."""
         return self._call(self._admin.CreateNamespace, CreateNamespaceRequest(name=name)).namespace
+
+    def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds; see `Client.delete_namespace`."""
+        return self._call(self._admin.DeleteNamespace, DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run))
 
     def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""
@@ -114,6 +128,17 @@ class BlockingFleetCalls(ABC):
         """Has webhooks tried again at once; see `Client.retry_webhooks`."""
         request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
         return self._call(self._admin.RetryWebhookDeliveries, request).count
+
+    def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        limits: builtins.list[LimitUse] = []
+        request = ListLimitsRequest(page_size=1000)
+        while True:
+            response = self._call(self._admin.ListLimits, request)
+            limits.extend(response.limits)
+            if not response.next_page_token:
+                return limits
+            request.page_token = response.next_page_token
 
     @abstractmethod
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:

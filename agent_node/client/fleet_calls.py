@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
     ListWebhookDeliveriesRequest,
@@ -101,6 +107,14 @@ class FleetCalls(ABC):
         """What waits and what runs, by task type and priority."""
         return await self._call(self._live.admin.GetQueueStats, GetQueueStatsRequest())
 
+    async def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority: counts, and percentiles of waits and runs.
+
+        Args:
+            task_type: of this type alone, minute by minute; by default of all, and minute by minute in all.
+        """
+        return await self._call(self._live.admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
+
     async def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""
         return await self._call(self._live.admin.GetLoadMap, GetLoadMapRequest())
@@ -113,6 +127,21 @@ class FleetCalls(ABC):
         """
         response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
         return response.namespace
+
+    async def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds: tasks, records and policies. Returns what that was.
+
+        Args:
+            name: its name; "default" can't be deleted.
+            force: although it has live tasks, which are cancelled with it.
+            dry_run: delete nothing, and only say what would be.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            RefusedError: it has live tasks, and `force` isn't given.
+        """
+        request = DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run)
+        return await self._call(self._live.admin.DeleteNamespace, request)
 
     async def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""
@@ -184,6 +213,17 @@ class FleetCalls(ABC):
         """
         request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
         return (await self._call(self._live.admin.RetryWebhookDeliveries, request)).count
+
+    async def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        limits: builtins.list[LimitUse] = []
+        request = ListLimitsRequest(page_size=1000)
+        while True:
+            response = await self._call(self._live.admin.ListLimits, request)
+            limits.extend(response.limits)
+            if not response.next_page_token:
+                return limits
+            request.page_token = response.next_page_token
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:

@@ -23,6 +23,7 @@ class Assign:
     attempt: int
     fence: int
     checkpoint: bytes
+    time_left_ms: int = 0  # until its task's deadline; 0 where there is none
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
@@ -19,6 +20,7 @@ from coordinator.core.events import (
     Disposition,
     Event,
     NamespaceCreated,
+    NamespaceDeleted,
     NamespaceEvent,
     PolicyDeleted,
     PolicySet,
@@ -62,6 +64,8 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
     elif kind is Acknowledged:
         _require(task, event, task.state is TaskState.RUNNING)
         task.acknowledged = True
+    elif kind is BecameReady:
+        _became_ready(state, task, event, date_ms)
     else:
         _seldom(state, task, event, date_ms)
         task.changed_ms = date_ms
@@ -111,8 +115,8 @@ def evolve_beside_tasks(state: State, event: NamespaceEvent, date_ms: int) -> No
             evolve_policies(state, event, date_ms)
         case WebhookDelivered() | WebhookGivenUp() | WebhookRetried():
             evolve_webhooks(state, event, date_ms)
-        case NamespaceCreated():
-            pass
+        case NamespaceCreated() | NamespaceDeleted():
+            pass  # of the namespaces that there are, not of one's state
         case unreachable:
             assert_never(unreachable)
 
@@ -122,7 +126,6 @@ def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
     if event.number < state.next_number or spec.task_id in state.tasks:
         raise IllegalEvent(f"task {spec.task_id} submitted twice, or out of order")
     task = Task(event.number, spec, date_ms)
-    task.ready_at_ms = date_ms
     state.tasks[spec.task_id] = task
     state.by_number[event.number] = task
     state.next_number = event.number + 1
@@ -130,8 +133,16 @@ def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
     return task
 
 
+def _became_ready(state: State, task: Task, event: Event, date_ms: int) -> None:
+    """Its place is a number that no task gets, and greater than those of all that have been submitted so far."""
+    _require(task, event, task.state is TaskState.PENDING and not task.place)
+    task.place = state.next_number
+    state.next_number += 1
+    task.first_ready_ms = date_ms
+
+
 def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
-    if task.state not in WAITING or event.fence <= task.fence:
+    if task.state not in WAITING or event.fence <= task.fence or not task.place:
         raise IllegalEvent(f"{event} doesn't fit {task}")
     state.retrying -= task.state is TaskState.RETRYING
     task.state = TaskState.RUNNING
@@ -142,6 +153,8 @@ def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
+    if state.rates:
+        state.rates.note(task.spec, date_ms)
 
 
 def _completed(state: State, task: Task, event: Completed, date_ms: int) -> None:

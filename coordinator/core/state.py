@@ -9,6 +9,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from coordinator.core.model import Task
+from coordinator.core.rates import RateBook
 from coordinator.core.webhooks import Deliveries
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class State:
         "known_until",
         "next_number",
         "policies",
+        "rates",
         "retrying",
         "tasks",
         "walk",
@@ -43,6 +45,7 @@ class State:
         # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
         self.ended: dict[str, Task] = {}
         self.policies: dict[PolicyName, StandingPolicy] = {}
+        self.rates = RateBook()
         self.hooks: dict[str, WebhookPolicy] = {}  # of the policies, by task type
         self.deliveries = Deliveries()
         self.walk: Walk | None = None  # the snapshot that is being taken: told of a task before it changes

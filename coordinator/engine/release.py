@@ -28,6 +28,7 @@ class Releaser:
 
     Args:
         namespaces: the shard's, by name.
+        deleted: those that were deleted: what was decided before is still told.
         agent_sinks: ways to its agents, by session.
         records: who is looking for ended tasks: one is in memory until nobody is that began before it ended.
         webhooks_due: takes what is to be delivered.
@@ -37,11 +38,13 @@ class Releaser:
         self,
         *,
         namespaces: Mapping[str, Namespace],
+        deleted: Mapping[str, Namespace | None],
         agent_sinks: Mapping[str, AgentSink],
         records: RecordReader,
         webhooks_due: Callable[[Namespace, Iterable[Delivery]], None],
     ) -> None:
         self._namespaces = namespaces
+        self._deleted = deleted
         self._agent_sinks = agent_sinks
         self._records = records
         self._webhooks_due = webhooks_due
@@ -55,7 +58,9 @@ class Releaser:
                 if sink is not None:
                     sink.assign(effect)
             elif type(effect) is TaskEnded:
-                self._ended(self._namespaces[name], effect.task)
+                namespace = self._namespaces.get(name) or self._deleted.get(name)
+                if namespace is not None:
+                    self._ended(namespace, effect.task)
             else:
                 self._carry_out(name, effect)
         for answer in commit.answers:
@@ -73,7 +78,9 @@ class Releaser:
         namespace.deliver(task)
 
     def _carry_out(self, name: str, effect: Effect) -> None:
-        namespace = self._namespaces[name]
+        namespace = self._namespaces.get(name) or self._deleted.get(name)
+        if namespace is None:  # whoever had a stream to it has been told that it was deleted
+            return
         match effect:
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)

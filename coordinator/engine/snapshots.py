@@ -99,19 +99,25 @@ class Snapshotter:
         self.journal_bytes += count
         self._room.wrote(count)
 
-    def begin_if_due(self, commit: PendingCommit, *, sequence: int, namespaces: Mapping[str, Namespace]) -> None:
+    def begin_if_due(
+        self, commit: PendingCommit, *, sequence: int, namespaces: Mapping[str, Namespace], deleted: Iterable[str] = ()
+    ) -> None:
         """Begins a snapshot of the namespaces as they are now, if one is due.
 
         Args:
             commit: what is to be written next, and the last that was decided: the snapshot must not be current before it is durable.
             sequence: of the last journal entry then.
             namespaces: all of the shard.
+            deleted: names of those of which the store may still hold records.
         """
         if not self._is_due(namespaces.values()):
             return
         heads = [_head(one) for one in namespaces.values()]
         encoder = self._codec.snapshot_encoder(
-            sequence=sequence, date_ms=commit.date_ms, namespaces=heads, max_bytes=self._settings.piece_bytes
+            sequence=sequence,
+            date_ms=commit.date_ms,
+            namespaces=[*heads, *(SnapshotNamespace(name, 0, 0, deleted=True) for name in deleted)],
+            max_bytes=self._settings.piece_bytes,
         )
         self._walks = []
         for namespace, head in zip(namespaces.values(), heads, strict=True):
@@ -188,7 +194,12 @@ class Snapshotter:
 def _head(namespace: Namespace) -> SnapshotNamespace:
     state = namespace.scheduler.state
     return SnapshotNamespace(
-        namespace.name, namespace.created_ms, state.next_number, tuple(state.policies.values()), state.deliveries.next_number
+        namespace.name,
+        namespace.created_ms,
+        state.next_number,
+        tuple(state.policies.values()),
+        rate_logs=tuple(state.rates.logs()),
+        next_delivery=state.deliveries.next_number,
     )
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from muster.v1 import admin_pb2, admin_pb2_grpc, common_pb2
+from muster.v1 import admin_pb2, admin_pb2_grpc
 
 from coordinator import convert
-from coordinator.core.explain import WaitKind, waits_for
 from coordinator.core.load_map import AgentStatus
-from coordinator.core.model import Task
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.limit_calls import list_limits
+from coordinator.rpc.namespace_calls import delete
 from coordinator.rpc.pages import PageToken, page_size
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
+from coordinator.rpc.queue_views import queue_history, queue_stats
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
 from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
@@ -76,6 +77,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         await shard.durable_write()
         return admin_pb2.CreateNamespaceResponse(namespace=_namespace_view(shard, namespace))
 
+    async def DeleteNamespace(self, request: admin_pb2.DeleteNamespaceRequest, context: Context) -> admin_pb2.DeleteNamespaceResponse:
+        return await delete(self._shards.of(request.name), request)
+
     async def ListNamespaces(self, request: admin_pb2.ListNamespacesRequest, context: Context) -> admin_pb2.ListNamespacesResponse:
         size = page_size(request.page_size)
         token = PageToken.parse(request.page_token, query="namespaces")
@@ -95,13 +99,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def GetQueueStats(self, request: admin_pb2.GetQueueStatsRequest, context: Context) -> admin_pb2.GetQueueStatsResponse:
         shard, namespace = self._shards.called(context)
-        response = _queue_stats(shard, namespace)
+        response = queue_stats(shard, namespace)
         await shard.durable()
         try:
             response.retained = await shard.store.count_ended(namespace.name)
         except (StoreOutage, StoreCorrupt) as error:
             raise Unavailable(f"the store can't be read now ({error}): try again") from error
         return response
+
+    async def GetQueueHistory(self, request: admin_pb2.GetQueueHistoryRequest, context: Context) -> admin_pb2.GetQueueHistoryResponse:
+        return await queue_history(*self._shards.called(context), request.task_type)
 
     async def GetLoadMap(self, request: admin_pb2.GetLoadMapRequest, context: Context) -> admin_pb2.GetLoadMapResponse:
         shard, namespace = self._shards.called(context)
@@ -145,57 +152,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.RetryWebhookDeliveriesResponse:
         return await retry_deliveries(*self._shards.called(context), request, self._webhooks)
 
+    async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
+        return await list_limits(*self._shards.called(context), request)
+
 
 def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:
     return admin_pb2.Namespace(name=namespace.name, create_time=convert.timestamp(namespace.created_ms), shard=shard.number)
-
-
-def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsResponse:
-    scheduler = namespace.scheduler
-    totals = scheduler.totals
-    now_ms = shard.now().date_ms
-    rows: dict[tuple[str, int], admin_pb2.QueueStats] = {}
-
-    def row(task_type: str, priority: int) -> admin_pb2.QueueStats:
-        key = (task_type, priority)
-        if key not in rows:
-            rows[key] = admin_pb2.QueueStats(task_type=task_type, priority=cast("common_pb2.Priority.ValueType", priority))
-        return rows[key]
-
-    oldest: dict[tuple[str, int], Task] = {}
-    for lane in scheduler.ready.lanes.values():
-        for fifo in lane.fifos():
-            key = (lane.task_type, fifo.priority)
-            row(*key).ready += fifo.live
-            if fifo.rank() is not None and (key not in oldest or fifo.top.place < oldest[key].place):
-                oldest[key] = fifo.top
-    for key, head in oldest.items():
-        stats = row(*key)
-        stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
-        reason = waits_for(scheduler, head)
-        if reason is not None and reason.kind is not WaitKind.QUEUED:
-            stats.waits_for = reason.message
-    running = 0
-    for backoff in scheduler.backoffs.values():
-        row(backoff.task.spec.task_type, backoff.task.spec.priority).delayed += 1
-    for agent in scheduler.load.agents.values():
-        for attempt in agent.running.values():
-            row(attempt.task.spec.task_type, attempt.task.spec.priority).running += 1
-            running += 1
-    return admin_pb2.GetQueueStatsResponse(
-        queues=[rows[key] for key in sorted(rows)],
-        pending=len(scheduler.state.tasks) - running - scheduler.state.retrying,
-        running=running,
-        retrying=scheduler.state.retrying,
-        submitted_total=totals.submitted,
-        completed_total=totals.completed,
-        failed_total=totals.failed,
-        cancelled_total=totals.cancelled,
-        crashed_total=totals.crashed,
-        stale_results_total=totals.stale_results,
-        max_live_tasks=scheduler.settings.max_live_tasks,
-        webhooks_pending=len(scheduler.state.deliveries.pending),
-        webhooks_given_up=len(scheduler.state.deliveries.given_up),
-        webhooks_delivered_total=totals.webhooks_delivered,
-        webhooks_given_up_total=totals.webhooks_given_up,
-    )

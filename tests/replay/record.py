@@ -5,13 +5,24 @@ somebody's store.
 """
 
 import sys
+from typing import Any
 
 from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
-from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, TaskState, Usage
-from coordinator.core.policies import PolicyKind, PolicyName, WebhookPolicy, WeightPolicy
+from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
+    NamespaceLimitsPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    RetryDefaultsPolicy,
+    WebhookPolicy,
+    WeightPolicy,
+    WhenFull,
+)
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
 from coordinator.core.state import State
 from coordinator.core.webhooks import EVERY_TYPE
@@ -37,7 +48,15 @@ def chapter(world: CoreWorld, name: str) -> None:
     for number in range(5):
         world.submit(spec_of(f"{name}-waits-{number}", "other", defaults=SETTINGS.retry, progress_timeout_s=7.25 if number else None))
     world.cancel(f"{name}-waits-4", "not needed")
+    for end, labels in (("waits", {"team": "red", "tier": "1"}), ("cancelled", {"team": "blue"})):
+        world.submit(spec_of(f"{name}-labelled-{end}", "other", defaults=SETTINGS.retry, labels=labels, parent=f"{name}-runs"))
+    world.cancel(f"{name}-labelled-cancelled")
     world.submit(spec_of(f"{name}-own-policy", "other", defaults=SETTINGS.retry, max_retries=9, max_crashes=8))
+    world.set_policy(RetryDefaultsPolicy("typed", 7, 0.5, 20.0, 1.5, 2))
+    for number, max_retries in enumerate((None, 4)):
+        defaults = world.scheduler.type_retries["typed"]
+        world.submit(spec_of(f"{name}-typed-{number}", "typed", defaults=defaults, max_retries=max_retries))
+    timed(world, name)
     for one in ("completes", "fails", "retries", "given-back", "stopped", "crashes", "runs", "stopping"):
         world.acknowledge("ann", f"{name}-{one}")
     world.advance(0.1)  # which journals the acknowledgements
@@ -47,6 +66,7 @@ def chapter(world: CoreWorld, name: str) -> None:
         checkpoint(world.scheduler, agent, runs.spec.task_id, runs.fence, sequence, data, world.now)
         chunk(world.scheduler, agent, runs.spec.task_id, runs.fence, 10 * sequence, data, world.now)
         world.commit()
+    world.cancel(f"{name}-cancelled-when-ready", "too late")
     world.finish("ann", f"{name}-completes", DONE)
     world.finish("ann", f"{name}-fails", FAILED_FOR_GOOD)
     world.finish("ann", f"{name}-retries", LIMITED)
@@ -82,12 +102,35 @@ def hooks(world: CoreWorld, name: str) -> None:
         world.delete_policy(PolicyName(PolicyKind.WEBHOOK, task_type)) if name == "two" else None
 
 
+def opening() -> list[tuple[str, AnyEvent]]:
+    """Namespaces come, and some go: of the one the store still holds records."""
+    come: list[tuple[str, AnyEvent]] = [(name, NamespaceCreated()) for name in (NAMESPACE, EMPTY, "gone", "going")]
+    return [
+        *come,
+        ("gone", NamespaceDeleted(purged=False)),
+        ("going", NamespaceDeleted(purged=False)),
+        ("gone", NamespaceDeleted(purged=True)),
+    ]
+
+
+def timed(world: CoreWorld, name: str) -> None:
+    """Tasks with dates; those of a twentieth of a second come before the chapter is over."""
+    dates: dict[str, dict[str, Any]] = {
+        "delayed": {"delay_s": 600, "deadline_s": 900},
+        "dated": {"not_before_ms": world.date_ms + 600_000},
+        "ready": {"delay_s": 0.05, "queue_timeout_s": 600},
+        "cancelled-when-ready": {"delay_s": 0.05},
+        "stale": {"queue_timeout_s": 0.05},
+        "late": {"deadline_s": 0.05},
+    }
+    for one, options in dates.items():
+        world.submit(spec_of(f"{name}-{one}", "other", defaults=SETTINGS.retry, **options))
+
+
 def story() -> tuple[CoreWorld, dict[str, object]]:
     """Two chapters, a takeover in the first, and a snapshot that is begun between them and finished in the second."""
     world = CoreWorld(settings=SETTINGS)
-    world.journal.append(
-        encode(Commit(1, world.epoch, FIRST_DATE_MS, [(NAMESPACE, NamespaceCreated()), (EMPTY, NamespaceCreated())]), SETTINGS.retry)
-    )
+    world.journal.append(encode(Commit(1, world.epoch, FIRST_DATE_MS, opening()), SETTINGS.retry))
     world.join("bob", ["long"])
     world.submit(spec_of("long", "long", defaults=SETTINGS.retry))
     for _ in range(40):  # its history loses its middle
@@ -105,9 +148,20 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
         world.set_policy(WeightPolicy(key, 2.5))
     hooks(world, "one")
     assert world.retry(max(world.scheduler.state.deliveries.given_up))
-    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1)])
+    world.set_policy(ConcurrencyLimitPolicy("user:*", "", 2, WhenFull.CANCEL_OLDEST))
+    world.set_policy(ConcurrencyLimitPolicy("", "limited", 1))
+    world.set_policy(RateLimitPolicy("api", "", 2, 1500))
+    world.set_policy(RateLimitPolicy("", "limited", 3, 60_000))
+    world.join("lim", ["limited"])
+    for number in range(4):
+        world.submit(spec_of(f"limited-{number}", "limited", defaults=SETTINGS.retry, concurrency_key="user:1", rate_key="api"))
+        world.cancel("limited-0", "to go on")
+        if number == 1:
+            world.finish("lim", "limited-0", DONE)
+    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
+    world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")

@@ -12,7 +12,7 @@ A recording is a folder with
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ def said(state: State) -> dict[str, Any]:
     webhooks = {
         name: _plain(value) for name, value in durable_beside_tasks(state).items() if name in ("pending", "given_up", "next_delivery")
     }
-    return {"next_number": state.next_number, "policies": policies, "webhooks": webhooks, "tasks": _plain(durable(state))}
+    rates = [_plain([name.key, key, starts]) for name, key, starts in state.rates.logs()]
+    return {"next_number": state.next_number, "policies": policies, "rates": rates, "webhooks": webhooks, "tasks": _plain(durable(state))}
 
 
 def record_said(blob: bytes) -> dict[str, Any]:
@@ -85,6 +86,6 @@ def _plain(value: Any) -> Any:
         case dict():
             return {key: _plain(one) for key, one in value.items()}
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return _plain(asdict(value))
+            return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.compare}
         case _:
             return value

@@ -50,9 +50,14 @@ def assert_it_says(found, expected):
         assert says["next_number"] == expected[name]["next_number"]
         assert says["policies"] == expected[name].get("policies", {})
         assert says["webhooks"] == expected[name].get("webhooks", NO_WEBHOOKS)
+        assert says["rates"] == expected[name].get("rates", [])
         assert says["tasks"].keys() == expected[name]["tasks"].keys()
         for task_id, fields in expected[name]["tasks"].items():
-            assert {field: says["tasks"][task_id][field] for field in fields} == fields, task_id
+            found_fields = {field: says["tasks"][task_id][field] for field in fields}
+            scheduling = "spec.scheduling"
+            if scheduling in fields:  # a list, which later releases make longer
+                found_fields[scheduling] = found_fields[scheduling][: len(fields[scheduling])]
+            assert found_fields == fields, task_id
 
 
 def test_the_journal_replays(recording):

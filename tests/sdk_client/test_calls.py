@@ -88,6 +88,18 @@ CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = 
         admin_pb2.CreateNamespaceRequest(name="n"),
         admin_pb2.CreateNamespaceResponse(namespace=admin_pb2.Namespace(name="n")),
     ),
+    (
+        "DeleteNamespace",
+        lambda c: c.delete_namespace("a", force=True, dry_run=True),
+        admin_pb2.DeleteNamespaceRequest(name="a", force=True, dry_run=True),
+        admin_pb2.DeleteNamespaceResponse(live_tasks=3),
+    ),
+    (
+        "GetQueueHistory",
+        lambda c: c.queue_history("work"),
+        admin_pb2.GetQueueHistoryRequest(task_type="work"),
+        admin_pb2.GetQueueHistoryResponse(total=admin_pb2.QueueHistory(task_type="work")),
+    ),
     ("ListNamespaces", lambda c: c.namespaces(), admin_pb2.ListNamespacesRequest(), admin_pb2.ListNamespacesResponse()),
     (
         "SetPolicies",

@@ -6,9 +6,19 @@ from collections import Counter
 
 from coordinator.core.explain import explain
 from coordinator.core.model import ALL_ENDS, Settings
-from coordinator.core.policies import PolicyKind, PolicyName, WebhookPolicy, delete_policy, set_policy
+from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    WebhookPolicy,
+    WhenFull,
+    delete_policy,
+    set_policy,
+)
 from coordinator.core.webhooks import retry
 from coordinator.engine.shard import DEFAULT_NAMESPACE
+from coordinator.errors import MusterError
 from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
 from tests.sim.agents import SimAgent
 from tests.sim.auditor import Auditor
@@ -19,6 +29,7 @@ from tests.support.virtual_loop import VirtualLoop, run_virtually
 
 FIRST_DATE_MS = 1_700_000_000_000
 CHAOS_S = 60.0
+SETTLED_WITHIN_S = 30.0  # after the chaos somebody serves again by then
 QUIET_WITHIN_S = 900.0  # after the chaos everything must come to its end within this time
 OFFERS = [("a",), ("a", "b"), ("b", "c"), ("a", "b", "c")]
 
@@ -125,6 +136,7 @@ class Simulation:
             (2, self._store_outage),
             (2, self._lose_answers),
             (1, self._step_date),
+            (3, self._change_a_limit),
             (4, lambda: self._any_agent().die(away_s=self.rng.choice([0.1, 2, 20]))),
             (5, lambda: self._any_agent().break_stream()),
             (2, lambda: self._any_agent().freeze(self.rng.choice([3, 12, 40]))),
@@ -146,6 +158,8 @@ class Simulation:
             assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
             await asyncio.sleep(5)
             self._check()
+            if self.loop.time() > deadline_s - QUIET_WITHIN_S + SETTLED_WITHIN_S:
+                self.auditor.nothing_is_overdue(self.date_ms())
 
     def _check(self):
         if self.loop.failure is not None:
@@ -228,6 +242,37 @@ class Simulation:
                 now = coordinator.shard.now()
                 change(namespace.scheduler, now)
                 coordinator.shard.decided(namespace, now)
+
+    def _change_a_limit(self):
+        """An operator sets a limit, or deletes one. Nothing is held up for ever."""
+        coordinator = self.coordinator_for(self)
+        if coordinator is None:
+            return
+        shard = coordinator.shard
+        try:
+            namespace = shard.namespace(DEFAULT_NAMESPACE)
+            shard.require_store()
+        except MusterError:
+            return
+        self.count("limit changed")
+        now = shard.now()
+        names = sorted(namespace.scheduler.state.policies)
+        if names and self.rng.random() < 0.3:
+            delete_policy(namespace.scheduler, self.rng.choice(names), now)
+        else:
+            set_policy(namespace.scheduler, self._any_limit(), now)
+        shard.decided(namespace, now)
+
+    def _any_limit(self):
+        rng = self.rng
+        return rng.choice(
+            [
+                ConcurrencyLimitPolicy(rng.choice(["c1", "c*", "*"]), "", rng.randint(1, 2), rng.choice([WhenFull.WAIT, *WhenFull])),
+                ConcurrencyLimitPolicy("", rng.choice("abc*"), rng.randint(1, 3)),
+                RateLimitPolicy(rng.choice(["r1", "r*"]), "", rng.randint(1, 3), 20_000),
+                RateLimitPolicy("", rng.choice("abc*"), rng.randint(1, 5), 10_000),
+            ]
+        )
 
     def _stuck(self):
         missing = [one for client in self.clients for one in client.tasks if one not in client.results]

@@ -10,11 +10,13 @@ from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
 from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceEvent, Submitted
 from coordinator.core.evolve import evolve, evolve_beside_tasks
+from coordinator.core.fifo import Ages
 from coordinator.core.invariants import check, check_placed
-from coordinator.core.load_map import Agent
+from coordinator.core.load_map import Agent, LoadMap
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
 from coordinator.core.policies import Policy, PolicyName, delete_policy, set_policy
+from coordinator.core.pools import Pools
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -32,7 +34,7 @@ from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, ReconcileVerdict, hello, lost, ready
 from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
-from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
+from coordinator.core.submits import CancelVerdict, cancel, submit
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import DeliveryWalk, delivered, give_up, retry
 from coordinator.engine.recovery import restore_beside_tasks
@@ -63,6 +65,10 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    delay_s: float | None = None,
+    not_before_ms: int | None = None,
+    queue_timeout_s: float | None = None,
+    deadline_s: float | None = None,
     labels: Mapping[str, str] | None = None,
     parent: str = "",
     webhook: common_pb2.Webhook | str | None = None,
@@ -89,7 +95,20 @@ def spec_of(
         message.run_timeout.CopyFrom(convert.duration(run_timeout_s))
     if progress_timeout_s is not None:
         message.progress_timeout.CopyFrom(convert.duration(progress_timeout_s))
+    if delay_s is not None:
+        message.delay.CopyFrom(convert.duration(delay_s))
+    if not_before_ms is not None:
+        message.not_before.CopyFrom(convert.timestamp(not_before_ms))
+    if queue_timeout_s is not None:
+        message.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
+    if deadline_s is not None:
+        message.deadline.CopyFrom(convert.duration(deadline_s))
     return convert.spec_in(message, defaults or RetryPolicy(), convert.Bounds())
+
+
+def load_map() -> LoadMap:
+    """An empty load map of a namespace without limits."""
+    return LoadMap(Pools(limiters=lambda _: (), ages=Ages(0, {}), hurry=lambda _: None))
 
 
 class CoreWorld:
@@ -159,7 +178,12 @@ class CoreWorld:
             self._walk.abandon()
         state = self.scheduler.state
         namespace = SnapshotNamespace(
-            NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()), state.deliveries.next_number
+            NAMESPACE,
+            FIRST_DATE_MS,
+            state.next_number,
+            tuple(state.policies.values()),
+            rate_logs=tuple(state.rates.logs()),
+            next_delivery=state.deliveries.next_number,
         )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(state, partial(self._encoder.add, namespace))
@@ -199,7 +223,7 @@ class CoreWorld:
     def submit(self, spec: Spec | str, **options: object) -> Task:
         """Submits a task, which must be taken: a spec, or the id of one to be made with `options`."""
         taken = submit(self.scheduler, spec if isinstance(spec, Spec) else spec_of(spec, **options), self.now)  # type: ignore[arg-type]
-        assert not isinstance(taken, Refused)
+        assert isinstance(taken, Task), taken
         self.commit()
         return taken
 
