@@ -12,6 +12,7 @@ from tests.support.shard_backings import KEYS, MemoryBacking
 MINUTE_MS = 60_000
 KEEP = Retention(max_age_ms=10**15, max_count=10**9, max_bytes=10**15)
 NOTHING = Retention(0, 0, 0)
+ON_SERVERS = pytest.mark.parametrize("backing", ["valkey", pytest.param("redis", marks=pytest.mark.redis)], indirect=True)
 A, B, RED, BLUE = "type:a", "type:b", "label:team=red", "label:team=blue"
 
 
@@ -181,10 +182,9 @@ async def test_namespaces_are_apart(backing, ended):
     await check_keys(backing, ended)
 
 
+@ON_SERVERS  # memory has no older format
 async def test_what_ended_before_there_were_terms_is_looked_at_as_well(backing, ended):
     """A store of format 1: its lines are in no list."""
-    if isinstance(backing, MemoryBacking):
-        pytest.skip("it has no older format")
     await ended.end(("old", A), ("older", B))
     client = backing.client()
     await client.delete(*(await client.keys("*:term*")))
@@ -204,9 +204,8 @@ async def test_who_is_fenced_clears_nothing(backing, ended):
 
 
 @pytest.mark.parametrize("key", [KEYS.terms("default"), KEYS.term("default", A)])
+@ON_SERVERS  # the types of what memory has are Python's
 async def test_a_key_of_something_else_is_found_before_anything_is_written(backing, ended, key):
-    if isinstance(backing, MemoryBacking):
-        pytest.skip("its types are Python's")
     client = backing.client()
     await client.set(key, "something")
     with pytest.raises(StoreCorrupt, match="CORRUPT"):
