@@ -249,12 +249,8 @@ class BlockingClient(BlockingFleetCalls):
     def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> Iterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read; see `Client.list`."""
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
-        while True:
-            response = self._call(self._tasks.ListTasks, request)
-            yield from response.tasks
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
+        for page in self._pages(self._tasks.ListTasks, request):
+            yield from page.tasks
 
     def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
         """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to."""

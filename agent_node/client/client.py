@@ -338,13 +338,9 @@ class Client(FleetCalls):
             full: with payload, outcome and checkpoint.
         """
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
-        while True:
-            response = await self._call(self._live.tasks.ListTasks, request)
-            for task in response.tasks:
+        async for page in self._pages(self._live.tasks.ListTasks, request):
+            for task in page.tasks:
                 yield task
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
         """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to.

@@ -1,9 +1,8 @@
 """What a client asks about the fleet: agents, queues, namespaces, policies, the coordinator; and the unary calls of all its methods."""
 
 import asyncio
-import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +34,7 @@ from muster.v1.admin_pb2 import (
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
+from agent_node.client.paged import PagedRequest, PagedResponse
 from agent_node.client.stream import SessionStream
 from agent_node.connection import duration, from_rpc_error
 
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_PagedRequest = TypeVar("_PagedRequest", bound=PagedRequest)
+_PagedResponse = TypeVar("_PagedResponse", bound=PagedResponse)
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,7 @@ class FleetCalls(ABC):
 
     async def agents(self) -> Sequence[AgentInfo]:
         """The namespace's agents, with what they can do and what they run."""
-        agents: builtins.list[AgentInfo] = []
-        request = ListAgentsRequest()
-        while True:
-            response = await self._call(self._live.agents.ListAgents, request)
-            agents.extend(response.agents)
-            if not response.next_page_token:
-                return agents
-            request.page_token = response.next_page_token
+        return [one async for page in self._pages(self._live.agents.ListAgents, ListAgentsRequest()) for one in page.agents]
 
     async def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
         """Tells an agent to take no new work, to finish or give back what it runs, and to end. Returns at once.
@@ -145,14 +140,7 @@ class FleetCalls(ABC):
 
     async def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""
-        namespaces: builtins.list[Namespace] = []
-        request = ListNamespacesRequest()
-        while True:
-            response = await self._call(self._live.admin.ListNamespaces, request)
-            namespaces.extend(response.namespaces)
-            if not response.next_page_token:
-                return namespaces
-            request.page_token = response.next_page_token
+        return [one async for page in self._pages(self._live.admin.ListNamespaces, ListNamespacesRequest()) for one in page.namespaces]
 
     async def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
@@ -180,14 +168,8 @@ class FleetCalls(ABC):
 
     async def policies(self, kind: PolicyKind.ValueType | None = None) -> Sequence[Policy]:
         """The namespace's policies, by kind and key; those of one kind, if it is given."""
-        policies: builtins.list[Policy] = []
         request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
-        while True:
-            response = await self._call(self._live.admin.ListPolicies, request)
-            policies.extend(response.policies)
-            if not response.next_page_token:
-                return policies
-            request.page_token = response.next_page_token
+        return [one async for page in self._pages(self._live.admin.ListPolicies, request) for one in page.policies]
 
     async def webhook_deliveries(
         self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100
@@ -216,13 +198,17 @@ class FleetCalls(ABC):
 
     async def limits(self) -> Sequence[LimitUse]:
         """The namespace's limits that are policies, and how much of each is in use, key by key."""
-        limits: builtins.list[LimitUse] = []
-        request = ListLimitsRequest(page_size=1000)
+        return [one async for page in self._pages(self._live.admin.ListLimits, ListLimitsRequest(page_size=1000)) for one in page.limits]
+
+    async def _pages(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[_PagedRequest, _PagedResponse]", request: _PagedRequest
+    ) -> AsyncIterator[_PagedResponse]:
+        """The pages of a list, each fetched when it is asked for."""
         while True:
-            response = await self._call(self._live.admin.ListLimits, request)
-            limits.extend(response.limits)
+            response = await self._call(method, request)
+            yield response
             if not response.next_page_token:
-                return limits
+                return
             request.page_token = response.next_page_token
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
