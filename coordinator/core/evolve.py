@@ -153,7 +153,7 @@ def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
-    if state.rates:
+    if state.rates.in_use:
         state.rates.note(task.spec, date_ms)
 
 

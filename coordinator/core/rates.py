@@ -108,14 +108,12 @@ class RateRule:
 class RateBook:
     """The rate limits of a namespace, and what began under them."""
 
-    __slots__ = ("keys", "types")
+    __slots__ = ("in_use", "keys", "types")
 
     def __init__(self) -> None:
         self.keys: Patterns[RateRule] = Patterns()  # by rate key
         self.types: Patterns[RateRule] = Patterns()  # by task type
-
-    def __bool__(self) -> bool:
-        return bool(self.keys or self.types)
+        self.in_use = False  # whether there is any: each assignment looks, and asking both costs it 0.1 us
 
     def set(self, policy: RateLimitPolicy) -> None:
         """A limit holds from now on. What began under the one before it counts."""
@@ -124,10 +122,12 @@ class RateBook:
             self._of(policy).set(policy.pattern, RateRule(policy))
         else:
             rule.policy = policy
+        self.in_use = True
 
     def delete(self, policy: RateLimitPolicy) -> None:
         """A limit holds no longer, and what began under it is forgotten."""
         self._of(policy).delete(policy.pattern)
+        self.in_use = bool(self.keys or self.types)
 
     def note(self, spec: Spec, date_ms: int) -> None:
         """An attempt of a task begins."""
