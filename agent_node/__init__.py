@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TaskHandle,
         TaskOutput,
         TaskRequest,
+        Webhook,
         as_completed,
     )
     from agent_node.context import Context
@@ -88,6 +89,7 @@ __all__ = [
     "TaskOutput",
     "TaskRequest",
     "UnavailableError",
+    "Webhook",
     "as_completed",
 ]
 

@@ -15,6 +15,8 @@ from coordinator.core.model import WAITING, Priority, Task
 from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
+    from coordinator.core.line import Line
+    from coordinator.core.pools import Group
     from coordinator.core.ready_queue import Lane
 
 _MIN_STALE = 64  # compact only when it pays
@@ -46,7 +48,7 @@ class Ages:
 
     def level(self, task: Task) -> int:
         """A ready task's effective priority (G4)."""
-        steps = (self._looked_ms - task.created_ms) // self.period_ms
+        steps = (self._looked_ms - task.first_ready_ms) // self.period_ms
         return min(task.spec.priority + max(steps, 0), Priority.CRITICAL)
 
 
@@ -68,9 +70,11 @@ class Fifo(Ranked):
         "_returned",
         "_stale",
         "due_slot",
+        "group",
         "key",
         "lane",
         "level",
+        "line",
         "live",
         "priority",
         "share",
@@ -81,6 +85,8 @@ class Fifo(Ranked):
     def __init__(self, lane: "Lane", key: str, priority: int, serial: int, ages: Ages) -> None:
         super().__init__(serial)
         self.lane = lane
+        self.line: Line = lane  # where agents find it: its lane, or a pool when its tasks are limited
+        self.group: Group | None = None  # of the pool
         self.key = key
         self.priority = priority
         self.level = priority  # effective, of `top`
@@ -130,18 +136,32 @@ class Fifo(Ranked):
             heapq.heappop(self._returned)
         self.live -= 1
         if not self.live:
-            del self.top  # a queue at rest would hold on to it when it has ended
+            self._emptied()
+
+    def improved(self) -> None:
+        """The head has got better, or more urgent."""
+        super().improved()
+        if self.group is not None:
+            self.group.improved()
 
     def forget(self) -> None:
         """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
         self.live -= 1
         self._stale += 1
         if not self.live:
-            del self.top
-        if self._stale > _MIN_STALE and self._stale > self.live:
+            self._emptied()
+        elif self._stale > _MIN_STALE and self._stale > self.live:
             self._fresh = deque(task for task in self._fresh if task.state in WAITING)
             self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
             heapq.heapify(self._returned)
+            self._stale = 0
+
+    def _emptied(self) -> None:
+        """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
+        del self.top
+        if self._stale:
+            self._fresh.clear()
+            self._returned.clear()
             self._stale = 0
 
     def close(self) -> None:
@@ -179,7 +199,7 @@ class Fifo(Ranked):
             if self._ageless:
                 return
             ages = self._ages
-            if self.due_slot and ages.now_ms - task.created_ms < ages.period_ms:
+            if self.due_slot and ages.now_ms - task.first_ready_ms < ages.period_ms:
                 return
         self._rate(task, Priority.CRITICAL)
 
@@ -190,10 +210,10 @@ class Fifo(Ranked):
         if self.share is None or level != self.level:
             if self.share is not None:
                 self.share.race.leave(self.share)
-            self.share = ages.races[level].join(self.key, self.lane.starts.at[level])
+            self.share = ages.races[level].join(self.key, self.line.starts.at[level])
             self.level = level
         if level < Priority.CRITICAL and not self._ageless:
-            due_ms = head.created_ms + (level - self.priority + 1) * ages.period_ms
+            due_ms = head.first_ready_ms + (level - self.priority + 1) * ages.period_ms
             if not self.due_slot or due_ms < self._armed_ms:
                 ages.wheel.disarm(self)
                 ages.wheel.arm(self, due_ms)

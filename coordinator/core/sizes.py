@@ -1,6 +1,15 @@
 """About how many bytes what was decided takes in the journal and in records. Only what may be large counts: the rest is some ten bytes."""
 
-from coordinator.core.events import AnyEvent, AttemptFailed, CancelRecorded, CheckpointStored, ChunkStored, Returned, Submitted
+from coordinator.core.events import (
+    AnyEvent,
+    AttemptFailed,
+    CancelRecorded,
+    CheckpointStored,
+    ChunkStored,
+    Returned,
+    Submitted,
+    WebhookGivenUp,
+)
 from coordinator.core.model import Failure, Task
 
 RECORD_BYTES = 512  # of an ended task's record and its place in the index, beside what its agent and its client sent
@@ -31,7 +40,7 @@ def size_of_event(event: AnyEvent) -> int:
             return len(event.data)
         case AttemptFailed():
             return _size_of_failure(event.failure) + USAGE_BYTES * len(event.usage)
-        case CancelRecorded() | Returned():
+        case CancelRecorded() | Returned() | WebhookGivenUp():
             return len(event.reason.encode())
         case _:
             return 0

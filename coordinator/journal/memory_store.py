@@ -266,6 +266,11 @@ class MemoryShardStore:
     def _expire(self, held: _Namespace, retention: Retention, limit: int) -> int:
         oldest = [entry for _, entry in islice(held.index, limit)]
         expired = count_expired(oldest, held=len(held.index), held_bytes=held.record_bytes, retention=retention, date_ms=self._now_ms())
+        return self._remove(held, expired)
+
+    @staticmethod
+    def _remove(held: _Namespace, expired: int) -> int:
+        """Removes the oldest."""
         for _ in range(expired):
             task_marker, entry = held.index.popleft()
             held.base += 1
@@ -278,6 +283,19 @@ class MemoryShardStore:
             if not positions:
                 del held.terms[term]
         return expired
+
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.EXPIRE)
+        removed = 0
+        if self._shard.owner is token:
+            held = self._namespace(namespace)
+            removed = self._remove(held, min(limit, len(held.index)))
+            if not removed:
+                self._shard.namespaces.pop(namespace, None)
+        _after(fault)
+        return removed
 
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
         """See ShardStore."""

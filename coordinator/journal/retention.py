@@ -4,9 +4,6 @@ from collections.abc import Sequence
 
 from coordinator.ports import EndedEntry, Retention
 
-MIN_RETAINED_MS = 10 * 60 * 1000
-"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
-
 
 def count_expired(oldest: Sequence[EndedEntry], *, held: int, held_bytes: int, retention: Retention, date_ms: int) -> int:
     """How many of the oldest ended tasks of a namespace a bound no longer covers.
@@ -21,7 +18,7 @@ def count_expired(oldest: Sequence[EndedEntry], *, held: int, held_bytes: int, r
     expired = 0
     for entry in oldest:
         age_ms = date_ms - entry.end_ms
-        if age_ms < MIN_RETAINED_MS:
+        if age_ms < retention.min_age_ms:
             break
         if age_ms <= retention.max_age_ms and held <= retention.max_count and held_bytes <= retention.max_bytes:
             break

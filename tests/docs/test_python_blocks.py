@@ -14,7 +14,7 @@ _TOLD = [document for document in DOCUMENTS if blocks(document, "python") and do
 
 @pytest.fixture(scope="module")
 def address():
-    with in_a_thread(local_coordinator()) as address:
+    with in_a_thread(local_coordinator(webhook_allow=["127.0.0.1"])) as address:
         yield address
 
 
