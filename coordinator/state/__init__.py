@@ -1,0 +1,1 @@
+"""Shared state: a namespace's keys, leases, locks and watches, kept in the store at revisions that only grow."""

@@ -1,0 +1,301 @@
+"""What shared state is made of, and what can be asked of it: values without I/O. The protos are in `muster/v1/state.proto`.
+
+A **command** changes state, and the store answers it with a **verdict**. Whoever wrote something is an *author*: the bytes of a
+`StateAuthor`, which only the edge reads.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_KEY_BYTES = 1024
+MAX_VALUE_BYTES = 1024 * 1024
+MAX_TXN_OPS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key at one revision. `version` counts its writes since it was made, from 1; `lease_id` 0 is none."""
+
+    key: str
+    value: bytes
+    content_type: str
+    mod_revision: int
+    create_revision: int
+    version: int
+    lease_id: int
+    author: bytes
+    write_ms: int
+
+
+class EventKind(Enum):
+    """What happened to a key."""
+
+    PUT = 1
+    DELETED = 2
+    EXPIRED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of one key. `entry` is the key after a PUT; `previous_revision` is its write before, 0 when it wasn't there."""
+
+    kind: EventKind
+    key: str
+    revision: int
+    entry: Entry | None
+    previous_revision: int
+    author: bytes
+    date_ms: int
+
+
+class CompareTarget(Enum):
+    """What a condition looks at. All but VALUE are 0 for a key that isn't there."""
+
+    MOD_REVISION = 1
+    CREATE_REVISION = 2
+    VERSION = 3
+    VALUE = 4
+    EXISTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A condition: that what it looks at equals `number`, or `value`."""
+
+    key: str
+    target: CompareTarget
+    number: int = 0
+    value: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Sets a key. `ttl_ms` 0 is without end; not beside a lease."""
+
+    key: str
+    value: bytes
+    content_type: str = ""
+    lease_id: int = 0
+    ttl_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Deletes a key, or with `prefix` all keys that begin with it."""
+
+    key: str
+    prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Reads keys as they were before the transaction."""
+
+    keys: tuple[str, ...]
+
+
+Op = Put | Delete | Read
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks, and that it is asked once: with a sequence above 0, a repetition by the same client gets the first one's verdict."""
+
+    author: bytes = b""
+    client_id: str = ""
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Every write of keys: if all `compares` hold `then_ops`, otherwise `else_ops`. Refused without each lock of `locks` (name, token)."""
+
+    then_ops: tuple[Op, ...]
+    compares: tuple[Compare, ...] = ()
+    else_ops: tuple[Op, ...] = ()
+    locks: tuple[tuple[str, int], ...] = ()
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    """A new lease. Its id is a revision."""
+
+    ttl_ms: int
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLease:
+    """The lease lasts for its time to live from now on."""
+
+    lease_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """The lease ends, and its keys are deleted in one revision."""
+
+    lease_id: int
+    origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireLock:
+    """Takes a lock, or a place in its line. Again under the same `waiter_id` it keeps the place, or finds what was granted meanwhile.
+
+    Whoever doesn't wait (`wait` False) takes no place. A waiter loses its place when it hasn't asked for `ttl_ms`.
+    """
+
+    name: str
+    waiter_id: str
+    ttl_ms: int
+    wait: bool
+    author: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmLock:
+    """A waiter has learnt that it holds the lock: its lease begins. A grant that nobody confirms within a second goes to the next."""
+
+    name: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLock:
+    """A holder's sign of life."""
+
+    name: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLock:
+    """Lets a lock go (`token`), or leaves its line and lets it go if it was granted meanwhile (`waiter_id`)."""
+
+    name: str
+    token: int = 0
+    waiter_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireDue:
+    """Ends at most `limit` of the keys, leases, grants, holders and waiters whose time is over by the store's clock."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendAll:
+    """After an outage or a takeover: no deadline is nearer than its own time to live from now. Journalled nowhere: it changes no key.
+
+    Asked again with `cursor` until the verdict's `revision` field is answered with `cursor` empty; at most `limit` deadlines a call.
+    """
+
+    cursor: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Events before `revision` are forgotten, at most `limit` a call."""
+
+    revision: int
+    limit: int
+
+
+Command = (
+    Transaction
+    | GrantLease
+    | KeepLease
+    | RevokeLease
+    | AcquireLock
+    | ConfirmLock
+    | KeepLock
+    | ReleaseLock
+    | ExpireDue
+    | ExtendAll
+    | Compact
+)
+
+
+class Outcome(Enum):
+    """What the store says to a command."""
+
+    DONE = 0
+    COMPARE_FAILED = 1  # a transaction's else branch: it was done
+    LOCK_LOST = 2  # `parties` has the present holder, if any
+    LEASE_NOT_FOUND = 3
+    WAITING = 4  # a lock that somebody else holds; `number` is how many are before
+    TOO_MANY_KEYS = 5  # the namespace's limit
+    TOO_MANY_BYTES = 6
+    COMPACTED = 7  # `number` is the first revision that is kept
+    FUTURE_REVISION = 8
+    TOO_MANY_DELETED = 9  # a prefix with more keys than one transaction may delete; `number` is that limit
+    NOT_WAITING = 10  # neither holder nor waiter
+    SEQUENCE_TOO_OLD = 11  # a repetition whose verdict is no longer kept
+
+
+@dataclass(frozen=True, slots=True)
+class LockParty:
+    """Somebody who holds a lock (`token` above 0) or waits for it."""
+
+    token: int
+    waiter_id: str
+    author: bytes
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockView:
+    """One lock: who holds it, and who waits, the next one first."""
+
+    name: str
+    holder: LockParty | None
+    waiters: tuple[LockParty, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lock was handed to a waiter, who is to be told and must confirm."""
+
+    name: str
+    waiter_id: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a command.
+
+    Attributes:
+        outcome: as it says.
+        revision: of its writes, or a lease's id, or a lock's token; 0 when it wrote nothing.
+        number: how many keys were deleted, deadlines gone over, or what `outcome` says.
+        entries: what a transaction read, in order; and of each put, in order, the entry as written *without its value* (`puts`).
+        more: whether ExpireDue, ExtendAll or Compact has more to do.
+        grants: locks that were handed on by it.
+        holder: with LOCK_LOST or WAITING, who holds the lock.
+    """
+
+    outcome: Outcome
+    revision: int = 0
+    number: int = 0
+    entries: tuple[Entry, ...] = ()
+    puts: tuple[Entry, ...] = ()
+    more: bool = False
+    grants: tuple[Grant, ...] = ()
+    holder: LockParty | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one namespace. Locks, leases, and events have bounds too: the store keeps at most `max_events`, and at least what is younger than nothing."""
+
+    max_keys: int = 1_000_000
+    max_bytes: int = 1024 * 1024 * 1024
+    max_prefix_deletes: int = 10_000
+    max_locks: int = 100_000
+    max_waiters: int = 10_000
+    max_leases: int = 100_000
