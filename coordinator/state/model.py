@@ -291,7 +291,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one namespace. Locks, leases, and events have bounds too: the store keeps at most `max_events`, and at least what is younger than nothing."""
+    """Of one namespace. History is bounded by revisions and by age, whichever is reached first."""
 
     max_keys: int = 1_000_000
     max_bytes: int = 1024 * 1024 * 1024
@@ -299,3 +299,5 @@ class Limits:
     max_locks: int = 100_000
     max_waiters: int = 10_000
     max_leases: int = 100_000
+    keep_revisions: int = 1_000_000
+    keep_ms: int = 24 * 60 * 60 * 1000

@@ -71,7 +71,7 @@ class StateStore(Protocol):
     async def write(self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits) -> Written:
         """Applies each command for itself, in order: each checks everything before its first write.
 
-        Repeating a call whose fate is unknown with the same nonce answers ALREADY_MINE, with the first call's verdicts, when it was applied.
+        Repeating a call whose fate is unknown with the same nonce answers ALREADY_MINE with the first call's verdicts, if it was applied.
         """
 
     async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
