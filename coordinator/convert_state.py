@@ -125,7 +125,7 @@ def _checked_author(blob: bytes, field: str) -> bytes:
     if len(blob) > MAX_AUTHOR_BYTES:
         raise InvalidRequest(f"{field} has {len(blob)} bytes: at most {MAX_AUTHOR_BYTES} are allowed", field=field)
     author = pb.StateAuthor.FromString(blob)
-    author.DiscardUnknownFields()  # type: ignore[attr-defined]  # the stubs don't know it
+    author.DiscardUnknownFields()
     for name in ("agent_name", "task_id", "client_name"):
         if text := getattr(author, name):
             check_name(text, f"{field}.{name}")
