@@ -10,6 +10,9 @@ from enum import Enum
 MAX_KEY_BYTES = 1024
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_TXN_OPS = 128
+CONFIRM_MS = 1000  # within which a waiter confirms that it was told of its lock
+KEPT_MS = 10 * 60 * 1000  # at least so long the verdict of a client's write is kept, for when it is repeated
+KEPT_PER_CLIENT = 1024  # and at most so many of one client: no more of its writes may be under way at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,18 +191,18 @@ class ExpireDue:
 
 @dataclass(frozen=True, slots=True)
 class ExtendAll:
-    """After an outage or a takeover: no deadline is nearer than its own time to live from now. Journalled nowhere: it changes no key.
+    """After an outage or a takeover, before the next ExpireDue: nothing ends before its own time to live from now is over.
 
-    Asked again with `cursor` until the verdict's `revision` field is answered with `cursor` empty; at most `limit` deadlines a call.
+    It costs the same however many deadlines there are: each is looked at when it falls due. A date in `next_due_ms` may so be too early.
     """
-
-    cursor: str
-    limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class Compact:
-    """Events before `revision` are forgotten, at most `limit` a call."""
+    """Events before `revision` are forgotten, at once for every reader, and at most `limit` of them removed a call: see `Verdict.more`.
+
+    With revision 0, those that the namespace's limits of revisions and age don't keep. Nothing else forgets any.
+    """
 
     revision: int
     limit: int
@@ -228,13 +231,19 @@ class Outcome(Enum):
     LOCK_LOST = 2  # `parties` has the present holder, if any
     LEASE_NOT_FOUND = 3
     WAITING = 4  # a lock that somebody else holds; `number` is how many are before
-    TOO_MANY_KEYS = 5  # the namespace's limit
+    TOO_MANY_KEYS = 5  # the namespace's limit; `number` is how many there are
     TOO_MANY_BYTES = 6
     COMPACTED = 7  # `number` is the first revision that is kept
     FUTURE_REVISION = 8
     TOO_MANY_DELETED = 9  # a prefix with more keys than one transaction may delete; `number` is that limit
     NOT_WAITING = 10  # neither holder nor waiter
     SEQUENCE_TOO_OLD = 11  # a repetition whose verdict is no longer kept
+    STORE_FULL = 12  # the store has no memory for what makes it larger; what makes it smaller is still done
+    TOO_MANY_LEASES = 13
+    TOO_MANY_LOCKS = 14
+    TOO_MANY_WAITERS = 15
+    LEASE_FULL = 16  # as many keys end with the lease as may end in one revision; `number` is that limit
+    READ_TOO_LARGE = 17  # what the transaction reads is more than one answer carries; `number` is that limit, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +281,9 @@ class Verdict:
     Attributes:
         outcome: as it says.
         revision: of its writes, or a lease's id, or a lock's token; 0 when it wrote nothing.
-        number: how many keys were deleted, deadlines gone over, or what `outcome` says.
+        number: how many keys were deleted, what ExpireDue ended, what Compact removed, or what `outcome` says.
         entries: what a transaction read, in order; and of each put, in order, the entry as written *without its value* (`puts`).
-        more: whether ExpireDue, ExtendAll or Compact has more to do.
+        more: whether ExpireDue or Compact has more to do.
         grants: locks that were handed on by it.
         holder: with LOCK_LOST or WAITING, who holds the lock.
     """
@@ -299,5 +308,7 @@ class Limits:
     max_locks: int = 100_000
     max_waiters: int = 10_000
     max_leases: int = 100_000
+    max_lease_keys: int = 10_000
+    max_read_bytes: int = 2 * 1024 * 1024
     keep_revisions: int = 1_000_000
     keep_ms: int = 24 * 60 * 60 * 1000

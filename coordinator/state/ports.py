@@ -18,9 +18,9 @@ class WriteAnswer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A batch's verdicts, one a command in order; the namespace's revision after it; the store's time.
+    """A batch's verdicts, one a command in order; the namespace's revision and incarnation after it; the store's time.
 
-    `next_due_ms` is the date of the next deadline, None when nothing ends.
+    `next_due_ms` is the date of the next deadline, None when nothing ends. When FENCED, there is nothing but the time.
     """
 
     answer: WriteAnswer
@@ -28,11 +28,15 @@ class Written:
     revision: int
     date_ms: int
     next_due_ms: int | None
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A namespace's state as a whole. `compact_revision` is the first revision whose events are kept."""
+    """A namespace's state as a whole. `compact_revision` is the first revision whose events are kept.
+
+    Of a namespace that was never written the revision is 0, and the incarnation empty.
+    """
 
     revision: int
     incarnation: str
@@ -68,10 +72,21 @@ class StateStore(Protocol):
     write that was answered.
     """
 
-    async def write(self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits) -> Written:
+    async def write(
+        self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits, known_revision: int = 0
+    ) -> Written:
         """Applies each command for itself, in order: each checks everything before its first write.
 
-        Repeating a call whose fate is unknown with the same nonce answers ALREADY_MINE with the first call's verdicts, if it was applied.
+        Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE with the first call's verdicts, if it was applied
+        and nothing was written since.
+
+        Args:
+            namespace: whose state.
+            commands: what to do.
+            nonce: different at each call, in the whole world.
+            limits: of the namespace.
+            known_revision: the highest revision that the caller has seen of it. A store that is behind has lost writes: it goes on above
+                that revision, under a new incarnation, and all that was before is compacted.
         """
 
     async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
@@ -96,4 +111,7 @@ class StateStore(Protocol):
         """The whole."""
 
     async def drop(self, namespace: str, *, limit: int) -> bool:
-        """Of a namespace that was deleted: removes a bounded part of what it holds, and answers whether there is more."""
+        """Of a namespace that was deleted: removes a bounded part of what it holds, and answers whether there is more.
+
+        Answers False as well when the shard has another owner: the next write says so.
+        """
