@@ -41,7 +41,7 @@ def _is_durable(shard: Shard, namespace: Namespace) -> None:
         for attempt in agent.running.values():
             sink.stop(StopAttempt(agent.session, attempt.task.spec.task_id, attempt.task.fence, message, lost=True))
         sink.gone(message)
-    for client in [one for one in shard.client_sinks if one.namespace_name == name]:
+    for client in [one for one in shard.client_streams if one.namespace_name == name]:
         client.gone(message)
     namespace.watches.gone(message)
     if shard.deleted.get(name) is namespace:

@@ -24,7 +24,7 @@ from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
 from coordinator.engine.room import StoreRoom
-from coordinator.engine.sinks import AgentSink, ClientSink, Stream
+from coordinator.engine.sinks import AgentSink, ClientStream, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Page, Watch
@@ -83,7 +83,7 @@ class Shard:
         self.namespaces: dict[str, Namespace] = {}
         self.deleted: dict[str, Namespace | None] = {}  # as `deletion` has it
         self.agent_sinks: dict[str, AgentSink] = {}
-        self.client_sinks: set[ClientSink] = set()
+        self.client_streams: set[ClientStream] = set()
         self.outage_since_s: float | None = None
         self._webhooks_due = partial(webhooks_due or _to_nobody, self)
         self._releaser = Releaser(
@@ -169,11 +169,11 @@ class Shard:
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_streams]
         for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
             stream.close(message)
         self.agent_sinks.clear()
-        self.client_sinks.clear()
+        self.client_streams.clear()
         self.namespaces.clear()
         self.deleted.clear()
         self.outage_since_s = None
