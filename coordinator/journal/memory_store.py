@@ -99,6 +99,10 @@ class MemoryShardStore:
         self._fault = fault
         self._token: object = object()
 
+    def owns(self) -> bool:
+        """Whether the shard is still this store's: shared state in memory asks before each write."""
+        return self._shard.owner is self._token
+
     async def claim(self) -> Claim:
         """See ShardStore."""
         fault = await self._before(StoreCall.CLAIM)

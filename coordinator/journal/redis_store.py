@@ -67,6 +67,10 @@ class RedisShardStore:
         self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
+    def token(self) -> str:
+        """What the shard's head says while it is this store's: shared state's writes are fenced by it, too."""
+        return self._token
+
     async def claim(self) -> Claim:
         """See ShardStore."""
         nonce = self._new_nonce()

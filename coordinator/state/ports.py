@@ -72,13 +72,11 @@ class StateStore(Protocol):
     write that was answered.
     """
 
-    async def write(
-        self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits, known_revision: int = 0
-    ) -> Written:
+    async def write(self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits, known_revision: int = 0) -> Written:
         """Applies each command for itself, in order: each checks everything before its first write.
 
-        Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE with the first call's verdicts, if it was applied
-        and nothing was written since.
+        Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE with the first call's verdicts, if it was
+        applied and nothing was written since.
 
         Args:
             namespace: whose state.
