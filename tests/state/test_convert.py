@@ -23,6 +23,7 @@ from coordinator.state.model import (
     ReleaseLock,
     Transaction,
 )
+from coordinator.state.updates import Add, Append, JsonPatch, MergePatch, SetAdd, SetRemove, Update
 
 MIB = 1024 * 1024
 NEGATIVE = 2**64 - 5  # what arrives of a client that writes -5 into an unsigned number
@@ -56,6 +57,10 @@ def delete_op(key, *, prefix=False):
 
 def compare(**fields):
     return txn(compares=[pb.StateCompare(**{"key": "k", "target": pb.STATE_COMPARE_TARGET_VERSION, **fields})])
+
+
+def update(**fields):
+    return convert_state.update_in(pb.UpdateRequest(**{"key": "k", **fields}), "")
 
 
 def get(*keys):
@@ -224,6 +229,26 @@ def test_a_transaction():
         (Compare("a", CompareTarget.VALUE, value=b"0"), Compare("b", CompareTarget.EXISTS, 1)),
         (Read(("a",)),),
     )
+
+
+def test_an_update():
+    items = pb.JsonItems(items=[b"1", b"[]"])
+    changes = {
+        "merge_patch": (b"{}", MergePatch(b"{}")),
+        "json_patch": (b"[]", JsonPatch(b"[]")),
+        "add": ("0.5", Add("0.5")),
+        "append": (items, Append((b"1", b"[]"))),
+        "set_add": (items, SetAdd((b"1", b"[]"))),
+        "set_remove": (items, SetRemove((b"1", b"[]"))),
+    }
+    for name, (given, change) in changes.items():
+        assert update(**{name: given}) == Update("k", change)
+    whole = update(
+        add="1",
+        if_revision=3,
+        options=pb.WriteOptions(client_id="c", sequence=2, required_locks=[pb.RequiredLock(name="l", token=5)]),
+    )
+    assert whole == Update("k", Add("1"), (Compare("k", CompareTarget.MOD_REVISION, 3),), (("l", 5),), Origin(b"", "c", 2))
 
 
 def test_locks():
