@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -336,7 +337,7 @@ def _op(message: pb.TxnOp, field: str) -> Op:
 def _check_written_once(ops: Iterable[Op], field: str) -> None:
     """Of what is deleted by prefix, all keys are written. By name, what begins with a prefix follows it directly."""
     written = sorted((op.key, isinstance(op, Delete) and op.prefix, index) for index, op in enumerate(ops) if not isinstance(op, Read))
-    for (key, is_prefix, _), (other, other_is_prefix, index) in zip(written, written[1:], strict=False):
+    for (key, is_prefix, _), (other, other_is_prefix, index) in itertools.pairwise(written):
         if key == other or (is_prefix and other.startswith(key)):
             raise InvalidRequest(
                 f"{field} writes {'keys that begin with ' if other_is_prefix else ''}{other[:MAX_ID_CHARS]!r} twice: once is allowed",

@@ -28,12 +28,15 @@ from coordinator.rpc.admin_service import AdminService, Facts
 from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
+from coordinator.rpc.state_service import StateService
 from coordinator.rpc.task_service import TaskService
+from coordinator.state.engine import StateEngine
 from coordinator.webhooks.sender import HttpWebhookSender
 
 if TYPE_CHECKING:
     from coordinator.ports import ShardStore, StoreGauge
     from coordinator.settings import CoordinatorSettings
+    from coordinator.state.ports import StateStore
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,8 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         for warning in store.report.warnings:
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, describe(store), gauge=store) as running:
+        state_stores = [store.state(number) for number in range(settings.shards)]
+        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store) as running:
             yield running
     finally:
         await store.close()
@@ -89,7 +93,12 @@ def describe(store: Store) -> tuple[str, str]:
 
 @asynccontextmanager
 async def serve(
-    settings: CoordinatorSettings, stores: Sequence[ShardStore], store_facts: tuple[str, str], *, gauge: StoreGauge | None = None
+    settings: CoordinatorSettings,
+    stores: Sequence[ShardStore],
+    state_stores: Sequence[StateStore],
+    store_facts: tuple[str, str],
+    *,
+    gauge: StoreGauge | None = None,
 ) -> AsyncIterator[Coordinator]:
     """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
@@ -103,6 +112,7 @@ async def serve(
         user_agent=f"Muster/{version('muster-agents')}",
     )
     webhooks = WebhookDispatcher(sender=sender, codec=convert_deliveries, clock=clock, entropy=entropy, settings=settings.webhooks)
+    engines = [StateEngine(store=state_store, clock=clock, entropy=entropy, limits=settings.state) for state_store in state_stores]
     shards = [
         Shard(
             number=number,
@@ -115,6 +125,7 @@ async def serve(
             room=room,
             default_here=home(DEFAULT_NAMESPACE) == number,
             webhooks_due=webhooks.due,
+            state=engines[number],
         )
         for number, shard_store in enumerate(stores)
     ]
@@ -131,6 +142,7 @@ async def serve(
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
+        state=StateService(shards=directory, engines=engines, limits=settings.state),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)

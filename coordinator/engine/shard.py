@@ -24,6 +24,7 @@ from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
 from coordinator.engine.room import StoreRoom
+from coordinator.engine.shared_state import NoSharedState, SharedState, run_together
 from coordinator.engine.sinks import AgentSink, ClientStream, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
@@ -61,6 +62,7 @@ class Shard:
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
         webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
+        state: the shared state of its namespaces.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Shard:
         room: StoreRoom | None = None,
         default_here: bool = False,
         webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
+        state: SharedState | None = None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -99,6 +102,7 @@ class Shard:
         self._entropy = entropy
         self._default_here = default_here
         self.room = room or StoreRoom()
+        self.state = state or NoSharedState()
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
@@ -129,7 +133,7 @@ class Shard:
                 continue
             started.set()
             try:
-                await self._write()
+                await run_together(self._write(), self.state.run())
             except StoreCorrupt as error:
                 log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving("the shard is being rebuilt from its journal: try again")
@@ -152,6 +156,7 @@ class Shard:
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
         for namespace in self.namespaces.values():
+            self.state.open(namespace.name)
             if pending := namespace.scheduler.state.deliveries.pending:
                 self._webhooks_due(namespace, list(pending.values()))
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
@@ -246,6 +251,7 @@ class Shard:
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
+            self.state.open(name)
             self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace

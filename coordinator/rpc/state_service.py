@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from muster.v1 import state_pb2 as pb
@@ -32,17 +32,17 @@ class StateService(state_pb2_grpc.StateServiceServicer):
 
     Args:
         shards: where namespaces live.
-        engine_of: the engine of a shard.
+        engines: of the shards, by number.
         limits: of each namespace.
     """
 
-    def __init__(self, *, shards: Shards, engine_of: Callable[[Shard], StateEngine], limits: Limits) -> None:
+    def __init__(self, *, shards: Shards, engines: Sequence[StateEngine], limits: Limits) -> None:
         self._shards = shards
-        self._engine_of = engine_of
+        self._engines = engines
         self._limits = limits
 
     def _calls(self, shard: Shard, namespace: Namespace) -> StateCalls:
-        return StateCalls(shard=shard, namespace=namespace, engine=self._engine_of(shard), limits=self._limits)
+        return StateCalls(shard=shard, namespace=namespace, engine=self._engines[shard.number], limits=self._limits)
 
     async def _call(self, context: Context, name: str, request: Any, _response: type[Answer]) -> Answer:
         calls = self._calls(*self._shards.called(context))
@@ -117,7 +117,7 @@ class StateService(state_pb2_grpc.StateServiceServicer):
 
     async def Watch(self, request_iterator: AsyncIterator[pb.WatchRequest], context: Context) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
-        watching = StateWatching(shard=shard, namespace_name=namespace.name, stream=self._engine_of(shard).watch(namespace.name))
+        watching = StateWatching(shard=shard, namespace_name=namespace.name, stream=self._engines[shard.number].watch(namespace.name))
         await serve_stream(context, watching.sender, watching.read(request_iterator))
 
     async def StateSession(self, request_iterator: AsyncIterator[pb.StateSessionRequest], context: Context) -> None:  # type: ignore[override]  # as above

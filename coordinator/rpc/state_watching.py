@@ -11,7 +11,7 @@ from muster.v1 import state_pb2 as pb
 
 from coordinator.convert_state import check_key, check_number, check_prefix
 from coordinator.convert_state_out import event_out
-from coordinator.errors import InvalidRequest, LimitReached, MusterError, NotFound, Unavailable
+from coordinator.errors import InvalidRequest, MusterError, NotFound, Unavailable
 from coordinator.rpc.opaque import opaque
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
 from coordinator.rpc.status import refusal_of
@@ -32,7 +32,7 @@ class EventBytes:
 
     def __init__(self, *, max_bytes: int = 4 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._known: OrderedDict[int, tuple[Event, bytes]] = OrderedDict()  # by id, which is its own as long as the event is held
 
     def of(self, event: Event, previous: Entry | None) -> bytes:
@@ -44,9 +44,9 @@ class EventBytes:
             return known[1]
         blob = event_out(event).SerializeToString()
         self._known[id(event)] = (event, blob)
-        self._held_bytes += len(blob)
-        while self._held_bytes > self._max_bytes:
-            self._held_bytes -= len(self._known.popitem(last=False)[1][1])
+        self.held_bytes += len(blob)
+        while self.held_bytes > self._max_bytes:
+            self.held_bytes -= len(self._known.popitem(last=False)[1][1])
         return blob
 
 
