@@ -25,6 +25,7 @@ from coordinator.journal.opening import Store, open_store
 from coordinator.journal.server_binary import default_store_memory
 from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
+from coordinator.rpc.agent_presence import AgentPresence
 from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
@@ -139,15 +140,17 @@ async def serve(
     )
     stalls = LoopStalls(clock=clock)
     directory = Shards(shards=shards, shard_of=home)
+    presence = AgentPresence(engines=engines)
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
+        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy, presence=presence),
         state=StateService(shards=directory, engines=engines, limits=settings.state),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    work = [asyncio.create_task(sweeper.run(), name="sweeper"), asyncio.create_task(webhooks.run(), name="webhooks")]
+    endless = {"sweeper": sweeper.run(), "webhooks": webhooks.run(), "presence": presence.run()}
+    work = [asyncio.create_task(run, name=name) for name, run in endless.items()]
     if gauge is not None:
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
