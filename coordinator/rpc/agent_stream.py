@@ -54,9 +54,7 @@ class AgentStream:
         presence: is told of its coming and going; without it, nobody is.
     """
 
-    def __init__(
-        self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, presence: AgentPresence | None = None
-    ) -> None:
+    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, presence: AgentPresence | None = None) -> None:
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MAX_BATCH_OPS = 256
 MAX_ANSWERS = 256  # per message
 MAX_UNANSWERED = 1024  # operations whose answers have not gone out: then no more is read. The store keeps as many verdicts of a client
-MAX_UNANSWERED_BYTES = 8 * 1024 * 1024  # of these operations, and of their answers
+MAX_UNANSWERED_BYTES = 8 * 1024 * 1024  # of these operations, and of answers that have not gone out
+MAX_EXPECTED_MIB = 128  # of answers that are still to come, as large as they can be
 MAX_WAITS = 10_000  # for locks. They count for themselves: what they wait for may come behind them
 
 FENCED = frozenset(("put", "delete", "txn", "update", "grant_lease", "revoke_lease"))
@@ -50,7 +51,8 @@ class StateSession:
         self._answers: deque[bytes] = deque()  # serialized StateAnswers
         self._unanswered = 0
         self._waits = 0
-        self._held_bytes = 0
+        self.held_bytes = 0
+        self._expected_mib = 0
         self._room = asyncio.Event()
         self._no_more_comes = False
         self._all_is_said = asyncio.Event()
@@ -67,7 +69,7 @@ class StateSession:
                 if len(message.ops) > MAX_BATCH_OPS:
                     raise InvalidRequest(f"ops has {len(message.ops)} entries: at most {MAX_BATCH_OPS}; send several messages", field="ops")
                 for op in message.ops:
-                    while self._unanswered >= MAX_UNANSWERED or self._held_bytes > MAX_UNANSWERED_BYTES:
+                    while self.is_full():
                         self._room.clear()
                         await self._room.wait()
                     await self._begin(op)
@@ -78,6 +80,10 @@ class StateSession:
         finally:
             self._shard.client_streams.discard(self)
             self._calls.leave()
+
+    def is_full(self) -> bool:
+        """Whether no more is read until answers have gone out."""
+        return self._unanswered >= MAX_UNANSWERED or self.held_bytes > MAX_UNANSWERED_BYTES or self._expected_mib >= MAX_EXPECTED_MIB
 
     def _introduce(self, client_id: str) -> None:
         if self._client_id not in ("", client_id):
@@ -91,10 +97,11 @@ class StateSession:
             answered = partial(self._granted, op.op_id)
             self._waits += 1
         else:
-            size = op.ByteSize()
-            answered = partial(self._answered, op.op_id, name, size)
+            size, expected_mib = op.ByteSize(), _largest_answer_mib(name, request)
+            answered = partial(self._answered, op.op_id, name, size, expected_mib)
             self._unanswered += 1
-            self._held_bytes += size
+            self.held_bytes += size
+            self._expected_mib += expected_mib
         try:
             if name in FENCED and request.HasField("options"):
                 await self._calls.require_attempt(request.options)
@@ -115,17 +122,20 @@ class StateSession:
     def _granted(self, op_id: int, response: Response | MusterError) -> None:
         self._waits -= 1
         self._unanswered += 1
-        self._answered(op_id, "lock", 0, response)
+        self._answered(op_id, "lock", 0, 0, response)
 
-    def _answered(self, op_id: int, name: str, size: int, response: Response | MusterError) -> None:
+    def _answered(self, op_id: int, name: str, size: int, expected_mib: int, response: Response | MusterError) -> None:
         answer = pb.StateAnswer(op_id=op_id)
         if isinstance(response, MusterError):
             answer.refusal.CopyFrom(refusal_of(response))
         else:
             getattr(answer, name).CopyFrom(response)
         blob = answer.SerializeToString()
-        self._held_bytes += len(blob) - size
+        self.held_bytes += len(blob) - size
+        self._expected_mib -= expected_mib
         self._answers.append(blob)
+        if expected_mib:
+            self._room.set()
         self.sender.wake()
 
     def close(self, message: str) -> None:
@@ -149,7 +159,22 @@ class StateSession:
             taken.append(answers.popleft())
             room -= len(taken[-1])
         self._unanswered -= len(taken)
-        self._held_bytes -= MAX_MESSAGE_BYTES - room
+        self.held_bytes -= MAX_MESSAGE_BYTES - room
         self._room.set()
         message: bytes = _Response(answers=taken).SerializeToString()
         return message
+
+
+def _largest_answer_mib(name: str, request: Any) -> int:
+    """What an operation's answer may hold at most, in MiB, beside some kilobytes."""
+    match name:
+        case "get":
+            return min(len(request.keys), 3)
+        case "list" | "history" | "list_locks" | "txn":
+            return 2
+        case "update":
+            return 1
+        case "put" | "delete":
+            return int(request.HasField("if_revision"))
+        case _:
+            return 0
