@@ -133,7 +133,7 @@ class Shard:
                 continue
             started.set()
             try:
-                await run_together(self._write(), self.state.run())
+                await run_together(self._write(), self.state.run(self.namespaces))
             except StoreCorrupt as error:
                 log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving("the shard is being rebuilt from its journal: try again")
@@ -156,7 +156,6 @@ class Shard:
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
         for namespace in self.namespaces.values():
-            self.state.open(namespace.name)
             if pending := namespace.scheduler.state.deliveries.pending:
                 self._webhooks_due(namespace, list(pending.values()))
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)

@@ -4,15 +4,18 @@ The state package implements it; it lies above the engine, so that this is all t
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, Protocol
 
 
 class SharedState(Protocol):
     """The shared state of a shard's namespaces."""
 
-    async def run(self) -> None:
+    async def run(self, namespaces: Collection[str]) -> None:
         """Serves until cancelled, under the shard's present claim. Before and after, everything is refused with Unavailable.
+
+        Args:
+            namespaces: those that are there now.
 
         Raises:
             ShardLost: another coordinator has the shard.
@@ -20,7 +23,7 @@ class SharedState(Protocol):
         """
 
     def open(self, namespace: str) -> None:
-        """A namespace is there; again is no error."""
+        """A namespace was made; again is no error."""
 
     def forget(self, namespace: str) -> None:
         """A namespace was deleted, and that is durable: what waits in it is refused, and watches end."""
@@ -35,7 +38,7 @@ class SharedState(Protocol):
 class NoSharedState:
     """A shard without: for tests of what has nothing to do with it."""
 
-    async def run(self) -> None:
+    async def run(self, namespaces: Collection[str]) -> None:  # noqa: ARG002 - the port's
         """See SharedState."""
         await asyncio.Event().wait()
 
