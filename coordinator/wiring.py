@@ -31,6 +31,7 @@ from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
 from coordinator.rpc.state_service import StateService
 from coordinator.rpc.task_service import TaskService
+from coordinator.state.current_limits import CurrentLimits
 from coordinator.state.engine import StateEngine
 from coordinator.webhooks.sender import HttpWebhookSender
 
@@ -113,7 +114,6 @@ async def serve(
         user_agent=f"Muster/{version('muster-agents')}",
     )
     webhooks = WebhookDispatcher(sender=sender, codec=convert_deliveries, clock=clock, entropy=entropy, settings=settings.webhooks)
-    engines = [StateEngine(store=state_store, clock=clock, entropy=entropy, limits=settings.state) for state_store in state_stores]
     shards = [
         Shard(
             number=number,
@@ -126,10 +126,16 @@ async def serve(
             room=room,
             default_here=home(DEFAULT_NAMESPACE) == number,
             webhooks_due=webhooks.due,
-            state=engines[number],
         )
         for number, shard_store in enumerate(stores)
     ]
+    limits = [CurrentLimits(usual=settings.state, namespaces=shard.namespaces, room=room) for shard in shards]
+    engines = [
+        StateEngine(store=state_store, clock=clock, entropy=entropy, limits=of_shard)
+        for state_store, of_shard in zip(state_stores, limits, strict=True)
+    ]
+    for shard, engine in zip(shards, engines, strict=True):
+        shard.state = engine
     product, durability = store_facts
     facts = Facts(
         version=version("muster-agents"),
@@ -144,7 +150,7 @@ async def serve(
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy, presence=presence),
-        state=StateService(shards=directory, engines=engines, limits=settings.state),
+        state=StateService(shards=directory, engines=engines, limits=limits),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)

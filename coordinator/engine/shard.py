@@ -62,7 +62,6 @@ class Shard:
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
         webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
-        state: the shared state of its namespaces.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Shard:
         room: StoreRoom | None = None,
         default_here: bool = False,
         webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
-        state: SharedState | None = None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -102,7 +100,7 @@ class Shard:
         self._entropy = entropy
         self._default_here = default_here
         self.room = room or StoreRoom()
-        self.state = state or NoSharedState()
+        self.state: SharedState = NoSharedState()  # set before it runs
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written

@@ -40,10 +40,10 @@ class StateCalls:
         shard: where the namespace is.
         namespace: whose state.
         engine: the shard's.
-        limits: of the namespace.
+        limits: says what holds for it now.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, engine: StateEngine, limits: Limits) -> None:
+    def __init__(self, *, shard: Shard, namespace: Namespace, engine: StateEngine, limits: Callable[[str], Limits]) -> None:
         self._shard = shard
         self._namespace = namespace
         self._name = namespace.name
@@ -119,7 +119,7 @@ class StateCalls:
             answered(verdict)
             return
         if verdict.outcome is not Outcome.DONE:
-            error = refusal_of_verdict(verdict, header, self._limits, _names(command))
+            error = refusal_of_verdict(verdict, header, self._limits(self._name), _names(command))
             if error is not None:
                 answered(error)
                 return

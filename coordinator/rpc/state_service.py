@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from muster.v1 import state_pb2 as pb
@@ -33,16 +33,16 @@ class StateService(state_pb2_grpc.StateServiceServicer):
     Args:
         shards: where namespaces live.
         engines: of the shards, by number.
-        limits: of each namespace.
+        limits: likewise, by namespace.
     """
 
-    def __init__(self, *, shards: Shards, engines: Sequence[StateEngine], limits: Limits) -> None:
+    def __init__(self, *, shards: Shards, engines: Sequence[StateEngine], limits: Sequence[Callable[[str], Limits]]) -> None:
         self._shards = shards
         self._engines = engines
         self._limits = limits
 
     def _calls(self, shard: Shard, namespace: Namespace) -> StateCalls:
-        return StateCalls(shard=shard, namespace=namespace, engine=self._engines[shard.number], limits=self._limits)
+        return StateCalls(shard=shard, namespace=namespace, engine=self._engines[shard.number], limits=self._limits[shard.number])
 
     async def _call(self, context: Context, name: str, request: Any, _response: type[Answer]) -> Answer:
         calls = self._calls(*self._shards.called(context))
