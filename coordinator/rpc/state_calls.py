@@ -160,7 +160,7 @@ class StateCalls:
         self._write(command, answered, lambda _, header: pb.RevokeLeaseResponse(header=header))
 
     def _lock(self, request: pb.LockRequest, client_id: str, answered: Answered) -> None:
-        acquire = convert.acquire_lock_in(request)
+        acquire = convert.acquire_lock_in(request, client_id)
         asked = _Asked()
 
         def granted(verdict: Verdict | MusterError, header: Header) -> None:
