@@ -48,7 +48,7 @@ def timing_in(message: common_pb2.TaskSpec) -> Timing:
     """
     return Timing(
         not_before_ms=_date_ms(message.not_before) if message.HasField("not_before") else 0,
-        delay_ms=_ms(message.delay, "delay") if message.HasField("delay") else 0,
+        delay_ms=milliseconds(message.delay, "delay") if message.HasField("delay") else 0,
         queue_timeout_ms=_limit_ms(message.queue_timeout, "queue_timeout") if message.HasField("queue_timeout") else 0,
         deadline_ms=_limit_ms(message.deadline, "deadline") if message.HasField("deadline") else 0,
     )
@@ -64,13 +64,14 @@ def _date_ms(message: Timestamp) -> int:
     return max(0, message.seconds * 1000 - -message.nanos // _NANOS_PER_MS)
 
 
-def _ms(message: Duration, field: str) -> int:
+def milliseconds(message: Duration, field: str) -> int:
+    """A duration in whole milliseconds, rounded up. Raises InvalidRequest for what `seconds` refuses."""
     seconds(message, field)
     return message.seconds * 1000 - -message.nanos // _NANOS_PER_MS
 
 
 def _limit_ms(message: Duration, field: str) -> int:
-    value = _ms(message, field)
+    value = milliseconds(message, field)
     if value == 0:
         raise InvalidRequest(f"{field} is zero: leave it out for no limit", field=field)
     return value

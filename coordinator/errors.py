@@ -3,9 +3,11 @@
     MusterError
     ├── CallerError               the request can't be served as it is
     │   ├── InvalidRequest        a field is wrong
-    │   ├── NotFound              no such namespace, task or agent
+    │   ├── NotFound              no such namespace, task, agent or lease
     │   ├── AlreadyExists         the id is taken by a task with another content
     │   ├── PreconditionFailed    something must be done, or said, first
+    │   ├── Conflict              somebody else holds the lock, runs the attempt, or was faster
+    │   ├── RevisionOutOfRange    a revision of shared state that is no longer kept, or hasn't come yet
     │   ├── CursorInvalid         a cursor or page token that this request didn't hand out
     │   └── SessionSuperseded     a newer session has the agent's name
     ├── LimitReached              come back later: says which limit, and how full it is
@@ -42,7 +44,7 @@ class InvalidRequest(CallerError):
 
 
 class NotFound(CallerError):
-    """No such namespace, task or agent."""
+    """No such namespace, task, agent or lease."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -57,6 +59,22 @@ class AlreadyExists(CallerError):
 
 class PreconditionFailed(CallerError):
     """Something must be done, or said, first."""
+
+    def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.reason = reason
+
+
+class Conflict(CallerError):
+    """Somebody else holds the lock (LOCK_LOST), runs the attempt (STALE_ATTEMPT), or was faster (COMPARE_FAILED)."""
+
+    def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.reason = reason
+
+
+class RevisionOutOfRange(CallerError):
+    """A revision of shared state that is no longer kept (COMPACTED), or hasn't come yet (FUTURE_REVISION)."""
 
     def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message, metadata=metadata)

@@ -16,12 +16,14 @@ from muster.v1 import common_pb2
 from coordinator.convert import duration
 from coordinator.errors import (
     AlreadyExists,
+    Conflict,
     CursorInvalid,
     InvalidRequest,
     LimitReached,
     MusterError,
     NotFound,
     PreconditionFailed,
+    RevisionOutOfRange,
     SessionSuperseded,
     Unavailable,
 )
@@ -37,6 +39,8 @@ CODES: dict[type[MusterError], int] = {
     NotFound: code_pb2.NOT_FOUND,
     AlreadyExists: code_pb2.ALREADY_EXISTS,
     PreconditionFailed: code_pb2.FAILED_PRECONDITION,
+    Conflict: code_pb2.ABORTED,
+    RevisionOutOfRange: code_pb2.OUT_OF_RANGE,
     SessionSuperseded: code_pb2.ABORTED,
     LimitReached: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,

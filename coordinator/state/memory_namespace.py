@@ -116,8 +116,8 @@ class MemoryNamespace:
                 return self.locks.keep(command, now)
             case ReleaseLock():
                 return self.locks.release(command, now)
-            case ExpireDue(limit):
-                return self._expire(limit, now)
+            case ExpireDue(limit, until_ms):
+                return self._expire(limit, now, min(now, until_ms))
             case ExtendAll():
                 self.deadlines.extended_ms = now
                 return Verdict(Outcome.DONE)
@@ -259,6 +259,8 @@ class MemoryNamespace:
         before = self.entries.get(op.key)
         if before is None:
             insort(self.names, op.key.encode())
+        elif op.keeps_end:
+            op = replace(op, lease_id=before.lease_id, ttl_ms=0)
         elif before.lease_id and before.lease_id != op.lease_id:
             self._leases[before.lease_id].keys.discard(op.key)
         entry = Entry(
@@ -279,7 +281,7 @@ class MemoryNamespace:
         if op.ttl_ms:
             self._ttls[op.key] = op.ttl_ms
             self.deadlines.put(key_deadline(op.key.encode()), now + op.ttl_ms)
-        elif self._ttls.pop(op.key, None):
+        elif not op.keeps_end and self._ttls.pop(op.key, None):
             self.deadlines.drop(key_deadline(op.key.encode()))
         self.events.append(Event(EventKind.PUT, op.key, revision, entry, before.mod_revision if before else 0, author, now))
         return entry
@@ -305,15 +307,15 @@ class MemoryNamespace:
         self.deadlines.drop(lease_deadline(lease_id))
         return len(keys), revision
 
-    def _expire(self, limit: int, now: int) -> Verdict:
+    def _expire(self, limit: int, now: int, until: int) -> Verdict:
         gone_over, ended, revision = 0, 0, 0
         grants: list[Grant] = []
         while gone_over < limit:
             member = min((due, member) for member, due in self.deadlines.due.items())[1] if self.deadlines.due else b""
-            if not member or self.deadlines.due[member] > now:
+            if not member or self.deadlines.due[member] > until:
                 return Verdict(Outcome.DONE, revision=revision, number=ended, grants=tuple(grants))
             later = self.deadlines.extended_ms + self._ttl_ms(member)
-            if later > now:
+            if later > until:
                 self.deadlines.put(member, later)
                 gone_over += 1
                 continue
@@ -322,7 +324,7 @@ class MemoryNamespace:
             ended += max(count, 1)
             revision = written or revision
             grants += granted
-        more = any(due <= now for due in self.deadlines.due.values())
+        more = any(due <= until for due in self.deadlines.due.values())
         return Verdict(Outcome.DONE, revision=revision, number=ended, more=more, grants=tuple(grants))
 
     def _end(self, member: bytes, now: int) -> tuple[int, int, Sequence[Grant]]:

@@ -74,13 +74,14 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Sets a key. `ttl_ms` 0 is without end; not beside a lease."""
+    """Sets a key. `ttl_ms` 0 is without end; not beside a lease. With `keeps_end`, which is beside neither, it ends as it did before."""
 
     key: str
     value: bytes
     content_type: str = ""
     lease_id: int = 0
     ttl_ms: int = 0
+    keeps_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +186,13 @@ class ReleaseLock:
 
 @dataclass(frozen=True, slots=True)
 class ExpireDue:
-    """Ends at most `limit` of the keys, leases, grants, holders and waiters whose time is over by the store's clock."""
+    """Ends at most `limit` of the keys, leases, grants, holders and waiters whose time was over at `until_ms`, and is by the store's clock.
+
+    So a call that is carried out late, or repeated after an outage, ends nothing whose time went by meanwhile.
+    """
 
     limit: int
+    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
