@@ -281,7 +281,7 @@ class MemoryNamespace:
         if op.ttl_ms:
             self._ttls[op.key] = op.ttl_ms
             self.deadlines.put(key_deadline(op.key.encode()), now + op.ttl_ms)
-        elif not op.keeps_end and self._ttls.pop(op.key, None):
+        elif not op.keeps_end and self._ttls.pop(op.key, 0):
             self.deadlines.drop(key_deadline(op.key.encode()))
         self.events.append(Event(EventKind.PUT, op.key, revision, entry, before.mod_revision if before else 0, author, now))
         return entry
@@ -294,7 +294,7 @@ class MemoryNamespace:
         del self.names[bisect_left(self.names, key.encode())]
         if entry.lease_id:
             self._leases[entry.lease_id].keys.discard(key)
-        if self._ttls.pop(key, None):
+        if self._ttls.pop(key, 0):
             self.deadlines.drop(key_deadline(key.encode()))
         self.events.append(Event(kind, key, revision, None, entry.mod_revision, author, now))
 
