@@ -36,7 +36,8 @@ if call('HGET', KEYS[1], 'token') ~= ARGV[1] then return {'FENCED', now} end
 local meta = call('HMGET', META, 'version', 'nonce', 'incarnation', 'revision', 'compact', 'bytes', 'place', 'extended', 'generation',
   'since', 'era', 'began')
 if tonumber(meta[1] or VERSION) > VERSION then
-  return redis.error_reply('NEWER shared state has format ' .. meta[1] .. ', and this release reads up to ' .. VERSION)
+  local known = ', and this release reads up to ' .. VERSION .. ': start the newer one again'
+  return redis.error_reply('NEWER shared state has format ' .. meta[1] .. known)
 end
 local function next_due() return call('ZRANGE', DEADLINES, 0, 0, 'WITHSCORES')[2] or '' end
 if meta[2] == ARGV[2] then return {'ALREADY_MINE', now, meta[4], meta[3], next_due(), call('GET', LAST) or ''} end
