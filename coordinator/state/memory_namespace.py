@@ -144,8 +144,7 @@ class MemoryNamespace:
         if verdict.revision:
             kept = self._kept.setdefault(self._generation, {})
             place = (origin.client_id, origin.sequence % KEPT_PER_CLIENT)
-            if kept.get(place, (0, None))[0] < origin.sequence:
-                kept[place] = (origin.sequence, verdict)
+            kept[place] = (origin.sequence, verdict)
             if known is None:
                 known = _Client(last=0, before=0, gone=0, generation=self._generation)
             known.last = max(known.last, origin.sequence)

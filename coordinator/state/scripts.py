@@ -117,13 +117,8 @@ local function repeated(name, sequence)
 end
 local function keep(name, sequence, answer)
   local client = client_of(name)
-  local kept = KEPT[generation % 2]
-  if sequence < client.last then
-    local later = call('HGET', kept, ring(name, sequence))
-    if later and unpack_at('>I8', later) > sequence then return end
-  end
   client.last, client.changed = max(client.last, sequence), true
-  call('HSET', kept, ring(name, sequence), pack('>I8', sequence) .. answer)
+  call('HSET', KEPT[generation % 2], ring(name, sequence), pack('>I8', sequence) .. answer)
 end
 """
 
