@@ -16,6 +16,7 @@ With the key prefix `muster`, shard 3 is
     muster:{s3}:term:<namespace>:<term>    list    the positions of the lines whose tasks are found by this term, in order: `7`, or `7+3`
                                                    for 7, 8 and 9
     muster:{s3}:terms:<namespace>          zset    the terms whose lists aren't empty, each with the last position of its list's first entry
+    muster:{s3}:state:<namespace>:…                shared state: `coordinator/state/layout.py` has what follows, and a version of its own
 
 and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
 
@@ -111,6 +112,10 @@ class ShardKeys:
     def terms(self, namespace: str) -> str:
         """The terms of a namespace that have a list."""
         return f"{self._tag}:terms:{namespace}"
+
+    def state(self, namespace: str) -> str:
+        """What the keys of a namespace's shared state begin with."""
+        return f"{self._tag}:state:{namespace}:"
 
 
 def deployment_key(prefix: str) -> str:

@@ -8,6 +8,7 @@ from typing import assert_never
 from coordinator.state.layout import key_deadline, lease_deadline
 from coordinator.state.memory_locks import Deadlines, MemoryLocks
 from coordinator.state.model import (
+    GENERATIONS_PER_ERA,
     KEPT_MS,
     KEPT_PER_CLIENT,
     AcquireLock,
@@ -72,7 +73,8 @@ class MemoryNamespace:
         self._ttls: dict[str, int] = {}
         self._leases: dict[int, _Lease] = {}
         self._kept: dict[int, dict[tuple[str, int], tuple[int, Verdict]]] = {}  # by generation, then by client and place in its ring
-        self._clients: dict[str, _Client] = {}
+        self._clients: tuple[dict[str, _Client], dict[str, _Client]] = ({}, {})  # of this era, and of the one before
+        self._era_began = 0
         self._generation = 0
         self._generation_ms = 0
         self._full = False
@@ -82,15 +84,20 @@ class MemoryNamespace:
         if self.revision < known_revision:
             self.revision, self.compact_revision, self.incarnation = known_revision, known_revision + 1, incarnation
 
-    def keep_verdicts(self, now: int) -> None:
-        """Begins a new generation of kept verdicts every ten minutes, and forgets the one before the last."""
+    def keep_verdicts(self, limits: Limits, now: int) -> None:
+        """Begins a new generation of kept verdicts every ten minutes, and forgets the one before the last. So with clients, every day."""
         if not self._generation_ms:
             self._generation_ms = now
         passed = (now - self._generation_ms) // KEPT_MS
+        if not passed and len(self._kept.get(self._generation, ())) >= limits.max_kept:
+            passed = 1
         if passed > 0:
             self._generation += min(passed, 2)
             self._generation_ms = now
             self._kept = {one: kept for one, kept in self._kept.items() if one >= self._generation - 1}
+        if self._generation - self._era_began >= GENERATIONS_PER_ERA or len(self._clients[0]) >= limits.max_kept:
+            self._clients = ({}, self._clients[0])
+            self._era_began = self._generation
 
     def apply(self, command: Command, limits: Limits, now: int, *, full: bool = False) -> Verdict:
         """What becomes of a command. With `full`, nothing is taken that needs memory."""
@@ -138,12 +145,13 @@ class MemoryNamespace:
             if kept.get(place, (0, None))[0] < origin.sequence:
                 kept[place] = (origin.sequence, verdict)
             if known is None:
-                known = self._clients[origin.client_id] = _Client(last=0, before=0, gone=0, generation=self._generation)
+                known = _Client(last=0, before=0, gone=0, generation=self._generation)
             known.last = max(known.last, origin.sequence)
+            self._clients[0][origin.client_id] = known
         return verdict
 
     def _client(self, origin: Origin) -> _Client | None:
-        known = self._clients.get(origin.client_id)
+        known = self._clients[0].get(origin.client_id) or self._clients[1].get(origin.client_id)
         if known is not None and known.generation < self._generation:
             known.gone = known.before if known.generation == self._generation - 1 else known.last
             known.before, known.generation = known.last, self._generation

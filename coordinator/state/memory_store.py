@@ -75,8 +75,8 @@ class MemoryStateStore:
         if held.last[0] != nonce:
             answer = WriteAnswer.APPLIED
             held.recover(known_revision, nonce)
-            held.keep_verdicts(now)
-            held.last = (nonce, [held.apply(command, limits, now, full=self._state.full) for command in commands])
+            held.keep_verdicts(limits, now)
+            held.last = (nonce, [held.apply(command, limits, now, full=self._state.full or limits.store_full) for command in commands])
         return Written(
             answer=answer,
             verdicts=held.last[1],
@@ -111,7 +111,7 @@ class MemoryStateStore:
         """See StateStore."""
         held = await self._read(namespace)
         if after < held.compact_revision - 1:
-            return EventPage(events=(), through=after, revision=held.revision, compact_revision=held.compact_revision)
+            return EventPage(events=[], through=after, revision=held.revision, compact_revision=held.compact_revision)
         return _page(held, (event for event in held.kept_events() if event.revision > after), limit, max_bytes)
 
     async def history(self, namespace: str, key: str, *, after: int, limit: int, max_bytes: int) -> EventPage:

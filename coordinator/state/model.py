@@ -12,6 +12,7 @@ MAX_VALUE_BYTES = 1024 * 1024
 MAX_TXN_OPS = 128
 CONFIRM_MS = 1000  # within which a waiter confirms that it was told of its lock
 KEPT_MS = 10 * 60 * 1000  # at least so long the verdict of a client's write is kept, for when it is repeated
+GENERATIONS_PER_ERA = 144  # as many of these ten minutes a client is known after its last write: a day
 KEPT_PER_CLIENT = 1024  # and at most so many of one client: no more of its writes may be under way at a time
 
 
@@ -305,7 +306,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one namespace. History is bounded by revisions and by age, whichever is reached first."""
+    """Of one namespace. History is bounded by revisions and by age, whichever is reached first.
+
+    `max_read_bytes` is of one transaction. With `max_kept` verdicts kept for repetitions, the older ones go before their ten minutes are
+    over. `store_full`: there is no room for anything that makes the store larger, which is answered with STORE_FULL.
+    """
 
     max_keys: int = 1_000_000
     max_bytes: int = 1024 * 1024 * 1024
@@ -315,5 +320,7 @@ class Limits:
     max_leases: int = 100_000
     max_lease_keys: int = 10_000
     max_read_bytes: int = 2 * 1024 * 1024
+    max_kept: int = 250_000
+    store_full: bool = False
     keep_revisions: int = 1_000_000
     keep_ms: int = 24 * 60 * 60 * 1000
