@@ -98,6 +98,7 @@ def _check_limits(message: policy_pb2.NamespaceLimitsPolicy, field: str) -> None
         raise InvalidRequest(f"{field} sets no limit: set one, or delete the policy", field=field)
     limits = _limits_in(message, field)
     least = {"max_live_tasks": 1, "max_live_bytes": 1, "max_retained_tasks": 0, "max_retained_bytes": 0}
+    least |= {"max_state_keys": 1, "max_state_bytes": 1}
     for name, at_least in least.items():
         number = getattr(limits, name)
         if number is not None and not at_least <= number <= MAX_LIMIT:
@@ -111,6 +112,8 @@ def _limits_in(message: policy_pb2.NamespaceLimitsPolicy, field: str) -> Namespa
         retain_for_s=convert.seconds(message.retain_for, f"{field}.retain_for") if message.HasField("retain_for") else None,
         max_retained_tasks=message.max_retained_tasks if message.HasField("max_retained_tasks") else None,
         max_retained_bytes=message.max_retained_bytes if message.HasField("max_retained_bytes") else None,
+        max_state_keys=message.max_state_keys if message.HasField("max_state_keys") else None,
+        max_state_bytes=message.max_state_bytes if message.HasField("max_state_bytes") else None,
     )
 
 
@@ -125,6 +128,8 @@ def policy_out(policy: Policy) -> policy_pb2.Policy:
                 max_live_bytes=policy.max_live_bytes,
                 max_retained_tasks=policy.max_retained_tasks,
                 max_retained_bytes=policy.max_retained_bytes,
+                max_state_keys=policy.max_state_keys,
+                max_state_bytes=policy.max_state_bytes,
             )
             if policy.retain_for_s is not None:
                 limits.retain_for.CopyFrom(convert.duration(policy.retain_for_s))

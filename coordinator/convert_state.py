@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -31,10 +32,13 @@ from coordinator.state.model import (
     RevokeLease,
     Transaction,
 )
+from coordinator.state.updates import Add, Append, Change, JsonPatch, MergePatch, SetAdd, SetRemove, Update
 
 MAX_GET_KEYS = 256
 MAX_CONTENT_TYPE_CHARS = 128
 MAX_REQUIRED_LOCKS = 16
+MAX_ADD_CHARS = 1024  # digits of a number
+MAX_ITEMS = 10_000  # of a list, in one update
 MAX_AUTHOR_BYTES = 2048  # three names
 MAX_NUMBER = 2**53 - 1  # of a revision, an id, a version or a sequence: what every JSON reader and the store's scripts hold exactly
 
@@ -227,6 +231,51 @@ def _single(op: Op, key: str, message: pb.PutRequest | pb.DeleteRequest, client_
     )
 
 
+def update_in(message: pb.UpdateRequest, client_id: str) -> Update:
+    """Changes a value where it is. Whether the change fits the value is seen when it is made."""
+    options = message.options if message.HasField("options") else _NO_OPTIONS
+    return Update(
+        check_key(message.key, "key"),
+        _change(message),
+        conditions(message.key, message),
+        _locks_in(options) if options.required_locks else (),
+        origin_in(options, client_id),
+    )
+
+
+def _change(message: pb.UpdateRequest) -> Change:
+    match message.WhichOneof("change"):
+        case "merge_patch":
+            return MergePatch(_check_value(message.merge_patch, "merge_patch"))
+        case "json_patch":
+            return JsonPatch(_check_value(message.json_patch, "json_patch"))
+        case "add":
+            if len(message.add) > MAX_ADD_CHARS:
+                raise InvalidRequest(f"add has {len(message.add)} characters: at most {MAX_ADD_CHARS} are allowed", field="add")
+            return Add(message.add)
+        case "append":
+            return Append(_items(message.append, "append"))
+        case "set_add":
+            return SetAdd(_items(message.set_add, "set_add"))
+        case "set_remove":
+            return SetRemove(_items(message.set_remove, "set_remove"))
+        case _:
+            raise InvalidRequest("no change is set: give merge_patch, json_patch, add, append, set_add or set_remove", field="change")
+
+
+def _items(message: pb.JsonItems, field: str) -> tuple[bytes, ...]:
+    items = tuple(message.items)
+    if not 0 < len(items) <= MAX_ITEMS:
+        raise InvalidRequest(f"{field}.items has {len(items)} entries: give 1 to {MAX_ITEMS}", field=f"{field}.items")
+    if sum(map(len, items)) > MAX_VALUE_BYTES:
+        raise InvalidRequest(
+            f"{field}.items has more than {MAX_VALUE_BYTES} bytes, which is more than a value may have",
+            field=f"{field}.items",
+            reason="VALUE_TOO_LARGE",
+        )
+    return items
+
+
 def txn_in(message: pb.TxnRequest, client_id: str) -> Transaction:
     """A transaction."""
     if len(message.compares) > MAX_TXN_OPS:
@@ -288,7 +337,7 @@ def _op(message: pb.TxnOp, field: str) -> Op:
 def _check_written_once(ops: Iterable[Op], field: str) -> None:
     """Of what is deleted by prefix, all keys are written. By name, what begins with a prefix follows it directly."""
     written = sorted((op.key, isinstance(op, Delete) and op.prefix, index) for index, op in enumerate(ops) if not isinstance(op, Read))
-    for (key, is_prefix, _), (other, other_is_prefix, index) in zip(written, written[1:], strict=False):
+    for (key, is_prefix, _), (other, other_is_prefix, index) in itertools.pairwise(written):
         if key == other or (is_prefix and other.startswith(key)):
             raise InvalidRequest(
                 f"{field} writes {'keys that begin with ' if other_is_prefix else ''}{other[:MAX_ID_CHARS]!r} twice: once is allowed",

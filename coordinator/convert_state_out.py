@@ -62,12 +62,13 @@ def party_out(party: LockParty) -> pb.LockParty:
     return message
 
 
-def lock_out(lock: LockView) -> pb.LockState:
-    """One lock."""
+def lock_out(lock: LockView, *, shown: int = 100) -> pb.LockState:
+    """One lock, with the first `shown` of those who wait."""
     return pb.LockState(
         name=lock.name,
         holder=None if lock.holder is None else party_out(lock.holder),
-        waiters=[party_out(waiter) for waiter in lock.waiters],
+        waiters=[party_out(waiter) for waiter in lock.waiters[:shown]],
+        waiter_count=len(lock.waiters),
     )
 
 

@@ -8,6 +8,7 @@ from coordinator.core.model import Settings as CoreSettings
 from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.engine.webhooks import WebhookSettings
 from coordinator.ports import Retention
+from coordinator.state.model import Limits as StateLimits
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
 DEFAULT_SHARDS = 16
@@ -35,5 +36,6 @@ class CoordinatorSettings:
             max_bytes=1024 * 1024 * 1024,
         )
     )
+    state: StateLimits = field(default_factory=StateLimits)  # of each namespace's shared state
     sweep_s: float = 30.0  # between looks for ended tasks past their retention
     stop_grace_s: float = 2.0  # for open calls when the coordinator ends

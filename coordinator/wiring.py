@@ -25,15 +25,20 @@ from coordinator.journal.opening import Store, open_store
 from coordinator.journal.server_binary import default_store_memory
 from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
+from coordinator.rpc.agent_presence import AgentPresence
 from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
+from coordinator.rpc.state_service import StateService
 from coordinator.rpc.task_service import TaskService
+from coordinator.state.current_limits import CurrentLimits
+from coordinator.state.engine import StateEngine
 from coordinator.webhooks.sender import HttpWebhookSender
 
 if TYPE_CHECKING:
     from coordinator.ports import ShardStore, StoreGauge
     from coordinator.settings import CoordinatorSettings
+    from coordinator.state.ports import StateStore
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +79,8 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         for warning in store.report.warnings:
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, describe(store), gauge=store) as running:
+        state_stores = [store.state(number) for number in range(settings.shards)]
+        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store) as running:
             yield running
     finally:
         await store.close()
@@ -89,7 +95,12 @@ def describe(store: Store) -> tuple[str, str]:
 
 @asynccontextmanager
 async def serve(
-    settings: CoordinatorSettings, stores: Sequence[ShardStore], store_facts: tuple[str, str], *, gauge: StoreGauge | None = None
+    settings: CoordinatorSettings,
+    stores: Sequence[ShardStore],
+    state_stores: Sequence[StateStore],
+    store_facts: tuple[str, str],
+    *,
+    gauge: StoreGauge | None = None,
 ) -> AsyncIterator[Coordinator]:
     """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
@@ -118,6 +129,13 @@ async def serve(
         )
         for number, shard_store in enumerate(stores)
     ]
+    limits = [CurrentLimits(usual=settings.state, namespaces=shard.namespaces, room=room) for shard in shards]
+    engines = [
+        StateEngine(store=state_store, clock=clock, entropy=entropy, limits=of_shard)
+        for state_store, of_shard in zip(state_stores, limits, strict=True)
+    ]
+    for shard, engine in zip(shards, engines, strict=True):
+        shard.state = engine
     product, durability = store_facts
     facts = Facts(
         version=version("muster-agents"),
@@ -128,14 +146,17 @@ async def serve(
     )
     stalls = LoopStalls(clock=clock)
     directory = Shards(shards=shards, shard_of=home)
+    presence = AgentPresence(engines=engines)
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
+        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy, presence=presence),
+        state=StateService(shards=directory, engines=engines, limits=limits),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    work = [asyncio.create_task(sweeper.run(), name="sweeper"), asyncio.create_task(webhooks.run(), name="webhooks")]
+    endless = {"sweeper": sweeper.run(), "webhooks": webhooks.run(), "presence": presence.run()}
+    work = [asyncio.create_task(run, name=name) for name, run in endless.items()]
     if gauge is not None:
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))

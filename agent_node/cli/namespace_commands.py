@@ -70,6 +70,10 @@ async def limit(
     max_retained_bytes: Annotated[
         int | None, typer.Option("--max-retained-bytes", min=0, metavar="N", help="How many bytes of their records are.")
     ] = None,
+    max_state_keys: Annotated[int | None, typer.Option("--max-state-keys", min=1, metavar="N", help="Keys of shared state.")] = None,
+    max_state_bytes: Annotated[
+        int | None, typer.Option("--max-state-bytes", min=1, metavar="N", help="Bytes of their names and values.")
+    ] = None,
 ) -> None:
     """Set what a namespace may hold, in place of what was set before. What isn't given is as the coordinator was started."""
     from muster.v1.policy_pb2 import NamespaceLimitsPolicy, Policy
@@ -82,6 +86,8 @@ async def limit(
         max_live_bytes=max_live_bytes,
         max_retained_tasks=max_retained_tasks,
         max_retained_bytes=max_retained_bytes,
+        max_state_keys=max_state_keys,
+        max_state_bytes=max_state_bytes,
     )
     if retain_for is not None:
         limits.retain_for.CopyFrom(duration(retain_for))

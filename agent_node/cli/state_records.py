@@ -125,9 +125,16 @@ def locks_table(locks: Iterable[LockInfo]) -> "Table":
             str(holder.token) if holder else _NONE,
             who(holder.author) if holder else _NONE,
             since,
-            "; ".join(who(each.author) if each.author != Author() else each.waiter_id for each in lock.waiters) or _NONE,
+            _waiting(lock),
         )
     return table
+
+
+def _waiting(lock: LockInfo) -> str:
+    shown = [who(each.author) if each.author != Author() else each.waiter_id for each in lock.waiters]
+    if lock.waiter_count > len(shown):
+        shown.append(f"{lock.waiter_count - len(shown)} more")
+    return "; ".join(shown) or _NONE
 
 
 def difference(key: str, before: StateEvent | None, after: StateEvent | None) -> list[str]:

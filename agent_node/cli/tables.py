@@ -322,6 +322,8 @@ def limits_text(limits: policy_pb2.NamespaceLimitsPolicy) -> str:
         (limits.HasField("retain_for"), f"ended tasks for {duration_text(limits.retain_for)}"),
         (limits.HasField("max_retained_tasks"), f"{limits.max_retained_tasks} ended tasks"),
         (limits.HasField("max_retained_bytes"), f"{limits.max_retained_bytes} bytes of ended tasks"),
+        (limits.HasField("max_state_keys"), f"{limits.max_state_keys} keys of shared state"),
+        (limits.HasField("max_state_bytes"), f"{limits.max_state_bytes} bytes of shared state"),
     ]
     return "at most " + ", ".join(text for is_set, text in set_here if is_set)
 

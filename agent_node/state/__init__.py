@@ -1,6 +1,6 @@
 """Shared state: keys with revisions, watches, leases, locks, and what agents tell of themselves; all through the coordinator."""
 
-from agent_node.state.agent_state import AgentState, AgentStatus, TaskProgress
+from agent_node.state.agent_state import AgentPresence, AgentState, AgentStatus, TaskProgress
 from agent_node.state.blocking import BlockingLock, BlockingState
 from agent_node.state.locks import Lease, Lock
 from agent_node.state.state import State
@@ -9,6 +9,7 @@ from agent_node.state.values import Author, Entry, LockHolder, LockInfo, LockWai
 from agent_node.state.watches import StateWatch
 
 __all__ = [
+    "AgentPresence",
     "AgentState",
     "AgentStatus",
     "Author",

@@ -58,8 +58,32 @@ class TaskProgress:
         return None if self.total <= 0 else min(max(100.0 * self.current / self.total, 0.0), 100.0)
 
 
+@dataclass(frozen=True, slots=True)
+class AgentPresence:
+    """A connected agent, as its coordinator writes it down.
+
+    Args:
+        capabilities: the task types that it can run, by name.
+        labels: what its tasks may be placed by.
+        max_concurrent_tasks: its capacity.
+        sdk: what it is made with.
+        since_time_ms: since when it is connected, in milliseconds since 1970 by the store's clock.
+        revision: of the write.
+    """
+
+    capabilities: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_concurrent_tasks: int = 0
+    sdk: str = ""
+    since_time_ms: int = 0
+    revision: int = 0
+
+
 class AgentState:
-    """One agent's corner of shared state: the keys `agents/ID/status` and `agents/ID/progress`.
+    """One agent's corner of shared state.
+
+    The agent writes the keys `agents/ID/status` and `agents/ID/progress`. Its coordinator writes `agents/ID/presence` when it connects, and
+    deletes it when it leaves; should the coordinator be gone, it ends some time after the next one has started, if the agent isn't back.
 
     Args:
         agent_id: the agent's name.
@@ -76,6 +100,7 @@ class AgentState:
         self._state = state
         self._status_key = f"{PREFIX}{agent_id}/status"
         self._progress_key = f"{PREFIX}{agent_id}/progress"
+        self._presence_key = f"{PREFIX}{agent_id}/presence"
 
     async def update_status(self, status: str, metadata: Mapping[str, Any] | None = None) -> int:
         """Says how the agent is, in place of what it said before. Returns the revision. Errors as of `State.put`.
@@ -107,6 +132,16 @@ class AgentState:
         entry = await self._state.get(self._progress_key)
         return None if entry is None else _progress(entry)
 
+    async def get_presence(self) -> AgentPresence | None:
+        """What is known of the agent while it is connected; None when it isn't."""
+        entry = await self._state.get(self._presence_key)
+        return None if entry is None else _presence(entry)
+
+    async def watch_presence(self) -> AsyncIterator[AgentPresence | None]:
+        """Whether it is connected, then every coming and going; None is gone. Errors as of `State.watch`."""
+        async for entry in self._follow(self._presence_key):
+            yield None if entry is None else _presence(entry)
+
     async def watch_status(self) -> AsyncIterator[AgentStatus | None]:
         """The present status, then every new one; None is none. Errors as of `State.watch`."""
         async for entry in self._follow(self._status_key):
@@ -135,3 +170,15 @@ def _status(entry: Entry) -> AgentStatus:
 def _progress(entry: Entry) -> TaskProgress:
     value = entry.json()
     return TaskProgress(value["current"], value.get("total", 0), value.get("task_id", ""), entry.revision, entry.write_time_ms)
+
+
+def _presence(entry: Entry) -> AgentPresence:
+    value = entry.json()
+    return AgentPresence(
+        tuple(value["capabilities"]),
+        value.get("labels") or {},
+        value.get("max_concurrent_tasks", 0),
+        value.get("sdk", ""),
+        value.get("since_time_ms", 0),
+        entry.revision,
+    )

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 MAX_BATCH_OPS = 256
 MAX_BATCH_BYTES = 3 * 1024 * 1024  # one message over gRPC's 4 MiB kills the stream
 TICK_S = 1.0  # how exactly operations are given up
+MAX_WRITES_AHEAD = 1_000  # of the oldest unanswered write: the coordinator knows a client's last 1,024, for when they are repeated
 # The coordinator, or what is in between, may do better next time. Any other code is a refusal of the session itself.
 TRANSIENT = frozenset(
     {
@@ -84,7 +85,10 @@ class StateSession:
         self._room = asyncio.Semaphore(max_in_flight)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._sequences = itertools.count(1)
+        self._last_sequence = 0
+        self._writing: dict[int, None] = {}  # sequence numbers of unanswered writes, in order
+        self._numbering = asyncio.Lock()
+        self._written = asyncio.Event()
         self._queue: deque[_Pending] = deque()
         self._delayed: list[tuple[float, int, _Pending]] = []
         self._unanswered: dict[int, _Pending] = {}  # on the present stream, or queued
@@ -109,9 +113,11 @@ class StateSession:
             raise UnavailableError("the client is closed")
         if self._root is None:
             self._root = self._loop.create_task(self._run(), name="muster-state-session")
-        if writes:
-            wire.number_write(op, next(self._sequences))
         async with self._room:
+            sequence = 0
+            if writes:
+                sequence = await self._next_sequence()
+                wire.number_write(op, sequence)
             done: asyncio.Future[StateAnswer] = self._loop.create_future()
             op.op_id = next(self._ids)
             pending = _Pending(op, done, self._loop.time() + self._limit_s)
@@ -125,6 +131,27 @@ class StateSession:
             finally:
                 # A caller that was cancelled: what wasn't sent yet is not sent at all.
                 self._unanswered.pop(op.op_id, None)
+                if sequence:
+                    del self._writing[sequence]
+                    self._written.set()
+
+    async def _next_sequence(self) -> int:
+        """Numbers a write, in the order of the calls, once the oldest that is unanswered is near enough."""
+        if self._numbering.locked() or self._is_too_far():
+            async with self._numbering:
+                while self._is_too_far():
+                    self._written.clear()
+                    await self._written.wait()
+                return self._number()
+        return self._number()
+
+    def _is_too_far(self) -> bool:
+        return len(self._writing) > 0 and self._last_sequence + 1 - next(iter(self._writing)) >= MAX_WRITES_AHEAD
+
+    def _number(self) -> int:
+        self._last_sequence += 1
+        self._writing[self._last_sequence] = None
+        return self._last_sequence
 
     async def aclose(self) -> None:
         """Ends the stream. Whoever still waits gets UnavailableError."""

@@ -347,7 +347,13 @@ class State:
         Args:
             prefix: those whose names begin with it.
         """
-        return wire.locks_of(await self._link.session.call(wire.locks_op(prefix)))
+        found: builtins.list[LockInfo] = []
+        token = ""
+        while True:
+            page, token = wire.locks_of(await self._link.session.call(wire.locks_op(prefix, page_token=token)))
+            found += page
+            if not token:
+                return found
 
     async def compact(self, revision: int) -> None:
         """Forgets the history before a revision. Keys and their values stay.

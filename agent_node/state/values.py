@@ -128,11 +128,12 @@ class LockWaiter:
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """One lock: who holds it, and who waits, the next one first."""
+    """One lock: who holds it, and who waits, the next one first; of `waiter_count`, the first 100."""
 
     name: str
     holder: LockHolder | None
     waiters: tuple[LockWaiter, ...] = ()
+    waiter_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class StateWatch:
         self.next_revision = start_revision  # where it goes on after a break; 0 until it is known
         self.paused = False  # the coordinator has been told to stop sending, until there is room
         self._events: deque[StateEvent] = deque()
+        self._incomplete: list[StateEvent] = []  # of a revision of which more comes
         self._something = asyncio.Event()
         self._began = asyncio.Event()
         self._error: MusterError | None = None
@@ -95,9 +96,16 @@ class StateWatch:
     def take(self, events: list[StateEvent], through_revision: int) -> None:
         """Events that came, all there are up to a revision. What was seen before a break isn't seen again."""
         first_new = self.next_revision
-        self._events.extend(event for event in events if event.revision >= first_new)
+        if self._incomplete:
+            events = self._incomplete + events
+        self._events.extend(event for event in events if first_new <= event.revision <= through_revision)
+        self._incomplete = [event for event in events if event.revision > through_revision]
         self.next_revision = max(first_new, through_revision + 1)
         self._something.set()
+
+    def begin_again(self) -> None:
+        """It is asked for from `next_revision` on: what came of a later one comes again."""
+        self._incomplete = []
 
     @property
     def full(self) -> bool:
@@ -170,6 +178,7 @@ class Watches:
 
     def _create(self, watch: StateWatch) -> None:
         self._watches[watch.watch_id] = watch
+        watch.begin_again()
         self._say(wire.create_watch(watch.watch_id, watch.key, watch.next_revision, is_prefix=watch.is_prefix, previous=watch.previous))
 
     def _say(self, request: WatchRequest) -> None:

@@ -160,9 +160,9 @@ def leave_lock_op(name: str, waiter_id: str) -> StateOp:
     return StateOp(unlock=pb.UnlockRequest(name=name, waiter_id=waiter_id))
 
 
-def locks_op(prefix: str) -> StateOp:
-    """Asks for locks."""
-    return StateOp(list_locks=pb.ListLocksRequest(prefix=prefix))
+def locks_op(prefix: str, *, page_token: str) -> StateOp:
+    """Asks for a page of locks."""
+    return StateOp(list_locks=pb.ListLocksRequest(prefix=prefix, page_token=page_token))
 
 
 def number_write(op: StateOp, sequence: int) -> None:
@@ -286,8 +286,8 @@ def lock_granted(answer: StateAnswer) -> int | None:
     return answer.lock.token or None
 
 
-def locks_of(answer: StateAnswer) -> list[LockInfo]:
-    """The locks."""
+def locks_of(answer: StateAnswer) -> tuple[list[LockInfo], str]:
+    """A page of locks, and the token of the next one."""
 
     def holder(party: pb.LockParty) -> LockHolder:
         return LockHolder(party.token, _read_author(party.author), party.waiter_id, _ms(party.since_time))
@@ -296,9 +296,14 @@ def locks_of(answer: StateAnswer) -> list[LockInfo]:
         return LockWaiter(party.waiter_id, _read_author(party.author), _ms(party.since_time))
 
     return [
-        LockInfo(each.name, holder(each.holder) if each.HasField("holder") else None, tuple(waiter(party) for party in each.waiters))
+        LockInfo(
+            each.name,
+            holder(each.holder) if each.HasField("holder") else None,
+            tuple(waiter(party) for party in each.waiters),
+            each.waiter_count,
+        )
         for each in answer.list_locks.locks
-    ]
+    ], answer.list_locks.next_page_token
 
 
 def read_entry(entry: pb.StateEntry) -> Entry:

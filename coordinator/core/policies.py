@@ -61,6 +61,8 @@ class NamespaceLimitsPolicy:
     retain_for_s: float | None = None
     max_retained_tasks: int | None = None
     max_retained_bytes: int | None = None
+    max_state_keys: int | None = None
+    max_state_bytes: int | None = None
 
     @property
     def name(self) -> PolicyName:

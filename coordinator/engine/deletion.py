@@ -41,9 +41,10 @@ def _is_durable(shard: Shard, namespace: Namespace) -> None:
         for attempt in agent.running.values():
             sink.stop(StopAttempt(agent.session, attempt.task.spec.task_id, attempt.task.fence, message, lost=True))
         sink.gone(message)
-    for client in [one for one in shard.client_sinks if one.namespace_name == name]:
+    for client in [one for one in shard.client_streams if one.namespace_name == name]:
         client.gone(message)
     namespace.watches.gone(message)
+    shard.state.forget(name)
     if shard.deleted.get(name) is namespace:
         shard.deleted[name] = None
     log.info("namespace.deleted shard=%d namespace=%s", shard.number, name)
@@ -65,7 +66,7 @@ async def purge(shard: Shard, name: str, *, limit: int, calls: int) -> None:
     for _ in range(calls):
         if name not in shard.deleted or shard.deleted[name] is not None:
             return
-        if not await shard.store.purge_namespace(name, limit=limit):
+        if not (await shard.store.purge_namespace(name, limit=limit) or await shard.state.purge(name, limit=limit)):
             if name in shard.deleted and shard.outage_since_s is None:
                 shard.journal(name, NamespaceDeleted(purged=True))
                 del shard.deleted[name]

@@ -24,7 +24,8 @@ from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
 from coordinator.engine.room import StoreRoom
-from coordinator.engine.sinks import AgentSink, ClientSink, Stream
+from coordinator.engine.shared_state import NoSharedState, SharedState, run_together
+from coordinator.engine.sinks import AgentSink, ClientStream, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Page, Watch
@@ -83,7 +84,7 @@ class Shard:
         self.namespaces: dict[str, Namespace] = {}
         self.deleted: dict[str, Namespace | None] = {}  # as `deletion` has it
         self.agent_sinks: dict[str, AgentSink] = {}
-        self.client_sinks: set[ClientSink] = set()
+        self.client_streams: set[ClientStream] = set()
         self.outage_since_s: float | None = None
         self._webhooks_due = partial(webhooks_due or _to_nobody, self)
         self._releaser = Releaser(
@@ -99,6 +100,7 @@ class Shard:
         self._entropy = entropy
         self._default_here = default_here
         self.room = room or StoreRoom()
+        self.state: SharedState = NoSharedState()  # set before it runs
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
@@ -129,7 +131,7 @@ class Shard:
                 continue
             started.set()
             try:
-                await self._write()
+                await run_together(self._write(), self.state.run(self.namespaces))
             except StoreCorrupt as error:
                 log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving("the shard is being rebuilt from its journal: try again")
@@ -169,11 +171,11 @@ class Shard:
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_streams]
         for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
             stream.close(message)
         self.agent_sinks.clear()
-        self.client_sinks.clear()
+        self.client_streams.clear()
         self.namespaces.clear()
         self.deleted.clear()
         self.outage_since_s = None
@@ -246,6 +248,7 @@ class Shard:
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
+            self.state.open(name)
             self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace

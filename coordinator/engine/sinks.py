@@ -38,19 +38,17 @@ class AgentSink(Protocol):
         """End the stream for good: its namespace was deleted."""
 
 
-class ClientSink(Protocol):
-    """A client's session, waiting for tasks to end."""
+class ClientStream(Stream, Protocol):
+    """A client's stream."""
 
     namespace_name: str
+
+
+class ClientSink(ClientStream, Protocol):
+    """A client's session, waiting for tasks to end."""
 
     def result(self, task: Task) -> None:
         """A task that it waits for has ended."""
 
     def recorded(self, task_id: str, record: bytes) -> None:
         """A task that it waits for had ended before: its record says how."""
-
-    def close(self, message: str) -> None:
-        """End the stream: the shard is not served here any more, or not yet again."""
-
-    def gone(self, message: str) -> None:
-        """End the stream for good: its namespace was deleted."""

@@ -21,6 +21,9 @@ from coordinator.journal.server_binary import find_server_binary
 from coordinator.journal.server_process import Launch
 from coordinator.journal.startup_checks import StoreReport, check_store
 from coordinator.ports import ShardStore, StoreFullness
+from coordinator.state.layout import StateKeys
+from coordinator.state.ports import StateStore
+from coordinator.state.redis_store import RedisStateStore
 
 _SHARED_CONNECTIONS = 4  # for what concerns no shard; each shard has its own
 
@@ -51,6 +54,15 @@ class Store:
             )
             for number in range(shards)
         )
+        self._states = tuple(
+            RedisStateStore(
+                pool=client.connection_pool,
+                keys=StateKeys(shard=ShardKeys(prefix=key_prefix, shard=number)),
+                token=shard.token,
+                call_timeout_s=call_timeout_s,
+            )
+            for number, shard in enumerate(self._shards)
+        )
 
     @property
     def report(self) -> StoreReport:
@@ -65,6 +77,10 @@ class Store:
     def shard(self, number: int) -> ShardStore:
         """One shard, from 0: always the same object."""
         return self._shards[number]
+
+    def state(self, number: int) -> StateStore:
+        """The shared state of one shard, likewise. It is written under the shard's claim."""
+        return self._states[number]
 
     async def ping(self) -> None:
         """Returns when the store answers. Raises StoreOutage when it doesn't."""
@@ -88,6 +104,8 @@ class Store:
         try:
             for shard in self._shards:
                 await shard.close()
+            for state in self._states:
+                await state.close()
             await self._client.aclose(close_connection_pool=True)
         finally:
             if self._server is not None:

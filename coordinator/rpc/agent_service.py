@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from coordinator.convert import Bounds
     from coordinator.ids import Entropy
+    from coordinator.rpc.agent_presence import AgentPresence
     from coordinator.rpc.shards import Shards
 
 DEFAULT_DRAIN_S = 30.0
@@ -35,16 +36,18 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         shards: where namespaces live.
         bounds: sizes that reports must keep to.
         entropy: makes session ids.
+        presence: is told which agents come and go.
     """
 
-    def __init__(self, *, shards: Shards, bounds: Bounds, entropy: Entropy) -> None:
+    def __init__(self, *, shards: Shards, bounds: Bounds, entropy: Entropy, presence: AgentPresence) -> None:
         self._shards = shards
         self._bounds = bounds
         self._entropy = entropy
+        self._presence = presence
 
     async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
-        stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
+        stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds, presence=self._presence)
         await serve_stream(context, stream.sender, stream.read(request_iterator))
 
     async def ListAgents(

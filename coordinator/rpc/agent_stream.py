@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coordinator.core.load_map import Agent
     from coordinator.engine.namespace import Namespace
     from coordinator.engine.shard import Shard
+    from coordinator.rpc.agent_presence import AgentPresence
 
 MAX_ASSIGNMENTS = 256  # per message: more only makes the agent wait for the first
 LOOKUP_RETRY_S = 1.0  # while the store is out
@@ -50,14 +51,17 @@ class AgentStream:
         namespace: its namespace.
         session: the session's id.
         bounds: sizes that its reports must keep to.
+        presence: is told of its coming and going; without it, nobody is.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds) -> None:
+    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, presence: AgentPresence | None = None) -> None:
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
         self._session = session
         self._bounds = bounds
+        self._presence = presence
+        self._agent_name = ""
         self._batch_id = 0
         self._unacknowledged: dict[int, list[Ended]] = {}  # assignment batches
         self._lookups: set[asyncio.Task[None]] = set()
@@ -101,6 +105,9 @@ class AgentStream:
         shard.agent_sinks[self._session] = self
         verdicts = sessions.hello(self._namespace.scheduler, self._session, hello, now)
         shard.decided(self._namespace, now)
+        self._agent_name = hello.name
+        if self._presence is not None:
+            self._presence.came(shard, self._namespace, self._namespace.scheduler.load.agents[hello.name])
         settings = shard.settings
         welcome = agent_pb2.Welcome(
             session_id=self._session,
@@ -281,6 +288,8 @@ class AgentStream:
             lookup.cancel()
         if self._patience is not None:
             self._patience.cancel()
+        if self._presence is not None:
+            self._presence.left(self._namespace, self._agent_name, self._session)
         shard = self._shard
         if shard.agent_sinks.get(self._session) is self:
             del shard.agent_sinks[self._session]

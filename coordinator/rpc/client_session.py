@@ -68,7 +68,7 @@ class ClientSession:
 
     async def read(self, messages: AsyncIterator[task_pb2.SessionRequest]) -> None:
         """Handles the client's messages until it closes the stream. Raises MusterError for one that breaks the protocol."""
-        self._shard.client_sinks.add(self)
+        self._shard.client_streams.add(self)
         self.sender.wake()
         try:
             async for message in messages:
@@ -86,7 +86,7 @@ class ClientSession:
         finally:
             for lookup in self._lookups:
                 lookup.cancel()
-            self._shard.client_sinks.discard(self)
+            self._shard.client_streams.discard(self)
             for task_id in self._waits_for:
                 self._namespace.leave(task_id, self)
 

@@ -11,7 +11,7 @@ from coordinator.errors import CursorInvalid, InvalidRequest
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
-MAX_TOKEN_CHARS = 1024  # ours are shorter: JSON from elsewhere may be nested deeper than it can be parsed
+MAX_TOKEN_CHARS = 4096  # ours are shorter: a name in one has at most 1 KiB
 MAX_POSITION_DIGITS = 18
 
 
@@ -31,7 +31,7 @@ class PageToken:
 
     def text(self) -> str:
         """As the caller gets it: opaque."""
-        return base64.urlsafe_b64encode(json.dumps([zlib.crc32(self.query.encode()), self.after]).encode()).decode()
+        return base64.urlsafe_b64encode(json.dumps([zlib.crc32(self.query.encode()), self.after], ensure_ascii=False).encode()).decode()
 
     @classmethod
     def parse(cls, text: str, *, query: str, field: str = "page_token") -> PageToken:
@@ -47,7 +47,9 @@ class PageToken:
         try:
             digest, after = json.loads(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
             known = digest == zlib.crc32(query.encode()) and isinstance(after, str)
-        except (ValueError, TypeError) as error:
+            if known:
+                after.encode()  # JSON may hold halves of characters
+        except (ValueError, TypeError, RecursionError) as error:  # JSON from elsewhere may be nested deeper than it can be parsed
             raise CursorInvalid(f"{field} can't be read: take it from an answer, unchanged", field=field) from error
         if not known:
             raise CursorInvalid(f"{field} comes from another request: begin again without it", field=field)

@@ -9,18 +9,19 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
-from muster.v1 import admin_pb2, admin_pb2_grpc, agent_pb2, agent_pb2_grpc, task_pb2, task_pb2_grpc
+from muster.v1 import admin_pb2, admin_pb2_grpc, agent_pb2, agent_pb2_grpc, state_pb2, state_pb2_grpc, task_pb2, task_pb2_grpc
 
 from coordinator.rpc.status import StatusInterceptor
 
 if TYPE_CHECKING:
     from coordinator.rpc.admin_service import AdminService
     from coordinator.rpc.agent_service import AgentService
+    from coordinator.rpc.state_service import StateService
     from coordinator.rpc.task_service import TaskService
 
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in ((task_pb2, "TaskService"), (agent_pb2, "AgentService"), (admin_pb2, "AdminService"))
+    for module, name in ((task_pb2, "TaskService"), (agent_pb2, "AgentService"), (state_pb2, "StateService"), (admin_pb2, "AdminService"))
 )
 
 OPTIONS = (
@@ -45,13 +46,15 @@ class Server:
     Args:
         tasks: for clients.
         agents: for agents.
+        state: for both.
         admin: for operators.
     """
 
-    def __init__(self, *, tasks: TaskService, agents: AgentService, admin: AdminService) -> None:
+    def __init__(self, *, tasks: TaskService, agents: AgentService, state: StateService, admin: AdminService) -> None:
         self._server = grpc.aio.server(interceptors=[StatusInterceptor()], options=OPTIONS)
         task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)
         agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._server)
+        state_pb2_grpc.add_StateServiceServicer_to_server(state, self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

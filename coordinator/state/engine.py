@@ -6,7 +6,8 @@ by a callback, so that nobody needs a task for each operation; what is seldom is
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from coordinator.errors import Unavailable
@@ -16,7 +17,6 @@ from coordinator.state.hot import HotEntries
 from coordinator.state.lock_waits import LockWait
 from coordinator.state.model import AcquireLock, Command, Limits, LockView
 from coordinator.state.namespace import NamespaceState
-from coordinator.state.outages import keep_asking
 from coordinator.state.ports import EntryPage, EventPage, Facts, StateStore
 from coordinator.state.reads import GetAnswered
 from coordinator.state.updates import Update
@@ -28,8 +28,6 @@ __all__ = ["GetAnswered", "Header", "LockWait", "News", "StateEngine", "WatchStr
 
 log = logging.getLogger(__name__)
 
-DROPPED_AT_ONCE = 1_000  # keys, of a namespace that was deleted
-
 
 class StateEngine:
     """One shard's shared state.
@@ -38,10 +36,10 @@ class StateEngine:
         store: where it is.
         clock: the machine's clock of durations.
         entropy: where nonces and jitter come from.
-        limits: of each namespace.
+        limits: says what holds for a namespace now.
     """
 
-    def __init__(self, *, store: StateStore, clock: Clock, entropy: Entropy, limits: Limits) -> None:
+    def __init__(self, *, store: StateStore, clock: Clock, entropy: Entropy, limits: Callable[[str], Limits]) -> None:
         self._store = store
         self._clock = clock
         self._entropy = entropy
@@ -53,15 +51,20 @@ class StateEngine:
 
     # --- life -------------------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, namespaces: Collection[str]) -> None:
         """Serves until cancelled. Before and after, everything is refused with Unavailable.
 
         Call it once the shard has its claim, whose token the store uses.
+
+        Args:
+            namespaces: those that are there.
 
         Raises:
             ShardLost: another coordinator has the shard.
         """
         failure = self._failure = asyncio.get_running_loop().create_future()
+        for namespace in namespaces:
+            self.open(namespace)
         try:
             await failure
         finally:
@@ -73,34 +76,35 @@ class StateEngine:
             self._namespaces.clear()
 
     def open(self, namespace: str) -> None:
-        """A namespace of this shard is there: what ends in it by itself does from now on.
-
-        To be called for every namespace once `run` serves, and when one is made; again is no error.
-        """
+        """A namespace was made: what ends in it by itself does from now on. Again is no error."""
         if self._failure is not None and namespace not in self._namespaces:
             self._namespaces[namespace] = state = NamespaceState(
                 name=namespace,
                 store=self._store,
                 clock=self._clock,
                 entropy=self._entropy,
-                limits=self._limits,
+                limits=partial(self._limits, namespace),
                 hot=self._hot,
             )
             self._start(state.run(), namespace)
 
-    async def forget(self, namespace: str) -> None:
-        """A namespace was deleted: at once what waits is refused and watches end; then all that it held is removed from the store.
-
-        Nobody may open it again before this has returned.
-        """
+    def forget(self, namespace: str) -> None:
+        """A namespace was deleted: what waits is refused, and watches end. Nobody may open it again before all of it was purged."""
         for task, name in self._tasks.items():
             if name == namespace:
                 task.cancel()
         state = self._namespaces.pop(namespace, None)
         if state is not None:
             state.close(Unavailable(f"namespace {namespace!r} was deleted", reason="NAMESPACE_BEING_DELETED"))
-        while await keep_asking(lambda: self._store.drop(namespace, limit=DROPPED_AT_ONCE)):
-            pass
+
+    async def purge(self, namespace: str, *, limit: int) -> bool:
+        """Removes a part of what the store holds of a deleted namespace, and answers whether there is more.
+
+        Raises:
+            StoreOutage: the store can't be reached.
+            StoreCorrupt: it answered something that must not be.
+        """
+        return await self._store.drop(namespace, limit=limit)
 
     def header(self, namespace: str) -> Header:
         """Where its state is, as far as it is known here."""

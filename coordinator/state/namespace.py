@@ -26,12 +26,14 @@ T = TypeVar("T")
 class NamespaceState:
     """One namespace's shared state, from when it is opened until it is closed. See StateEngine for the arguments."""
 
-    def __init__(self, *, name: str, store: StateStore, clock: Clock, entropy: Entropy, limits: Limits, hot: HotEntries) -> None:
+    def __init__(
+        self, *, name: str, store: StateStore, clock: Clock, entropy: Entropy, limits: Callable[[], Limits], hot: HotEntries
+    ) -> None:
         self.name = name
         self.closed: Unavailable | None = None
         self._store = store
         self._outage = Outage(namespace=name, clock=clock, over=self._outage_over)
-        self._chores = Chores(namespace=name, clock=clock, limits=limits, wake=self._wake)
+        self._chores = Chores(namespace=name, clock=clock, limits=limits(), wake=self._wake)
         self.writer = Writer(
             namespace=name,
             store=store,

@@ -74,7 +74,7 @@ class Writer:
         namespace: whose state.
         store: where it is.
         entropy: where nonces come from.
-        limits: of the namespace.
+        limits: says what holds for the namespace now.
         hot: values of keys that are updated.
         outage: what is known of the store.
         chores: what the namespace does by itself.
@@ -87,7 +87,7 @@ class Writer:
         namespace: str,
         store: StateStore,
         entropy: Entropy,
-        limits: Limits,
+        limits: Callable[[], Limits],
         hot: HotEntries,
         outage: Outage,
         chores: Chores,
@@ -246,8 +246,9 @@ class Writer:
 
     async def _write(self, call: "_Call", chores: Sequence[Command]) -> None:
         commands, nonce, known_revision = [*call.commands, *chores], self._entropy.nonce(), self.seen_revision
+        limits = self._limits()
         written = await self._outage.until_answered(
-            lambda: self._store.write(self._namespace, commands, nonce=nonce, limits=self._limits, known_revision=known_revision)
+            lambda: self._store.write(self._namespace, commands, nonce=nonce, limits=limits, known_revision=known_revision)
         )
         if written.answer is WriteAnswer.FENCED:
             raise ShardLost(f"the shard of namespace {self._namespace!r} was taken over by another coordinator")

@@ -56,7 +56,8 @@ def test_they_are_known_by_their_one_name():
 
 
 @pytest.mark.parametrize(
-    "limits", [NamespaceLimitsPolicy(1, 2, 3.5, 4, 5), NamespaceLimitsPolicy(retain_for_s=0.0), NamespaceLimitsPolicy(max_retained_tasks=0)]
+    "limits",
+    [NamespaceLimitsPolicy(1, 2, 3.5, 4, 5, 6, 7), NamespaceLimitsPolicy(retain_for_s=0.0), NamespaceLimitsPolicy(max_retained_tasks=0)],
 )
 def test_they_travel_as_they_are(limits):
     assert policy_in(policy_out(limits), "p") == limits
@@ -70,6 +71,8 @@ def test_they_travel_as_they_are(limits):
         ({"max_live_bytes": 2**60}, "p.namespace_limits.max_live_bytes"),
         ({"max_retained_tasks": 2**60}, "p.namespace_limits.max_retained_tasks"),
         ({"max_retained_bytes": 2**60}, "p.namespace_limits.max_retained_bytes"),
+        ({"max_state_keys": 0}, "p.namespace_limits.max_state_keys"),
+        ({"max_state_bytes": 2**60}, "p.namespace_limits.max_state_bytes"),
         ({"retain_for": Duration(seconds=-1)}, "p.namespace_limits.retain_for"),
     ],
 )

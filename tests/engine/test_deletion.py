@@ -193,13 +193,13 @@ def test_who_follows_it_is_told():
         class Other(Client):
             namespace_name = "other"
 
-        bench.shard.client_sinks |= {Client(), Other()}
+        bench.shard.client_streams |= {Client(), Other()}
         delete_namespace(bench.shard, namespace)
         assert told == [], "not before it is durable"
         await bench.shard.durable_write()
         assert told == ["namespace 'blue' was deleted"]
         assert (watch.is_gone, watch.closed) == (True, "namespace 'blue' was deleted")
-        bench.shard.client_sinks.clear()
+        bench.shard.client_streams.clear()
 
     on_a_bench(story)
 

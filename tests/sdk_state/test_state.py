@@ -8,7 +8,7 @@ import pytest
 from muster.v1.common_pb2 import Refusal
 
 from agent_node import AttemptLostError, ConflictError, RefusedError, UnavailableError
-from agent_node.state import AgentState, Author
+from agent_node.state import AgentState, Author, session
 from agent_node.state.values import EventKind
 from tests.support.eventually import eventually
 
@@ -123,6 +123,21 @@ async def test_a_write_whose_answer_was_lost_counts_once(state, service):
     assert len(service.ops) == 3
     assert service.ops[1].update.options.sequence == service.ops[2].update.options.sequence != 0
     assert (await state.add("n")).json() == 7
+
+
+async def test_writes_stay_near_the_oldest_that_is_unanswered(state, service, monkeypatch):
+    monkeypatch.setattr(session, "MAX_WRITES_AHEAD", 10)
+    await state.get("warm")
+    service.answering = False
+    writes = [asyncio.ensure_future(state.append("l", number)) for number in range(40)]
+    await eventually(lambda: len(service.ops) == 11, message="the first writes to arrive")
+    writes[0].cancel()
+    reading = asyncio.ensure_future(state.get("k"))
+    await eventually(lambda: len(service.ops) == 13, message="one more write, and the read")
+    service.answering = True
+    await service.break_streams()
+    await asyncio.gather(*writes[1:], reading)
+    assert (await state.get("l")).json() == list(range(40))
 
 
 async def test_what_is_repeated_keeps_its_order(state, service):

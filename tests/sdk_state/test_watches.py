@@ -130,3 +130,14 @@ async def test_what_comes_again_is_not_seen_again(state):
         watch.take(events[:3], 3)
         watch.take(events[1:], 5)
         assert [event.revision for event in await _take(watch, 5)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_revision_that_comes_in_pieces_is_seen_whole(state):
+    async with state.watch(prefix="k", start_revision=1) as watch:
+        events = [StateEvent(EventKind.PUT, f"k{number}", 1 + number // 3) for number in range(6)]
+        watch.take(events[:2], 0)
+        watch.begin_again()  # the stream broke in the middle of it
+        watch.take(events[:2], 0)
+        watch.take(events[2:4], 1)
+        watch.take(events[4:], 2)
+        assert await _take(watch, 6) == events

@@ -23,6 +23,7 @@ from coordinator.state.model import (
     ReleaseLock,
     Transaction,
 )
+from coordinator.state.updates import Add, Append, JsonPatch, MergePatch, SetAdd, SetRemove, Update
 
 MIB = 1024 * 1024
 NEGATIVE = 2**64 - 5  # what arrives of a client that writes -5 into an unsigned number
@@ -56,6 +57,10 @@ def delete_op(key, *, prefix=False):
 
 def compare(**fields):
     return txn(compares=[pb.StateCompare(**{"key": "k", "target": pb.STATE_COMPARE_TARGET_VERSION, **fields})])
+
+
+def update(**fields):
+    return convert_state.update_in(pb.UpdateRequest(**{"key": "k", **fields}), "")
 
 
 def get(*keys):
@@ -109,7 +114,7 @@ def grant(**fields):
         ("options.required_locks[0].name", "KEY_EMPTY", lambda: options(required_locks=[pb.RequiredLock(token=1)])),
         ("options.required_locks[0].token", "INVALID_FIELD", lambda: options(required_locks=[pb.RequiredLock(name="l")])),
         ("options.required_locks[0].token", "INVALID_FIELD", lambda: options(required_locks=[pb.RequiredLock(name="l", token=NEGATIVE)])),
-        ("key", "KEY_EMPTY", lambda: delete()),
+        ("key", "KEY_EMPTY", delete),
         ("key", "KEY_EMPTY", lambda: delete(prefix=True)),
         ("if_revision", "INVALID_FIELD", lambda: delete(key="k", prefix=True, if_revision=1)),
         ("then_ops", "TOO_MANY_OPERATIONS", lambda: txn([put_op(f"k{number}") for number in range(129)])),
@@ -136,12 +141,12 @@ def grant(**fields):
         ("compares[0].number", "INVALID_FIELD", lambda: compare(target=pb.STATE_COMPARE_TARGET_VALUE, number=2)),
         ("compares[0].value", "INVALID_FIELD", lambda: compare(value=b"x")),
         ("compares[0].value", "VALUE_TOO_LARGE", lambda: compare(target=pb.STATE_COMPARE_TARGET_VALUE, value=bytes(MIB + 1))),
-        ("keys", "INVALID_FIELD", lambda: get()),
+        ("keys", "INVALID_FIELD", get),
         ("keys", "INVALID_FIELD", lambda: get(*["k"] * 257)),
         ("keys[1]", "KEY_EMPTY", lambda: get("k", "")),
         ("prefix", "KEY_TOO_LONG", lambda: convert_state.check_prefix("k" * 1025, "prefix")),
         ("prefix", "KEY_HAS_CONTROL_CHARACTERS", lambda: convert_state.check_prefix("\0", "prefix")),
-        ("ttl", "INVALID_FIELD", lambda: grant()),
+        ("ttl", "INVALID_FIELD", grant),
         ("ttl", "INVALID_FIELD", lambda: grant(ttl=Duration(seconds=-3))),
         ("options.client_id", "INVALID_FIELD", lambda: grant(ttl=Duration(seconds=3), options=pb.WriteOptions(sequence=1))),
         ("lease_id", "INVALID_FIELD", lambda: convert_state.lease_id_in(0)),
@@ -152,9 +157,9 @@ def grant(**fields):
         ("ttl", "INVALID_FIELD", lambda: lock(ttl=Duration())),
         ("wait", "INVALID_FIELD", lambda: lock(wait=Duration(seconds=-1))),
         ("author.agent_name", "INVALID_FIELD", lambda: lock(author=pb.StateAuthor(agent_name="\0"))),
-        ("token", "INVALID_FIELD", lambda: keep_lock()),
+        ("token", "INVALID_FIELD", keep_lock),
         ("token", "INVALID_FIELD", lambda: keep_lock(token=NEGATIVE)),
-        ("token", "INVALID_FIELD", lambda: unlock()),
+        ("token", "INVALID_FIELD", unlock),
         ("waiter_id", "INVALID_FIELD", lambda: unlock(token=1, waiter_id="w")),
         ("token", "INVALID_FIELD", lambda: unlock(token=NEGATIVE)),
         ("options.fence", "INVALID_FIELD", lambda: convert_state.attempt_in(pb.WriteOptions(task_id="t"))),
@@ -224,6 +229,26 @@ def test_a_transaction():
         (Compare("a", CompareTarget.VALUE, value=b"0"), Compare("b", CompareTarget.EXISTS, 1)),
         (Read(("a",)),),
     )
+
+
+def test_an_update():
+    items = pb.JsonItems(items=[b"1", b"[]"])
+    changes = {
+        "merge_patch": (b"{}", MergePatch(b"{}")),
+        "json_patch": (b"[]", JsonPatch(b"[]")),
+        "add": ("0.5", Add("0.5")),
+        "append": (items, Append((b"1", b"[]"))),
+        "set_add": (items, SetAdd((b"1", b"[]"))),
+        "set_remove": (items, SetRemove((b"1", b"[]"))),
+    }
+    for name, (given, change) in changes.items():
+        assert update(**{name: given}) == Update("k", change)
+    whole = update(
+        add="1",
+        if_revision=3,
+        options=pb.WriteOptions(client_id="c", sequence=2, required_locks=[pb.RequiredLock(name="l", token=5)]),
+    )
+    assert whole == Update("k", Add("1"), (Compare("k", CompareTarget.MOD_REVISION, 3),), (("l", 5),), Origin(b"", "c", 2))
 
 
 def test_locks():

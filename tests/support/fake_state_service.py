@@ -284,6 +284,7 @@ class FakeStateService(StateServiceServicer):
                 state.holder.author.CopyFrom(lock.author)
             for waiter_id, author, _ in lock.waiters:
                 state.waiters.add(waiter_id=waiter_id, author=author)
+            state.waiter_count = len(lock.waiters)
 
     def _do_stats(self, request: pb.GetStateStatsRequest, answer: pb.GetStateStatsResponse) -> None:
         answer.keys, answer.compact_revision = len(self.entries), self.compact_revision

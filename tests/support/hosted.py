@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import grpc
 import grpc.aio
-from muster.v1 import admin_pb2_grpc, agent_pb2, agent_pb2_grpc, common_pb2, task_pb2, task_pb2_grpc
+from muster.v1 import admin_pb2_grpc, agent_pb2, agent_pb2_grpc, common_pb2, state_pb2_grpc, task_pb2, task_pb2_grpc
 
 from agent_node import clock
 from coordinator.convert import Bounds
@@ -22,6 +22,8 @@ from coordinator.engine.shard import Shard
 from coordinator.engine.webhooks import WebhookSettings
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
 from coordinator.settings import CoordinatorSettings
+from coordinator.state.memory_store import MemoryState, MemoryStateStore, StateCall
+from coordinator.state.model import Limits
 from coordinator.wiring import Coordinator, serve
 from tests.support.eventually import eventually
 from tests.support.refusals import Refused, refused
@@ -65,6 +67,13 @@ class Faults:
             if meddle is not None:
                 meddle()
         return Fault.NONE
+
+    async def of_state(self, call: StateCall) -> Fault:
+        """As MemoryStateStore asks."""
+        if call is StateCall.READ:
+            await self.reading.wait()
+            return self.reads
+        return self.appends
 
     def diverge(self, data: MemoryShard) -> None:
         """The next append finds a journal that somebody else has written to; the claim after it finds it whole."""
@@ -234,6 +243,7 @@ class Hosted:
         self.faults = faults
         self.channel = channel
         self.tasks = task_pb2_grpc.TaskServiceStub(channel)
+        self.state = state_pb2_grpc.StateServiceStub(channel)
         self.agents = agent_pb2_grpc.AgentServiceStub(channel)
         self.admin = admin_pb2_grpc.AdminServiceStub(channel)
         self._closing = closing
@@ -338,6 +348,8 @@ async def _leave(peer: Peer[Any, Any]) -> None:
 async def hosted(
     *,
     data: MemoryShard | None = None,
+    state: MemoryState | None = None,
+    limits: Limits | None = None,
     core: Settings | None = None,
     bounds: Bounds | None = None,
     webhooks: WebhookSettings | None = None,
@@ -346,22 +358,26 @@ async def hosted(
 
     Args:
         data: the shard's, to come back to later; new if not given.
+        state: its shared state, likewise.
+        limits: of a namespace's shared state.
         core: the core's settings.
         bounds: what requests must keep to.
         webhooks: how they are tried.
     """
     faults = Faults()
     store = MemoryShardStore(shard=data or MemoryShard(), now_ms=clock.wall_ms, fault=faults)
+    state_store = MemoryStateStore(state=state or MemoryState(), owns=store.owns, now_ms=clock.wall_ms, fault=faults.of_state)
     settings = CoordinatorSettings(
         listen="127.0.0.1:0",
         shards=1,
         core=core or Settings(),
         bounds=bounds or Bounds(),
         webhooks=webhooks or WebhookSettings(),
+        state=limits or Limits(),
         stop_grace_s=0.0,
     )
     async with (
-        serve(settings, [store], ("memory", "nothing survives")) as running,
+        serve(settings, [store], [state_store], ("memory", "nothing survives")) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
         AsyncExitStack() as closing,
     ):

@@ -6,7 +6,9 @@ from tests.support.hosted import PATIENT_S, Hosted
 
 async def nothing_stays(muster: Hosted) -> None:
     """Ends whatever is live, once all streams have ended, and raises when anything is kept of it."""
-    await eventually(lambda: not (muster.shard.agent_sinks or muster.shard.client_sinks), within_s=PATIENT_S, message="the streams to end")
+    await eventually(
+        lambda: not (muster.shard.agent_sinks or muster.shard.client_streams), within_s=PATIENT_S, message="the streams to end"
+    )
     scheduler, namespace = muster.scheduler, muster.namespace
     agents = [agent for agent in scheduler.load.agents.values() if agent.running]
     for agent in agents:  # what ran is given back by a process that comes again with nothing

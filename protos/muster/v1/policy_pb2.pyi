@@ -221,6 +221,8 @@ class NamespaceLimitsPolicy(_message.Message):
     RETAIN_FOR_FIELD_NUMBER: _builtins.int
     MAX_RETAINED_TASKS_FIELD_NUMBER: _builtins.int
     MAX_RETAINED_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_STATE_KEYS_FIELD_NUMBER: _builtins.int
+    MAX_STATE_BYTES_FIELD_NUMBER: _builtins.int
     max_live_tasks: _builtins.int
     """Live tasks; at least 1. Submits beyond are refused with RESOURCE_EXHAUSTED."""
     max_live_bytes: _builtins.int
@@ -229,6 +231,10 @@ class NamespaceLimitsPolicy(_message.Message):
     """So many ended tasks are retained, the latest."""
     max_retained_bytes: _builtins.int
     """Ended tasks are retained as long as their records have so many bytes together."""
+    max_state_keys: _builtins.int
+    """Keys of shared state; at least 1. Writes that make more are refused with RESOURCE_EXHAUSTED, and nothing that is there goes."""
+    max_state_bytes: _builtins.int
+    """Bytes of the names and values of these keys; at least 1. Likewise."""
     @_builtins.property
     def retain_for(self) -> _duration_pb2.Duration:
         """Ended tasks are retained for this long."""
@@ -241,10 +247,12 @@ class NamespaceLimitsPolicy(_message.Message):
         retain_for: _duration_pb2.Duration | None = ...,
         max_retained_tasks: _builtins.int | None = ...,
         max_retained_bytes: _builtins.int | None = ...,
+        max_state_keys: _builtins.int | None = ...,
+        max_state_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "_max_state_bytes", b"_max_state_bytes", "_max_state_keys", b"_max_state_keys", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "max_state_bytes", b"max_state_bytes", "max_state_keys", b"max_state_keys", "retain_for", b"retain_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "_max_state_bytes", b"_max_state_bytes", "_max_state_keys", b"_max_state_keys", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "max_state_bytes", b"max_state_bytes", "max_state_keys", b"max_state_keys", "retain_for", b"retain_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_live_bytes: _TypeAlias = _typing.Literal["max_live_bytes"]  # noqa: Y015
     _WhichOneofArgType__max_live_bytes: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes"]  # noqa: Y015
@@ -254,6 +262,10 @@ class NamespaceLimitsPolicy(_message.Message):
     _WhichOneofArgType__max_retained_bytes: _TypeAlias = _typing.Literal["_max_retained_bytes", b"_max_retained_bytes"]  # noqa: Y015
     _WhichOneofReturnType__max_retained_tasks: _TypeAlias = _typing.Literal["max_retained_tasks"]  # noqa: Y015
     _WhichOneofArgType__max_retained_tasks: _TypeAlias = _typing.Literal["_max_retained_tasks", b"_max_retained_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__max_state_bytes: _TypeAlias = _typing.Literal["max_state_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_state_bytes: _TypeAlias = _typing.Literal["_max_state_bytes", b"_max_state_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_state_keys: _TypeAlias = _typing.Literal["max_state_keys"]  # noqa: Y015
+    _WhichOneofArgType__max_state_keys: _TypeAlias = _typing.Literal["_max_state_keys", b"_max_state_keys"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_live_bytes) -> _WhichOneofReturnType__max_live_bytes | None: ...
     @_typing.overload
@@ -262,6 +274,10 @@ class NamespaceLimitsPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_bytes) -> _WhichOneofReturnType__max_retained_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_tasks) -> _WhichOneofReturnType__max_retained_tasks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_state_bytes) -> _WhichOneofReturnType__max_state_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_state_keys) -> _WhichOneofReturnType__max_state_keys | None: ...
 
 Global___NamespaceLimitsPolicy: _TypeAlias = NamespaceLimitsPolicy  # noqa: Y015
 

@@ -337,14 +337,16 @@ class WriteOptions(_message.Message):
     client_id: _builtins.str
     """The writing client, unique in the world, and on a session told once. With a sequence, a repetition within ten minutes counts once."""
     sequence: _builtins.int
-    """The client's number for this write, from 1, growing; 0 is none."""
+    """The client's number for this write, from 1, growing; 0 is none. At least a client's last 1,024 are known: one that has more under way
+    may get FAILED_PRECONDITION, reason SEQUENCE_TOO_OLD, for a repetition, and not learn what became of the first.
+    """
     @_builtins.property
     def author(self) -> Global___StateAuthor:
         """Who writes."""
 
     @_builtins.property
     def required_locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequiredLock]:
-        """The locks that it needs."""
+        """The locks that it needs, at most 16."""
 
     def __init__(
         self,
@@ -373,7 +375,7 @@ class GetRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The keys, at most 256."""
+        """The keys, 1 to 256. RESOURCE_EXHAUSTED when they have more than 3 MiB together: ask for fewer."""
 
     def __init__(
         self,
@@ -432,7 +434,7 @@ class PutRequest(_message.Message):
     IF_REVISION_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The key, 1 byte to 1 KiB of UTF-8."""
+    """The key, 1 byte to 1 KiB of UTF-8 without control characters."""
     value: _builtins.bytes
     """The value, at most 1 MiB."""
     content_type: _builtins.str
@@ -440,7 +442,9 @@ class PutRequest(_message.Message):
     lease_id: _builtins.int
     """The lease that it ends with; 0 is none."""
     if_revision: _builtins.int
-    """Only if the key's last write was at this revision; 0: only if it isn't there. ABORTED, reason COMPARE_FAILED, otherwise."""
+    """Only if the key's last write was at this revision; 0: only if it isn't there. Otherwise nothing is written: Put ends with ABORTED,
+    reason COMPARE_FAILED, metadata: mod_revision and version of what is there, 0 when nothing is. A session answers `conflict`.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """After which it is deleted; unset is never. Not beside a lease."""
@@ -493,7 +497,7 @@ class PutResponse(_message.Message):
 
     @_builtins.property
     def conflict(self) -> Global___StateEntry:
-        """When `if_revision` didn't hold, instead of the fields above: what is there; without a key when nothing is."""
+        """On a session, when `if_revision` didn't hold, instead of the fields above: what is there; without a key when nothing is."""
 
     def __init__(
         self,
@@ -597,7 +601,7 @@ class ListRequest(_message.Message):
     prefix: _builtins.str
     """What they begin with; empty is all."""
     page_size: _builtins.int
-    """Keys per page, at most 1,000; 0 is 100."""
+    """Keys per page, at most 1,000; 0 is 100. A page may hold fewer: the values of one are at most 2 MiB together, or one."""
     page_token: _builtins.str
     """From the page before."""
     keys_only: _builtins.bool
@@ -671,7 +675,7 @@ class TxnOp(_message.Message):
 
     @_builtins.property
     def get(self) -> Global___GetRequest:
-        """Read keys, as they were before the transaction."""
+        """Read keys, as they were before the transaction; at most 256 keys and 2 MiB in all."""
 
     def __init__(
         self,
@@ -702,11 +706,11 @@ class TxnRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def compares(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateCompare]:
-        """The conditions; all must hold."""
+        """The conditions, at most 128; all must hold."""
 
     @_builtins.property
     def then_ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___TxnOp]:
-        """What to do then, at most 128 operations, each key written at most once."""
+        """What to do then, at most 128 operations, each key written at most once. An operation that deletes a prefix writes all keys with it."""
 
     @_builtins.property
     def else_ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___TxnOp]:
@@ -911,7 +915,7 @@ class HistoryRequest(_message.Message):
     key: _builtins.str
     """The key."""
     page_size: _builtins.int
-    """Events per page, at most 1,000; 0 is 100."""
+    """Events per page, at most 1,000; 0 is 100. A page may hold fewer."""
     page_token: _builtins.str
     """From the page before."""
     def __init__(
@@ -1348,16 +1352,24 @@ class ListLocksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PREFIX_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """What their names begin with; empty is all."""
+    page_size: _builtins.int
+    """Locks per page, at most 1,000; 0 is 100. A page may hold fewer."""
+    page_token: _builtins.str
+    """From the page before."""
     def __init__(
         self,
         *,
         prefix: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1410,15 +1422,18 @@ class LockState(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     WAITERS_FIELD_NUMBER: _builtins.int
+    WAITER_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
+    waiter_count: _builtins.int
+    """How many wait."""
     @_builtins.property
     def holder(self) -> Global___LockParty:
         """Who holds it; unset when nobody does."""
 
     @_builtins.property
     def waiters(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockParty]:
-        """Who waits, the next one first."""
+        """Who waits, the next one first; of many, the first 100."""
 
     def __init__(
         self,
@@ -1426,10 +1441,11 @@ class LockState(_message.Message):
         name: _builtins.str = ...,
         holder: Global___LockParty | None = ...,
         waiters: _abc.Iterable[Global___LockParty] | None = ...,
+        waiter_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "name", b"name", "waiters", b"waiters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "name", b"name", "waiter_count", b"waiter_count", "waiters", b"waiters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1443,6 +1459,9 @@ class ListLocksResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     LOCKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty when this is the last."""
     @_builtins.property
     def header(self) -> Global___StateHeader:
         """Where the state is."""
@@ -1456,10 +1475,11 @@ class ListLocksResponse(_message.Message):
         *,
         header: Global___StateHeader | None = ...,
         locks: _abc.Iterable[Global___LockState] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "locks", b"locks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "locks", b"locks", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1632,10 +1652,12 @@ class WatchNews(_message.Message):
     created: _builtins.bool
     """It has begun: the first revision that it will see is the next one after `through_revision`."""
     through_revision: _builtins.int
-    """Everything up to this revision has been sent: resume behind it."""
+    """Everything up to this revision has been sent: resume behind it. Events above it belong to a revision of which more comes; whoever
+    resumes before gets all of it again. Now and then it comes without events, while nothing happens to what is watched.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateEvent]:
-        """What happened, in the order of revisions. All events of a revision come in one message."""
+        """What happened, in the order of revisions. Events of one revision that don't fit into one message come in several."""
 
     @_builtins.property
     def refusal(self) -> _common_pb2.Refusal:

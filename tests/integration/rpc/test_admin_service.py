@@ -108,7 +108,13 @@ async def test_reflection_lists_the_services(muster):
     ]))  # fmt: skip
     answers = [answer async for answer in call]
     names = {service.name for service in answers[0].list_services_response.service}
-    services = {"muster.v1.TaskService", "muster.v1.AgentService", "muster.v1.AdminService", "grpc.health.v1.Health"}
+    services = {
+        "muster.v1.TaskService",
+        "muster.v1.AgentService",
+        "muster.v1.StateService",
+        "muster.v1.AdminService",
+        "grpc.health.v1.Health",
+    }
     assert services <= names
     assert answers[1].file_descriptor_response.file_descriptor_proto
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

@@ -136,7 +136,7 @@ async def test_a_client_that_doesnt_read_its_results_is_told_to_attach(muster, m
     await deaf.write(task_pb2.SessionRequest(submit=task_pb2.SubmitBatch(batch_id=1, tasks=tasks)))
     for number, assignment in enumerate(await agent.assigned(60)):
         await agent.succeed(assignment, b"y" * 2**20, batch_id=number)
-    await eventually(lambda: not muster.shard.client_sinks, within_s=PATIENT_S, message="the session to be given up")
+    await eventually(lambda: not muster.shard.client_streams, within_s=PATIENT_S, message="the session to be given up")
     assert not muster.namespace._waiting
     await muster.is_alive()
     refused = await refusal(deaf)
@@ -161,7 +161,7 @@ async def test_a_client_that_doesnt_read_its_acknowledgements_is_not_read_any_fu
             sent += 1
 
     flooding = asyncio.create_task(flood())
-    (session,) = await eventually(lambda: list(muster.shard.client_sinks), message="the session")
+    (session,) = await eventually(lambda: list(muster.shard.client_streams), message="the session")
     await eventually(lambda: session._unanswered >= client_session.MAX_UNANSWERED, within_s=30, message="the limit")
     await muster.is_alive()
     assert session._unanswered == client_session.MAX_UNANSWERED
@@ -170,7 +170,7 @@ async def test_a_client_that_doesnt_read_its_acknowledgements_is_not_read_any_fu
     assert sent - before <= 2
     flooding.cancel()
     deaf.cancel()
-    await eventually(lambda: not muster.shard.client_sinks, message="the session to end")
+    await eventually(lambda: not muster.shard.client_streams, message="the session to end")
 
 
 async def test_attaching_to_more_results_than_a_session_holds_brings_them_all(muster, monkeypatch):

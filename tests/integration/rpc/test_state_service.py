@@ -1,0 +1,612 @@
+"""StateService over real gRPC: every call, what sessions promise, and how bad input is refused."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import admin_pb2
+from muster.v1 import state_pb2 as pb
+
+from coordinator.state.model import Limits
+from tests.support.eventually import eventually
+from tests.support.hosted import PATIENT_S, Peer, hosted, spec_of
+from tests.support.refusals import assert_invalid, refusal
+
+NEGATIVE = 2**64 - 5
+MIB = 1024 * 1024
+SECOND = Duration(seconds=1)
+
+
+class SessionPeer(Peer):
+    """A client's side of StateSession."""
+
+    def __init__(self, call):
+        super().__init__(call)
+        self._ids = 0
+
+    def op(self, **what):
+        self._ids += 1
+        return pb.StateOp(op_id=self._ids, **what)
+
+    async def ask(self, *ops, client_id=""):
+        """Sends operations, and answers what they came to."""
+        await self.send(pb.StateSessionRequest(client_id=client_id, ops=ops))
+        return [await self.answer(op.op_id) for op in ops]
+
+    async def answer(self, op_id):
+        found = await eventually(
+            lambda: [answer for message in self.received for answer in message.answers if answer.op_id == op_id],
+            within_s=PATIENT_S,
+            message=f"the answer to {op_id}",
+        )
+        assert len(found) == 1
+        return found[0]
+
+
+class WatchPeer(Peer):
+    """A client's side of Watch."""
+
+    async def begin(self, *creates):
+        await self.send(pb.WatchRequest(create=creates))
+        await eventually(
+            lambda: (
+                {create.watch_id for create in creates} <= {one.watch_id for one in self.news() if one.created or one.HasField("refusal")}
+            ),
+            within_s=PATIENT_S,
+            message="the watches to begin",
+        )
+
+    def news(self, watch_id=None):
+        return [one for message in self.received for one in message.news if watch_id in (None, one.watch_id)]
+
+    def events(self, watch_id):
+        return [event for one in self.news(watch_id) for event in one.events]
+
+    async def events_of(self, watch_id, number):
+        await eventually(lambda: len(self.events(watch_id)) >= number, within_s=PATIENT_S, message=f"{number} events")
+        return self.events(watch_id)
+
+
+@pytest.fixture
+async def session(muster):
+    peer = SessionPeer(muster.state.StateSession())
+    yield peer
+    if peer.ended is None:
+        await peer.leave()
+
+
+@pytest.fixture
+async def watching(muster):
+    peer = WatchPeer(muster.state.Watch())
+    yield peer
+    if peer.ended is None:
+        await peer.leave()
+
+
+def put(key, value=b"v", **fields):
+    return pb.PutRequest(key=key, value=value, **fields)
+
+
+# --- unary ------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_is_set_read_and_deleted(muster):
+    author = pb.StateAuthor(client_name="me")
+    first = await muster.state.Put(put("k", content_type="text/plain", options=pb.WriteOptions(author=author)))
+    assert (first.revision, first.version, first.create_revision) == (first.header.revision, 1, first.revision)
+    assert first.header.incarnation
+    second = await muster.state.Put(put("k", b"w", if_revision=first.revision))
+    assert (second.version, second.create_revision) == (2, first.revision)
+    got = await muster.state.Get(pb.GetRequest(keys=["none", "k"]))
+    assert [(entry.key, entry.value, entry.mod_revision) for entry in got.entries] == [("k", b"w", second.revision)]
+    assert got.header.revision == second.revision
+    history = await muster.state.History(pb.HistoryRequest(key="k"))
+    assert [event.entry.value for event in history.events] == [b"v", b"w"]
+    assert (history.events[0].author, history.events[0].entry.content_type) == (author, "text/plain")
+    assert history.events[0].event_time.ToMilliseconds() > 0
+    assert (await muster.state.Delete(pb.DeleteRequest(key="k"))).deleted == 1
+    assert (await muster.state.Delete(pb.DeleteRequest(key="k"))).deleted == 0
+    stats = await muster.state.GetStateStats(pb.GetStateStatsRequest())
+    assert (stats.keys, stats.bytes, stats.header.revision) == (0, 0, second.revision + 1)
+
+
+async def test_a_condition_that_fails_ends_a_call(muster):
+    made = await muster.state.Put(put("k"))
+    why = await refusal(muster.state.Put(put("k", if_revision=0)))
+    assert (why.code, why.reason) == (grpc.StatusCode.ABORTED, "COMPARE_FAILED")
+    assert why.metadata == {"mod_revision": str(made.revision), "version": "1"}
+    why = await refusal(muster.state.Delete(pb.DeleteRequest(key="none", if_revision=3)))
+    assert (why.reason, why.metadata["mod_revision"]) == ("COMPARE_FAILED", "0")
+    why = await refusal(muster.state.Update(pb.UpdateRequest(key="k", add="1", if_revision=made.revision + 1)))
+    assert why.reason == "COMPARE_FAILED"
+
+
+async def test_a_list_goes_in_pages(muster):
+    for number in range(5):
+        await muster.state.Put(put(f"k/{number}"))
+    await muster.state.Put(put("ü" * 500))
+    first = await muster.state.List(pb.ListRequest(prefix="k/", page_size=3, keys_only=True))
+    assert [(entry.key, entry.value) for entry in first.entries] == [("k/0", b""), ("k/1", b""), ("k/2", b"")]
+    rest = await muster.state.List(pb.ListRequest(prefix="k/", page_size=3, page_token=first.next_page_token))
+    assert [(entry.key, entry.value) for entry in rest.entries] == [("k/3", b"v"), ("k/4", b"v")]
+    assert not rest.next_page_token
+    long = await muster.state.List(pb.ListRequest(page_size=5))
+    last = await muster.state.List(pb.ListRequest(page_token=long.next_page_token))
+    assert [entry.key for entry in last.entries] == ["ü" * 500]
+    for token in ("?", first.next_page_token, "W1tb" * 1000, "x" * 5000):
+        assert_invalid(await refusal(muster.state.List(pb.ListRequest(prefix="l", page_token=token))), "page_token", "INVALID_PAGE_TOKEN")
+
+
+async def test_pages_of_large_values_are_small(muster):
+    for number in range(5):
+        await muster.state.Put(put(f"k{number}", bytes(MIB)))
+    token, keys, pages = "", [], 0
+    while pages == 0 or token:
+        page = await muster.state.List(pb.ListRequest(prefix="k", page_token=token))
+        keys += [entry.key for entry in page.entries]
+        token, pages = page.next_page_token, pages + 1
+    assert keys == [f"k{number}" for number in range(5)]
+    assert pages >= 3
+    why = await refusal(muster.state.Get(pb.GetRequest(keys=keys)))
+    assert (why.code, why.limits) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ["state_read_bytes"])
+    assert len((await muster.state.Get(pb.GetRequest(keys=keys[:2]))).entries) == 2
+
+
+async def test_a_transaction_reads_before_it_writes(muster):
+    await muster.state.Put(put("a", b"1"))
+    answer = await muster.state.Txn(
+        pb.TxnRequest(
+            compares=[pb.StateCompare(key="a", target=pb.STATE_COMPARE_TARGET_VALUE, value=b"1")],
+            then_ops=[
+                pb.TxnOp(put=put("a", b"2")),
+                pb.TxnOp(put=put("b", b"3")),
+                pb.TxnOp(get=pb.GetRequest(keys=["a", "b"])),
+            ],
+        )
+    )
+    assert (answer.succeeded, answer.revision, [entry.value for entry in answer.entries]) == (True, answer.header.revision, [b"1"])
+    refused = await muster.state.Txn(
+        pb.TxnRequest(
+            compares=[pb.StateCompare(key="a", target=pb.STATE_COMPARE_TARGET_EXISTS)],
+            then_ops=[pb.TxnOp(delete=pb.DeleteRequest(key="a"))],
+            else_ops=[pb.TxnOp(get=pb.GetRequest(keys=["a"]))],
+        )
+    )
+    assert (refused.succeeded, refused.revision, [entry.value for entry in refused.entries]) == (False, 0, [b"2"])
+
+
+async def test_an_update_answers_the_new_value(muster):
+    answer = await muster.state.Update(pb.UpdateRequest(key="n", add="0.5"))
+    assert (answer.entry.key, answer.entry.value, answer.entry.version) == ("n", b"0.5", 1)
+    why = await refusal(muster.state.Update(pb.UpdateRequest(key="n", add="one")))
+    assert why.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert list(why.fields) == ["add"]
+    await muster.state.Put(put("text", b"no JSON"))
+    why = await refusal(muster.state.Update(pb.UpdateRequest(key="text", add="1")))
+    assert (why.code, why.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PATCH_FAILED")
+    await muster.state.Put(put("json", b'{"a": {"b": 1}}'))
+    patch = b'[{"op": "add", "path": "/a/c", "value": 2}, {"op": "remove", "path": "/a/none"}]'
+    why = await refusal(muster.state.Update(pb.UpdateRequest(key="json", json_patch=patch)))
+    assert (why.reason, why.metadata["index"], why.metadata["path"]) == ("PATCH_FAILED", "1", "/a/none")
+    got = await muster.state.Get(pb.GetRequest(keys=["json"]))
+    assert got.entries[0].version == 1
+
+
+async def test_leases(muster):
+    lease_id = (await muster.state.GrantLease(pb.GrantLeaseRequest(ttl=Duration(seconds=60)))).lease_id
+    await muster.state.Put(put("a", lease_id=lease_id))
+    await muster.state.Put(put("b", lease_id=lease_id))
+    await muster.state.KeepLease(pb.KeepLeaseRequest(lease_id=lease_id))
+    await muster.state.RevokeLease(pb.RevokeLeaseRequest(lease_id=lease_id))
+    assert not (await muster.state.Get(pb.GetRequest(keys=["a", "b"]))).entries
+    for call in (
+        muster.state.KeepLease(pb.KeepLeaseRequest(lease_id=lease_id)),
+        muster.state.RevokeLease(pb.RevokeLeaseRequest(lease_id=77)),
+        muster.state.Put(put("a", lease_id=lease_id)),
+    ):
+        why = await refusal(call)
+        assert (why.code, why.reason) == (grpc.StatusCode.NOT_FOUND, "LEASE_NOT_FOUND")
+
+
+async def test_what_has_a_time_to_live_expires_for_all_to_see(muster, watching):
+    await watching.begin(pb.CreateWatch(watch_id=1, key="k", previous=True))
+    await muster.state.Put(put("k", ttl=Duration(nanos=20_000_000)))
+    written, expired = await watching.events_of(1, 2)
+    assert (written.kind, expired.kind) == (pb.STATE_EVENT_KIND_PUT, pb.STATE_EVENT_KIND_EXPIRED)
+    assert (expired.previous, expired.revision > written.revision) == (written.entry, True)
+    assert not (await muster.state.Get(pb.GetRequest(keys=["k"]))).entries
+
+
+async def test_locks_pass_from_one_to_the_next(muster):
+    author = pb.StateAuthor(agent_name="first")
+    ask = {"name": "l", "ttl": Duration(seconds=60), "wait": Duration(seconds=60)}
+    first = await muster.state.Lock(pb.LockRequest(waiter_id="one", author=author, **ask))
+    assert (await muster.state.Lock(pb.LockRequest(waiter_id="one", **ask))).token == first.token
+    assert (await muster.state.Lock(pb.LockRequest(name="l", waiter_id="x", ttl=SECOND))).token == 0
+    waiting = muster.state.Lock(pb.LockRequest(waiter_id="two", **ask))
+
+    async def locks():
+        return (await muster.state.ListLocks(pb.ListLocksRequest())).locks
+
+    async def waits():
+        [lock] = await locks()
+        return [waiter.waiter_id for waiter in lock.waiters] == ["two"] and lock.waiter_count == 1
+
+    await eventually(waits, message="the second in line")
+    [lock] = await locks()
+    assert (lock.name, lock.holder.token, lock.holder.author, lock.holder.waiter_id) == ("l", first.token, author, "one")
+    guarded = pb.WriteOptions(required_locks=[pb.RequiredLock(name="l", token=first.token)])
+    await muster.state.Put(put("k", options=guarded))
+    await muster.state.KeepLock(pb.KeepLockRequest(name="l", token=first.token))
+    await muster.state.Unlock(pb.UnlockRequest(name="l", token=first.token))
+    second = await waiting
+    assert second.token > first.token
+    for call in (
+        muster.state.Put(put("k", b"late", options=guarded)),
+        muster.state.KeepLock(pb.KeepLockRequest(name="l", token=first.token)),
+        muster.state.Unlock(pb.UnlockRequest(name="l", token=first.token)),
+        muster.state.Update(pb.UpdateRequest(key="n", add="1", options=guarded)),
+        muster.state.Delete(pb.DeleteRequest(key="k", options=guarded)),
+        muster.state.Txn(pb.TxnRequest(then_ops=[pb.TxnOp(put=put("k"))], options=guarded)),
+    ):
+        why = await refusal(call)
+        assert (why.code, why.reason) == (grpc.StatusCode.ABORTED, "LOCK_LOST")
+        assert (why.metadata["holder_token"], why.metadata["holder_waiter_id"]) == (str(second.token), "two")
+    await muster.state.Unlock(pb.UnlockRequest(name="l", token=second.token))
+    why = await refusal(muster.state.Put(put("k", options=guarded)))
+    assert (why.reason, "holder" in why.metadata) == ("LOCK_LOST", False)
+    assert (await muster.state.Get(pb.GetRequest(keys=["k"]))).entries[0].version == 1
+    assert (await refusal(muster.state.Unlock(pb.UnlockRequest(name="l", waiter_id="x")))).reason == "NOT_WAITING"
+
+
+async def test_history_is_forgotten_on_request(muster, watching):
+    revisions = [(await muster.state.Put(put("k", str(number).encode()))).revision for number in range(4)]
+    await muster.state.Compact(pb.CompactRequest(revision=revisions[2]))
+    history = await muster.state.History(pb.HistoryRequest(key="k"))
+    assert [event.revision for event in history.events] == revisions[2:]
+    assert (await muster.state.GetStateStats(pb.GetStateStatsRequest())).compact_revision == revisions[2]
+    why = await refusal(muster.state.Compact(pb.CompactRequest(revision=revisions[3] + 100)))
+    assert (why.code, why.reason) == (grpc.StatusCode.OUT_OF_RANGE, "FUTURE_REVISION")
+    assert_invalid(await refusal(muster.state.Compact(pb.CompactRequest())), "revision")
+    await watching.begin(pb.CreateWatch(watch_id=1, key="k", start_revision=revisions[0]))
+    [news] = watching.news(1)
+    assert (news.refusal.code, news.refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE.value[0], "COMPACTED")
+    assert news.refusal.metadata["compact_revision"] == str(revisions[2])
+    await watching.begin(pb.CreateWatch(watch_id=2, key="k", start_revision=revisions[2]))
+    assert [event.revision for event in await watching.events_of(2, 2)] == revisions[2:]
+
+
+async def test_a_history_goes_in_pages(muster):
+    for number in range(5):
+        await muster.state.Put(put("k", str(number).encode()))
+        await muster.state.Put(put("other"))
+    token, values = "", []
+    while True:
+        page = await muster.state.History(pb.HistoryRequest(key="k", page_size=2, page_token=token))
+        assert len(page.events) <= 2
+        values += [event.entry.value for event in page.events]
+        token = page.next_page_token
+        if not token:
+            break
+    assert values == [b"0", b"1", b"2", b"3", b"4"]
+    first = await muster.state.History(pb.HistoryRequest(key="k", page_size=2))
+    why = await refusal(muster.state.History(pb.HistoryRequest(key="other", page_token=first.next_page_token)))
+    assert_invalid(why, "page_token", "INVALID_PAGE_TOKEN")
+
+
+async def test_bad_calls_are_refused_field_by_field(muster):
+    state = muster.state
+    for call, field, reason in (
+        (state.Put(put("")), "key", "KEY_EMPTY"),
+        (state.Put(put("k" * 1025)), "key", "KEY_TOO_LONG"),
+        (state.Put(put("a\0b")), "key", "KEY_HAS_CONTROL_CHARACTERS"),
+        (state.Put(put("k", bytes(MIB + 1))), "value", "VALUE_TOO_LARGE"),
+        (state.Put(put("k", ttl=Duration(seconds=-1))), "ttl", "INVALID_FIELD"),
+        (state.Put(put("k", ttl=SECOND, lease_id=1)), "ttl", "INVALID_FIELD"),
+        (state.Put(put("k", options=pb.WriteOptions(task_id="t"))), "options.fence", "INVALID_FIELD"),
+        (state.Get(pb.GetRequest(keys=["k"] * 257)), "keys", "INVALID_FIELD"),
+        (state.List(pb.ListRequest(prefix="\0")), "prefix", "KEY_HAS_CONTROL_CHARACTERS"),
+        (state.History(pb.HistoryRequest()), "key", "KEY_EMPTY"),
+        (state.ListLocks(pb.ListLocksRequest(prefix="p" * 1025)), "prefix", "KEY_TOO_LONG"),
+        (state.ListLocks(pb.ListLocksRequest(page_token="?")), "page_token", "INVALID_PAGE_TOKEN"),
+        (state.Txn(pb.TxnRequest(then_ops=[pb.TxnOp(put=put("k"))] * 2)), "then_ops[1]", "KEY_WRITTEN_TWICE"),
+        (state.Update(pb.UpdateRequest(key="k")), "change", "INVALID_FIELD"),
+        (state.GrantLease(pb.GrantLeaseRequest()), "ttl", "INVALID_FIELD"),
+        (state.KeepLease(pb.KeepLeaseRequest(lease_id=NEGATIVE)), "lease_id", "INVALID_FIELD"),
+        (state.Lock(pb.LockRequest(name="l", ttl=SECOND)), "waiter_id", "INVALID_FIELD"),
+        (state.KeepLock(pb.KeepLockRequest(name="l")), "token", "INVALID_FIELD"),
+        (state.Unlock(pb.UnlockRequest(name="l")), "token", "INVALID_FIELD"),
+    ):
+        assert_invalid(await refusal(call), field, reason)
+    stats = await state.GetStateStats(pb.GetStateStatsRequest())
+    assert (stats.keys, stats.header.revision) == (0, 0)
+
+
+async def test_a_key_that_is_no_utf8_is_no_message(muster):
+    call = muster.channel.unary_unary("/muster.v1.StateService/Put")(b"\x0a\x02\xff\xfe")
+    why = await refusal(call)
+    assert (why.code, why.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
+
+
+async def test_limits_say_which_and_how_full():
+    limits = Limits(max_keys=2, max_bytes=1000, max_prefix_deletes=1, max_leases=1)
+    async with hosted(limits=limits) as muster:
+        await muster.state.Put(put("a"))
+        why = await refusal(muster.state.Put(put("b", bytes(1000))))
+        assert (why.code, why.limits, why.metadata["allowed"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ["state_bytes"], "1000")
+        await muster.state.Put(put("b"))
+        why = await refusal(muster.state.Put(put("c")))
+        assert (why.limits, why.metadata) == (["state_keys"], {"limit": "state_keys", "used": "2", "allowed": "2"})
+        await muster.state.GrantLease(pb.GrantLeaseRequest(ttl=SECOND))
+        assert (await refusal(muster.state.GrantLease(pb.GrantLeaseRequest(ttl=SECOND)))).limits == ["state_leases"]
+        await muster.state.Put(put("a", b"w"))  # what makes nothing larger goes on
+
+
+async def test_a_namespace_that_is_not_there(muster):
+    elsewhere = (("muster-namespace", "nowhere"),)
+    why = await refusal(muster.state.Put(put("k"), metadata=elsewhere))
+    assert why.reason == "NAMESPACE_NOT_FOUND"
+    why = await refusal(muster.state.Watch(metadata=elsewhere))
+    assert why.reason == "NAMESPACE_NOT_FOUND"
+
+
+async def test_namespaces_have_states_of_their_own(muster):
+    await muster.admin.CreateNamespace(admin_pb2.CreateNamespaceRequest(name="other"))
+    other = {"metadata": (("muster-namespace", "other"),)}
+    await muster.state.Put(put("k"), **other)
+    assert not (await muster.state.Get(pb.GetRequest(keys=["k"]))).entries
+    session, watching = SessionPeer(muster.state.StateSession(**other)), WatchPeer(muster.state.Watch(**other))
+    await session.ask(session.op(get=pb.GetRequest(keys=["k"])))
+    await watching.begin(pb.CreateWatch(watch_id=1, key="k"))
+    await muster.admin.DeleteNamespace(admin_pb2.DeleteNamespaceRequest(name="other"))
+    for stream in (session, watching):
+        assert (await stream.end()).reason == "NAMESPACE_NOT_FOUND"
+    assert (await refusal(muster.state.Get(pb.GetRequest(keys=["k"]), **other))).reason == "NAMESPACE_NOT_FOUND"
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_answers_each_operation(session):
+    op = session.op
+    done = await session.ask(
+        op(put=put("a")),
+        op(get=pb.GetRequest(keys=["a"])),
+        op(update=pb.UpdateRequest(key="n", add="2")),
+        op(txn=pb.TxnRequest(then_ops=[pb.TxnOp(get=pb.GetRequest(keys=["n"]))])),
+        op(delete=pb.DeleteRequest(key="a")),
+        op(get=pb.GetRequest(keys=["a", "n"])),
+        op(list=pb.ListRequest()),
+        op(history=pb.HistoryRequest(key="a")),
+        op(compact=pb.CompactRequest(revision=1)),
+        op(grant_lease=pb.GrantLeaseRequest(ttl=SECOND)),
+        op(keep_lease=pb.KeepLeaseRequest(lease_id=1)),
+        op(revoke_lease=pb.RevokeLeaseRequest(lease_id=1)),
+        op(lock=pb.LockRequest(name="l", waiter_id="w", ttl=SECOND)),
+        op(keep_lock=pb.KeepLockRequest(name="l", token=1)),
+        op(unlock=pb.UnlockRequest(name="l", waiter_id="w")),
+        op(list_locks=pb.ListLocksRequest()),
+        op(stats=pb.GetStateStatsRequest()),
+        op(),
+        op(put=put("")),
+    )
+    kinds = [answer.WhichOneof("answer") for answer in done]
+    assert kinds[:10] == ["put", "get", "update", "txn", "delete", "get", "list", "history", "compact", "grant_lease"]
+    assert kinds[10:] == ["refusal", "refusal", "lock", "refusal", "unlock", "list_locks", "stats", "refusal", "refusal"]
+    assert [entry.value for entry in done[1].get.entries] == [b"v"]
+    assert [entry.value for entry in done[3].txn.entries] == [b"2"]
+    assert [entry.key for entry in done[5].get.entries] == ["n"]
+    assert (done[17].refusal.field, done[18].refusal.reason) == ("op", "KEY_EMPTY")
+
+
+async def test_operations_take_effect_in_their_order(session):
+    writes = [session.op(update=pb.UpdateRequest(key="l", append=pb.JsonItems(items=[b"%d" % number]))) for number in range(200)]
+    answers = await session.ask(*writes, session.op(get=pb.GetRequest(keys=["l"])))
+    assert answers[-1].get.entries[0].version == 200
+    assert [len(answer.update.entry.value.split(b",")) for answer in answers[:-1]] == list(range(1, 201))
+
+
+async def test_a_condition_that_fails_in_a_session_says_what_is_there(session):
+    made, conflict, missing = await session.ask(
+        session.op(put=put("k", b"1")),
+        session.op(put=put("k", b"2", if_revision=0)),
+        session.op(delete=pb.DeleteRequest(key="none", if_revision=7)),
+    )
+    assert (conflict.put.conflict.value, conflict.put.revision) == (b"1", 0)
+    assert conflict.put.conflict.mod_revision == made.put.revision
+    assert missing.delete.HasField("conflict")
+    assert not missing.delete.conflict.key
+
+
+async def test_a_write_that_is_repeated_counts_once(muster, session):
+    options = pb.WriteOptions(sequence=1)
+    add = pb.UpdateRequest(key="n", add="5", options=options)
+    [first] = await session.ask(session.op(update=add), client_id="client")
+    other = SessionPeer(muster.state.StateSession())
+    [again] = await other.ask(other.op(update=add), client_id="client")
+    assert (again.update.entry.value, again.update.entry.mod_revision) == (b"5", first.update.entry.mod_revision)
+    [told] = await other.ask(other.op(update=pb.UpdateRequest(key="n", add="5", options=pb.WriteOptions(sequence=1, client_id="another"))))
+    assert told.update.entry.value == b"10"
+    unary = pb.UpdateRequest(key="n", add="5", options=pb.WriteOptions(sequence=1, client_id="client"))
+    await muster.state.Update(unary)
+    assert (await muster.state.Get(pb.GetRequest(keys=["n"]))).entries[0].value == b"10"
+    await other.leave()
+
+
+async def test_what_breaks_the_protocol_ends_the_session(muster):
+    too_many = SessionPeer(muster.state.StateSession())
+    await too_many.send(pb.StateSessionRequest(ops=[pb.StateOp(op_id=1)] * 257))
+    assert_invalid(await too_many.end(), "ops")
+    renamed = SessionPeer(muster.state.StateSession())
+    await renamed.send(pb.StateSessionRequest(client_id="a"))
+    await renamed.send(pb.StateSessionRequest(client_id="b"))
+    assert_invalid(await renamed.end(), "client_id")
+    nameless = SessionPeer(muster.state.StateSession())
+    await nameless.send(pb.StateSessionRequest(client_id="x" * 129))
+    assert_invalid(await nameless.end(), "client_id")
+
+
+async def test_whoever_has_said_all_still_gets_the_answers(session):
+    ops = [session.op(put=put(f"k{number}")) for number in range(100)]
+    await session.send(pb.StateSessionRequest(ops=ops))
+    await session.finish()
+    assert session.ended.code is grpc.StatusCode.OK
+    assert len([await session.answer(op.op_id) for op in ops]) == 100
+
+
+async def test_who_does_not_read_is_not_read_from(muster):
+    """A client that sends and sends without reading its answers holds a bounded part of this process."""
+    call = muster.state.StateSession()
+    big = bytes(MIB)
+    await call.write(pb.StateSessionRequest(ops=[pb.StateOp(op_id=1, put=put("big", big))]))
+
+    async def flood():
+        for number in range(2, 10_000):
+            await call.write(pb.StateSessionRequest(ops=[pb.StateOp(op_id=number, get=pb.GetRequest(keys=["big"]))]))
+
+    flooding = asyncio.ensure_future(flood())
+    [session] = await eventually(lambda: list(muster.shard.client_streams), message="the session")
+    await eventually(session.is_full, within_s=PATIENT_S, message="the session to stop reading")
+    answered = 0
+    async for message in call:
+        answered += len(message.answers)
+        if answered == 300:
+            break
+    assert session.held_bytes < 150 * MIB
+    flooding.cancel()
+    call.cancel()
+
+
+async def test_a_wait_for_a_lock_holds_up_nothing(session):
+    take = {"name": "l", "ttl": Duration(seconds=60), "wait": Duration(seconds=60)}
+    [first] = await session.ask(session.op(lock=pb.LockRequest(waiter_id="a", **take)))
+    waits = [session.op(lock=pb.LockRequest(waiter_id=f"w{number}", **take)) for number in range(200)]
+    await session.send(pb.StateSessionRequest(ops=waits))
+    [unlocked] = await session.ask(session.op(unlock=pb.UnlockRequest(name="l", token=first.lock.token)))
+    assert unlocked.HasField("unlock")
+    granted = await session.answer(waits[0].op_id)
+    assert granted.lock.token > first.lock.token
+    await session.send(pb.StateSessionRequest(ops=[session.op(unlock=pb.UnlockRequest(name="l", token=granted.lock.token))]))
+    assert (await session.answer(waits[1].op_id)).lock.token > granted.lock.token
+
+
+# --- watches ------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_many_watches_share_a_stream(muster, watching):
+    await watching.begin(
+        pb.CreateWatch(watch_id=1, key="a"),
+        pb.CreateWatch(watch_id=2, key="a", prefix=True, previous=True),
+        pb.CreateWatch(watch_id=3, prefix=True),
+        pb.CreateWatch(watch_id=4, key="nothing"),
+    )
+    await muster.state.Txn(pb.TxnRequest(then_ops=[pb.TxnOp(put=put("a")), pb.TxnOp(put=put("ab")), pb.TxnOp(put=put("c"))]))
+    await muster.state.Delete(pb.DeleteRequest(key="ab"))
+    assert [event.key for event in await watching.events_of(1, 1)] == ["a"]
+    assert [event.key for event in await watching.events_of(2, 3)] == ["a", "ab", "ab"]
+    assert [event.key for event in await watching.events_of(3, 4)] == ["a", "ab", "c", "ab"]
+    assert watching.events(2)[2].previous.value == b"v"
+    assert not watching.events(4)
+    through = {watch_id: max(one.through_revision for one in watching.news(watch_id)) for watch_id in (1, 2, 3)}
+    assert through[3] == through[2] == 2
+    await watching.send(pb.WatchRequest(cancel=[3, 77]))
+    await watching.begin(pb.CreateWatch(watch_id=5, key="z"))
+    await muster.state.Put(put("z"))
+    await watching.events_of(5, 1)
+    assert len(watching.events(3)) == 4
+
+
+async def test_a_bad_watch_is_refused_alone(muster, watching):
+    await watching.begin(
+        pb.CreateWatch(watch_id=1, key="a"), pb.CreateWatch(watch_id=2), pb.CreateWatch(watch_id=3, key="a", start_revision=NEGATIVE)
+    )
+    assert [watching.news(watch_id)[0].refusal.field for watch_id in (2, 3)] == ["create[1].key", "create[2].start_revision"]
+    await muster.state.Put(put("a"))
+    await watching.events_of(1, 1)
+    await watching.send(pb.WatchRequest(create=[pb.CreateWatch(watch_id=1, key="b")]))
+    await eventually(lambda: [one for one in watching.news(1) if one.HasField("refusal")], message="the number to be refused")
+
+
+async def test_whoever_begins_no_more_watches_still_sees(muster, watching):
+    await watching.begin(pb.CreateWatch(watch_id=1, key="a"))
+    await watching.call.done_writing()
+    await muster.state.Put(put("a"))
+    await watching.events_of(1, 1)
+    none = WatchPeer(muster.state.Watch())
+    await none.finish()
+    assert none.ended.code is grpc.StatusCode.OK
+
+
+# --- attempts and agents ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_write_tied_to_an_attempt_needs_it_to_be_current(muster, session):
+    agent = await muster.agent(ready=1)
+    await muster.submit("task")
+    (assignment,) = await agent.assigned()
+    tied = pb.WriteOptions(task_id="task", fence=assignment.fence)
+    await muster.state.Put(put("k", options=tied))
+    [done] = await session.ask(session.op(put=put("k", options=tied)))
+    assert done.put.version == 2
+    for wrong in (pb.WriteOptions(task_id="task", fence=assignment.fence + 1), pb.WriteOptions(task_id="other", fence=assignment.fence)):
+        why = await refusal(muster.state.Put(put("k", options=wrong)))
+        assert (why.code, why.reason) == (grpc.StatusCode.ABORTED, "STALE_ATTEMPT")
+    await agent.succeed(assignment)
+    why = await refusal(muster.state.Update(pb.UpdateRequest(key="n", add="1", options=tied)))
+    assert why.reason == "STALE_ATTEMPT"
+    for request in (
+        {"put": put("k", options=tied)},
+        {"delete": pb.DeleteRequest(key="k", options=tied)},
+        {"txn": pb.TxnRequest(then_ops=[pb.TxnOp(put=put("k"))], options=tied)},
+        {"update": pb.UpdateRequest(key="n", add="1", options=tied)},
+        {"grant_lease": pb.GrantLeaseRequest(ttl=SECOND, options=tied)},
+        {"revoke_lease": pb.RevokeLeaseRequest(lease_id=1, options=tied)},
+    ):
+        [answer] = await session.ask(session.op(**request))
+        assert answer.refusal.reason == "STALE_ATTEMPT", request
+    got = await muster.state.Get(pb.GetRequest(keys=["k", "n"]))
+    assert [(entry.key, entry.version) for entry in got.entries] == [("k", 2)]
+
+
+async def test_whether_an_attempt_is_current_is_not_said_before_it_is_durable(muster):
+    agent = await muster.agent(ready=1)
+    await muster.submit("task")
+    (assignment,) = await agent.assigned()
+    muster.faults.outage()
+    await agent.send(_success(assignment))  # decided in memory, and not durable while the store is out
+    await eventually(lambda: "task" not in muster.scheduler.state.tasks, message="the result to be taken")
+    tied = pb.WriteOptions(task_id="task", fence=assignment.fence)
+    asked = muster.state.Put(put("k", options=tied))
+    await eventually(lambda: muster.shard.outage_since_s is not None, message="the outage to be noticed")
+    muster.faults.over()
+    why = await refusal(asked)
+    assert why.reason in ("STALE_ATTEMPT", "STORE_UNAVAILABLE")
+
+
+def _success(assignment):
+    from muster.v1 import agent_pb2
+
+    from tests.support.hosted import success
+
+    result = success(assignment.task.task_id, assignment.fence, b"done")
+    return agent_pb2.ConnectRequest(results=agent_pb2.ResultBatch(batch_id=1, results=[result]))
+
+
+async def test_agents_come_and_go_for_all_to_see(muster, watching):
+    await watching.begin(pb.CreateWatch(watch_id=1, key="agents/", prefix=True))
+    first = await muster.agent("worker", ["work", "more"])
+    (came,) = await watching.events_of(1, 1)
+    assert came.key == "agents/worker/presence"
+    assert came.entry.lease_id > 0
+    assert b'"capabilities": ["more", "work"]' in came.entry.value
+    assert came.author.client_name == "coordinator"
+    second = await muster.agent("worker", ["work"])  # another process of that name: the first one's end is no going
+    await first.end()
+    await watching.events_of(1, 2)
+    await muster.agent("another")
+    assert [event.key for event in await watching.events_of(1, 3)] == ["agents/worker/presence"] * 2 + ["agents/another/presence"]
+    await second.leave()
+    gone = (await watching.events_of(1, 4))[3]
+    assert (gone.key, gone.kind) == ("agents/worker/presence", pb.STATE_EVENT_KIND_DELETED)
+    await muster.submit(spec_of("alive"))
