@@ -4,14 +4,17 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from coordinator.errors import LimitReached, MusterError, Unavailable
 from coordinator.state.model import Entry
 from coordinator.state.outages import read_within
 from coordinator.state.ports import StateStore
 from coordinator.state.writer import Header, Writer
+
+T = TypeVar("T")
 
 MAX_KEYS = 512  # of one call
 MAX_QUEUED = 50_000
@@ -39,6 +42,19 @@ class Reads:
         self._wake = asyncio.Event()
         self._under_way: list[_Get] = []
         self._closed: Unavailable | None = None
+        self._opened = asyncio.Event()
+
+    def opened(self) -> None:
+        """It is known where the state is: until then nothing is answered."""
+        self._opened.set()
+
+    async def ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Reads once the state is open. Raises Unavailable when it takes longer than a second."""
+        return await read_within(ask if self._opened.is_set() else partial(self._once_open, ask))
+
+    async def _once_open(self, ask: Callable[[], Awaitable[T]]) -> T:
+        await self._opened.wait()
+        return await ask()
 
     def get(self, keys: Sequence[str], answered: GetAnswered, *, behind: int) -> None:
         """See StateEngine.get."""
@@ -106,7 +122,7 @@ class Reads:
         failure: Unavailable | None = None
         revision = 0
         try:
-            revision, found = await read_within(lambda: self._store.get(self._namespace, keys))
+            revision, found = await self.ask(lambda: self._store.get(self._namespace, keys))
             entries = list(found)
         except Unavailable as error:
             failure = error
