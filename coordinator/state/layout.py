@@ -72,7 +72,7 @@ EVENT = struct.Struct(">BQQH")
 HOLDER = struct.Struct(">QcQQ")
 PLACE = struct.Struct(">QQQ")
 VERDICT = struct.Struct(">BBQQH")  # outcome, flags, revision, number, how many puts follow
-WRITTEN = struct.Struct(">QQQ")  # of a put: create revision, version, date
+WRITTEN = struct.Struct(">QQQQ")  # of a put: create revision, version, date, lease
 
 
 @dataclass(frozen=True, slots=True)

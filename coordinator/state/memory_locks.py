@@ -124,32 +124,28 @@ class MemoryLocks:
             if lock is None or lock.holder.token != command.token:
                 return self.lost(command.name)
         elif lock is not None and command.waiter_id in lock.line:
-            del lock.line[command.waiter_id]
-            self._deadlines.drop(waiter_deadline(command.name.encode(), command.waiter_id.encode()))
+            self.drop_waiter(command.name, command.waiter_id)
             return Verdict(Outcome.DONE)
         elif lock is None or lock.holder.waiter_id != command.waiter_id:
             return Verdict(Outcome.NOT_WAITING)
         return Verdict(Outcome.DONE, grants=self.pass_on(command.name, now))
 
     def pass_on(self, name: str, now: int) -> tuple[Grant, ...]:
-        """The holder is gone: the next one that still waits has the lock."""
+        """The holder is gone: the next in line has the lock."""
         lock = self._locks[name]
         self._deadlines.drop(holder_deadline(name.encode()))
-        for waiter_id, waiter in list(lock.line.items()):
-            del lock.line[waiter_id]
-            member = waiter_deadline(name.encode(), waiter_id.encode())
-            due = max(self._deadlines.due[member], self._deadlines.extended_ms + waiter.ttl_ms)
-            self._deadlines.drop(member)
-            if due > now:
-                waiter.token, waiter.confirmed, waiter.since_ms = self._next_revision(), False, now
-                lock.holder = waiter
-                self._deadlines.put(holder_deadline(name.encode()), now + CONFIRM_MS)
-                return (Grant(name=name, waiter_id=waiter_id, token=waiter.token),)
-        del self._locks[name]
-        return ()
+        if not lock.line:
+            del self._locks[name]
+            return ()
+        waiter_id, waiter = next(iter(lock.line.items()))
+        self.drop_waiter(name, waiter_id)
+        waiter.token, waiter.confirmed, waiter.since_ms = self._next_revision(), False, now
+        lock.holder = waiter
+        self._deadlines.put(holder_deadline(name.encode()), now + CONFIRM_MS)
+        return (Grant(name=name, waiter_id=waiter_id, token=waiter.token),)
 
     def drop_waiter(self, name: str, waiter_id: str) -> None:
-        """A waiter hasn't asked for too long."""
+        """A waiter is no longer in line."""
         del self._locks[name].line[waiter_id]
         self._deadlines.drop(waiter_deadline(name.encode(), waiter_id.encode()))
 

@@ -294,7 +294,7 @@ class MemoryNamespace:
         del self.names[bisect_left(self.names, key.encode())]
         if entry.lease_id:
             self._leases[entry.lease_id].keys.discard(key)
-        if self._ttls.pop(key, None):
+        if self._ttls.pop(key, 0):
             self.deadlines.drop(key_deadline(key.encode()))
         self.events.append(Event(kind, key, revision, None, entry.mod_revision, author, now))
 

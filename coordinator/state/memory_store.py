@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from coordinator.journal.memory_store import Fault
-from coordinator.ports import StoreOutage
+from coordinator.ports import MAX_READ_BYTES, StoreOutage
 from coordinator.state.memory_namespace import MemoryNamespace
 from coordinator.state.model import Command, Entry, Event, Limits, LockView
 from coordinator.state.ports import EntryPage, EventPage, Facts, WriteAnswer, Written
@@ -86,10 +86,17 @@ class MemoryStateStore:
             incarnation=held.incarnation,
         )
 
-    async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
+    async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:
         """See StateStore."""
         held = await self._read(namespace)
-        return held.revision, [held.entries.get(key) for key in keys]
+        entries: list[Entry | None] = []
+        room = max_bytes
+        for entry in map(held.entries.get, keys):
+            room -= 0 if entry is None else entry_bytes(entry)
+            if room < 0 and entries and entry is not None:
+                break
+            entries.append(entry)
+        return held.revision, entries
 
     async def list(self, namespace: str, *, prefix: str, after: str, limit: int, max_bytes: int, keys_only: bool) -> EntryPage:
         """See StateStore."""

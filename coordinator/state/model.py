@@ -319,7 +319,7 @@ class Limits:
     max_waiters: int = 10_000
     max_leases: int = 100_000
     max_lease_keys: int = 10_000
-    max_read_bytes: int = 2 * 1024 * 1024
+    max_read_bytes: int = 3 * 1024 * 1024
     max_kept: int = 250_000
     store_full: bool = False
     keep_revisions: int = 1_000_000

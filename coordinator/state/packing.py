@@ -94,8 +94,8 @@ def pack_commands(commands: Sequence[Command]) -> list[bytes]:
                 arguments += (_NUMBER.pack(b"C", token), name.encode())
             case ReleaseLock():
                 arguments += (_NUMBER.pack(b"U", command.token), command.name.encode(), command.waiter_id.encode())
-            case ExpireDue(limit):
-                arguments.append(_NUMBER.pack(b"E", limit))
+            case ExpireDue(limit, until_ms):
+                arguments.append(_TWO_NUMBERS.pack(b"E", limit, until_ms))
             case ExtendAll():
                 arguments.append(b"O")
             case Compact(revision, limit):
@@ -134,7 +134,8 @@ def _pack_ops(ops: Sequence[Op], author: bytes, arguments: list[bytes]) -> None:
     for op in ops:
         if isinstance(op, Put):
             size = len(op.value)
-            head = PUT.pack(b"P" if size <= INLINE_BYTES else b"B", op.lease_id, op.ttl_ms, size)
+            flag = b"P" if size <= INLINE_BYTES else b"B"
+            head = PUT.pack(flag.lower() if op.keeps_end else flag, op.lease_id, op.ttl_ms, size)
             arguments += (head + sized(op.content_type.encode()) + sized(author), op.key.encode(), op.value)
         elif isinstance(op, Delete):
             arguments += (b"X" if op.prefix else b"D", op.key.encode())
@@ -164,8 +165,8 @@ def _unpack_verdict(command: Command, packed: bytes, at: int) -> tuple[Verdict, 
         stop = at + count * WRITTEN.size
         author, ops = _written_by(command, outcome)
         puts = tuple(
-            Entry(op.key, b"", op.content_type, revision, create, version, op.lease_id, author, date_ms)
-            for op, (create, version, date_ms) in zip(ops, WRITTEN.iter_unpack(packed[at:stop]), strict=False)
+            Entry(op.key, b"", op.content_type, revision, create, version, lease_id, author, date_ms)
+            for op, (create, version, date_ms, lease_id) in zip(ops, WRITTEN.iter_unpack(packed[at:stop]), strict=False)
         )
         at = stop
     if not flags:

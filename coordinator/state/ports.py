@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from coordinator.ports import MAX_READ_BYTES
 from coordinator.state.model import Command, Entry, Event, Limits, LockView, Verdict
 
 
@@ -87,8 +88,11 @@ class StateStore(Protocol):
                 that revision, under a new incarnation, and all that was before is compacted.
         """
 
-    async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
-        """Keys as of one revision."""
+    async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:
+        """Keys as of one revision, in order; None where there is none.
+
+        Those of the first keys alone, and of at least one, when all together have more than `max_bytes` of keys and values.
+        """
 
     async def list(self, namespace: str, *, prefix: str, after: str, limit: int, max_bytes: int, keys_only: bool) -> EntryPage:
         """Keys by their UTF-8 bytes, behind `after`. At least one if there is one."""

@@ -35,12 +35,20 @@ GET: Final = Script(
     _BEGIN
     + _VALUES
     + """
--- Entries. KEYS: meta, entries, values. ARGV: keys. Answers the revision, then each key's entry, or false.
-local answer = {revision}
-for from = 1, #ARGV, 1000 do
-  local to = min(from + 999, #ARGV)
+-- Entries, as many as fit. KEYS: meta, entries, values. ARGV: how many bytes, then keys.
+-- Answers the revision, then for the first keys each its entry, or false.
+local answer, room = {revision}, tonumber(ARGV[1])
+for from = 2, #ARGV, 100 do
+  local to = min(from + 99, #ARGV)
   local entries = call('HMGET', KEYS[2], unpack(ARGV, from, to))
-  for i = from, to do answer[i + 1] = whole(KEYS[3], ARGV[i], entries[i - from + 1]) end
+  for i = from, to do
+    local entry = entries[i - from + 1]
+    if entry then
+      room = room - #ARGV[i] - unpack_at('>I4', entry, 50)
+      if room < 0 and i > 2 then return answer end
+    end
+    answer[i] = whole(KEYS[3], ARGV[i], entry)
+  end
 end
 return answer
 """

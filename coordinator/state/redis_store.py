@@ -11,7 +11,7 @@ from redis.exceptions import OutOfMemoryError
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.scripts import Script
-from coordinator.ports import StoreCorrupt
+from coordinator.ports import MAX_READ_BYTES, StoreCorrupt
 from coordinator.state.layout import StateKeys, sized
 from coordinator.state.model import Command, Entry, Limits, LockView
 from coordinator.state.packing import pack_commands, pack_limits, unpack_entry, unpack_event, unpack_lock, unpack_verdicts
@@ -72,11 +72,12 @@ class RedisStateStore:
                 incarnation=incarnation.decode(),
             )
 
-    async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
+    async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:
         """See StateStore."""
-        revision, *entries = await self._read(GET, namespace, "meta", "entries", "values", arguments=[key.encode() for key in keys])
+        arguments = (max_bytes, *(key.encode() for key in keys))
+        revision, *entries = await self._read(GET, namespace, "meta", "entries", "values", arguments=arguments)
         with _as_stored():
-            found = [None if entry is None else unpack_entry(key, entry) for key, entry in zip(keys, entries, strict=True)]
+            found = [None if entry is None else unpack_entry(key, entry) for key, entry in zip(keys, entries, strict=False)]
             return int(revision), found
 
     async def list(self, namespace: str, *, prefix: str, after: str, limit: int, max_bytes: int, keys_only: bool) -> EntryPage:

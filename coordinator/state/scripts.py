@@ -143,8 +143,11 @@ local function write_event(key, id, packed_id, n, event)
   call('ZADD', HISTORY, 0, pack('>I2', #key) .. key .. packed_id .. pack('>I4', n))
 end
 
+-- Operations: P or B sets a key, and p or b leaves its end as it is; B and b are of a value that is kept apart. D deletes a key, X those
+-- with a prefix, R reads a key.
+local function is_put(kind) return kind == 80 or kind == 66 or kind > 96 end
 local function put(key, op, value, id, packed_id, n)
-  local entry = entry_of(key)
+  local entry, keeps_end = entry_of(key), byte(op) > 96
   local before, create, version, lease, ttl = ZERO, packed_id, ONE, ZERO, ZERO
   if entry then
     before, create, lease, ttl = sub(entry, 1, 8), sub(entry, 9, 16), sub(entry, 34, 41), sub(entry, 42, 49)
@@ -153,6 +156,7 @@ local function put(key, op, value, id, packed_id, n)
   else
     bytes = bytes + #key + #value
   end
+  if keeps_end then op = string.upper(sub(op, 1, 1)) .. lease .. ttl .. sub(op, 18) end
   local written = create .. version .. NOW
   local stored = packed_id .. written .. op
   local whole = stored .. value
@@ -171,13 +175,15 @@ local function put(key, op, value, id, packed_id, n)
     if lease ~= ZERO then call('ZREM', LEASE_KEYS, lease .. key) end
     if new_lease ~= ZERO then call('ZADD', LEASE_KEYS, 0, new_lease .. key) end
   end
-  if new_ttl ~= ZERO then
+  if keeps_end then
+    -- its deadline is as it was
+  elseif new_ttl ~= ZERO then
     call('ZADD', DEADLINES, now + unpack_at('>I8', new_ttl), 'k' .. key)
   elseif ttl ~= ZERO then
     call('ZREM', DEADLINES, 'k' .. key)
   end
   seen[key] = stored
-  return written
+  return written .. new_lease
 end
 
 local function remove(key, kind, author, id, packed_id, n)
@@ -241,7 +247,7 @@ local function weigh(from, to)
   while i < to do
     local op, key = ARGV[i], ARGV[i + 1]
     local kind = byte(op)
-    if kind == 80 or kind == 66 then -- P, B
+    if is_put(kind) then
       local entry, size = entry_of(key), #ARGV[i + 2]
       puts = true
       if entry then
@@ -250,7 +256,7 @@ local function weigh(from, to)
         grown, larger = grown + 1, larger + size + #key
       end
       local lease = sub(op, 2, 9)
-      if lease ~= ZERO then
+      if kind < 96 and lease ~= ZERO then
         if call('HEXISTS', LEASES, lease) == 0 then unknown = unknown or unpack_at('>I8', lease) end
         if not entry or sub(entry, 34, 41) ~= lease then
           joining = joining or {}
@@ -322,7 +328,7 @@ local function transact(author, first_lock, first_compare, first_then, first_els
   while i < to do
     local op, key = ARGV[i], ARGV[i + 1]
     local kind = byte(op)
-    if kind == 80 or kind == 66 then
+    if is_put(kind) then
       written = written .. put(key, op, ARGV[i + 2], format('%.0f-%d', revision, n), packed_id, n)
       n, count, i = n + 1, count + 1, i + 3
     else
@@ -406,36 +412,28 @@ local function begin_lease(name, lock, ttl)
   call('ZADD', DEADLINES, now + unpack_at('>I8', ttl), 'h' .. name)
   return verdict(DONE, (unpack_at('>I8', lock)))
 end
-local function pass_on(name)
-  local first, from, to = line_of(name)
-  call('ZREM', DEADLINES, 'h' .. name)
-  while true do
-    local member = call('ZRANGEBYLEX', LINE, from, to, 'LIMIT', 0, 1)[1]
-    if not member then
-      call('HDEL', LOCKS, name)
-      call('ZREM', LOCK_INDEX, name)
-      return
-    end
-    local waiter = sub(member, #first + 9)
-    local waiting = call('HGET', PLACES, first .. waiter)
-    local due = call('ZSCORE', DEADLINES, 'w' .. first .. waiter)
-    call('ZREM', LINE, member)
-    call('HDEL', PLACES, first .. waiter)
-    call('ZREM', DEADLINES, 'w' .. first .. waiter)
-    if max(tonumber(due), extended + unpack_at('>I8', waiting, 9)) > now then
-      revision = revision + 1
-      local token = pack('>I8', revision)
-      call('HSET', LOCKS, name, token .. '0' .. sub(waiting, 9, 16) .. NOW .. sized(waiter) .. sized(sub(waiting, 25)))
-      call('ZADD', DEADLINES, now + CONFIRM_MS, 'h' .. name)
-      grants[#grants + 1] = sized(name) .. sized(waiter) .. token
-      return
-    end
-  end
-end
 local function leave(first, waiter, waiting)
   call('ZREM', LINE, first .. sub(waiting, 1, 8) .. waiter)
   call('HDEL', PLACES, first .. waiter)
   call('ZREM', DEADLINES, 'w' .. first .. waiter)
+end
+local function pass_on(name)
+  local first, from, to = line_of(name)
+  call('ZREM', DEADLINES, 'h' .. name)
+  local member = call('ZRANGEBYLEX', LINE, from, to, 'LIMIT', 0, 1)[1]
+  if not member then
+    call('HDEL', LOCKS, name)
+    call('ZREM', LOCK_INDEX, name)
+    return
+  end
+  local waiter = sub(member, #first + 9)
+  local waiting = call('HGET', PLACES, first .. waiter)
+  leave(first, waiter, waiting)
+  revision = revision + 1
+  local token = pack('>I8', revision)
+  call('HSET', LOCKS, name, token .. '0' .. sub(waiting, 9, 16) .. NOW .. sized(waiter) .. sized(sub(waiting, 25)))
+  call('ZADD', DEADLINES, now + CONFIRM_MS, 'h' .. name)
+  grants[#grants + 1] = sized(name) .. sized(waiter) .. token
 end
 
 local function acquire(head)
@@ -511,16 +509,17 @@ local function ttl_of(member)
   return byte(lock, 9) == 49 and unpack_at('>I8', lock, 10) or CONFIRM_MS
 end
 local function expire(head)
-  local _, limit = unpack_at('>c1I8', head)
+  local _, limit, latest = unpack_at('>c1I8I8', head)
+  latest = min(latest, now)
   local gone_over, ended, at = 0, 0, 0
   while true do
     local first = call('ZRANGE', DEADLINES, 0, 0, 'WITHSCORES')
     local member = first[1]
-    if not member or tonumber(first[2]) > now then return with_grants(at, ended, 0) end
+    if not member or tonumber(first[2]) > latest then return with_grants(at, ended, 0) end
     if gone_over >= limit then return with_grants(at, ended, 1) end
     local later = extended + ttl_of(member)
     local kind, rest, count = byte(member), sub(member, 2), 1
-    if later > now then
+    if later > latest then
       call('ZADD', DEADLINES, later, member)
     else
       if kind == 107 then

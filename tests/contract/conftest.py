@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.journal.server_binary import find_server_binary
 from tests.support.shard_backings import MemoryBacking, running_server
-from tests.support.state_backings import MemoryStateBacking, ServerStateBacking, StateClock
+from tests.support.state_backings import MemoryStateBacking, ServerStateBacking, StateClock, StateWriter
 
 
 @pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis)])
@@ -43,6 +43,18 @@ async def state(request, tmp_path):
         return
     async with _running_state(request.param, tmp_path) as backing:
         yield backing
+
+
+@pytest.fixture
+async def writer(state):
+    """The owner's writes, anywhere."""
+    return StateWriter(store=await state.open(), clock=state.clock)
+
+
+@pytest.fixture
+async def server_writer(server_state):
+    """The owner's writes, on a server."""
+    return StateWriter(store=await server_state.open(), clock=server_state.clock)
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@ class World:
         self.numbers = [0, 1]
         self.sequences = dict.fromkeys("xy", 0)
         self.asked = {}
+        self.now_ms = 0
 
     def number(self):
         return self.rng.choice(self.numbers[-8:])
@@ -66,7 +67,7 @@ class World:
         roll = self.rng.random()
         if roll < 0.65:
             value = self.rng.choice([b"", b"v", b"\x00value\xff", BIG, BIG[:4096], BIG[:4097]])
-            ends = self.rng.choice([{}, {}, {"lease_id": self.number()}, {"ttl_ms": self.rng.choice([50, 3000])}])
+            ends = self.rng.choice([{}, {}, {"lease_id": self.number()}, {"ttl_ms": self.rng.choice([50, 3000])}, {"keeps_end": True}])
             return Put(key, value, content_type=self.rng.choice(["", "application/json"]), **ends)
         if roll < 0.8:
             return Delete(key)
@@ -108,7 +109,7 @@ class World:
         if roll < 0.9:
             return rng.choice([ReleaseLock(lock, token=self.number()), ReleaseLock(lock, waiter_id=waiter)])
         if roll < 0.96:
-            return ExpireDue(rng.choice([1, 3, 100]))
+            return ExpireDue(rng.choice([1, 3, 100]), self.now_ms - rng.choice([-50, 0, 0, 0, 20, 300]))
         return rng.choice([ExtendAll(), Compact(0, 20), Compact(0, 3), Compact(self.number(), 5)])
 
 
@@ -118,6 +119,7 @@ async def whole(store, middle):
     return {
         "facts": facts,
         "get": await store.get("ns", KEYS),
+        "first": await store.get("ns", KEYS, max_bytes=5010),
         "list": await store.list("ns", prefix="", after="", limit=100, max_bytes=10**9, keys_only=False),
         "page": await store.list("ns", prefix="a", after="a/", limit=2, max_bytes=10**9, keys_only=True),
         "small": await store.list("ns", prefix="", after="a", limit=9, max_bytes=4200, keys_only=False),
@@ -149,6 +151,7 @@ async def test_both_stores_do_the_same(pair, seed):
         clock.pass_ms(rng.choice([0, 1, 10, 10, 100, 400, 1200, 4000]))
         if rng.random() < 0.02:
             clock.pass_ms(rng.choice([300_000, 700_000, 1_300_000]))
+        world.now_ms = clock.now_ms
         commands = [world.command() for _ in range(rng.choice([1, 2, 5, 12]))]
         arguments = {"nonce": f"n{step}", "limits": LIMITS, "known_revision": rng.choice([0] * 60 + [world.numbers[-1] + 3])}
         expected = await memory.write("ns", commands, **arguments)

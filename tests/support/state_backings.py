@@ -2,14 +2,27 @@
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.scripts import Script
 from coordinator.state.layout import StateKeys
 from coordinator.state.memory_store import MemoryState, MemoryStateStore, StateCall
-from coordinator.state.model import Command, Limits
-from coordinator.state.ports import StateStore, Written
+from coordinator.state.model import (
+    AcquireLock,
+    Command,
+    Delete,
+    Entry,
+    ExpireDue,
+    GrantLease,
+    Limits,
+    Outcome,
+    Put,
+    Transaction,
+    Verdict,
+)
+from coordinator.state.ports import EventPage, Facts, StateStore, WriteAnswer, Written
 from coordinator.state.redis_store import RedisStateStore
 from coordinator.state.scripts import WRITE, WRITE_FULL
 from tests.support.shard_backings import KEYS, ServerBacking
@@ -108,3 +121,82 @@ class _ClockedStateStore(RedisStateStore):
         with as_store_errors():
             await self._writes.run(_SET_TIME, keys=(_CLOCK,), arguments=(self.clock.now_ms,))
         return await super().write(namespace, commands, nonce=nonce, limits=limits, known_revision=known_revision)
+
+
+class StateWriter:
+    """A coordinator's writes and reads of one namespace, in short."""
+
+    def __init__(self, *, store: StateStore, clock: StateClock, namespace: str = "default") -> None:
+        self.store = store
+        self.clock = clock
+        self.namespace = namespace
+        self.limits = Limits()
+        self._writes = 0
+
+    async def batch(self, *commands: Command, nonce: str = "", known_revision: int = 0) -> Written:
+        """Writes commands in one call, each with a nonce of its own if none is given."""
+        self._writes += 1
+        nonce = nonce or f"{id(self)}-{self._writes}"
+        return await self.store.write(self.namespace, commands, nonce=nonce, limits=self.limits, known_revision=known_revision)
+
+    async def do(self, command: Command) -> Verdict:
+        """One command, applied."""
+        written = await self.batch(command)
+        assert written.answer is WriteAnswer.APPLIED
+        return written.verdicts[0]
+
+    async def put(self, key: str, value: bytes = b"v", **options: Any) -> int:
+        """A put, which must be done: answers its revision."""
+        verdict = await self.do(Transaction((Put(key, value, **options),)))
+        assert verdict.outcome is Outcome.DONE
+        return verdict.revision
+
+    async def delete(self, key: str, *, prefix: bool = False) -> Verdict:
+        """Deletes."""
+        return await self.do(Transaction((Delete(key, prefix=prefix),)))
+
+    async def get(self, key: str) -> Entry | None:
+        """What is there."""
+        _, (entry,) = await self.store.get(self.namespace, [key])
+        return entry
+
+    async def value(self, key: str) -> bytes | None:
+        """The value that is there."""
+        entry = await self.get(key)
+        return None if entry is None else entry.value
+
+    async def lease(self, ttl_ms: int) -> int:
+        """A new lease."""
+        return (await self.do(GrantLease(ttl_ms))).revision
+
+    async def acquire(self, waiter_id: str, *, name: str = "l", ttl_ms: int = 10_000, wait: bool = True) -> Verdict:
+        """Asks for a lock."""
+        return await self.do(AcquireLock(name, waiter_id, ttl_ms, wait, author=waiter_id.encode()))
+
+    async def expire(self, *, limit: int = 1000) -> Verdict:
+        """Ends what is due now."""
+        return await self.do(ExpireDue(limit, self.clock.now_ms))
+
+    async def events(self, *, after: int = 0, limit: int = 10_000, max_bytes: int = 10**9) -> EventPage:
+        """Events above a revision."""
+        return await self.store.events(self.namespace, after=after, limit=limit, max_bytes=max_bytes)
+
+    async def told(self, *, after: int = 0) -> list[tuple[str, str, int]]:
+        """Kind, key and revision of all events above a revision."""
+        return [(event.kind.name, event.key, event.revision) for event in (await self.events(after=after)).events]
+
+    async def keys(self, prefix: str = "", *, after: str = "", limit: int = 1000) -> list[str]:
+        """The names of keys, by a list without values."""
+        page = await self.store.list(self.namespace, prefix=prefix, after=after, limit=limit, max_bytes=10**9, keys_only=True)
+        return [entry.key for entry in page.entries]
+
+    async def facts(self) -> Facts:
+        """The whole."""
+        return await self.store.facts(self.namespace)
+
+    async def lock(self, name: str = "l") -> tuple[str, list[str]]:
+        """Who holds a lock, and who waits; ('', []) when there is none."""
+        for view in await self.store.locks(self.namespace, prefix=name, after="", limit=100):
+            if view.name == name and view.holder is not None:
+                return view.holder.waiter_id, [waiter.waiter_id for waiter in view.waiters]
+        return "", []

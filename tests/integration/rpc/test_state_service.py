@@ -270,7 +270,8 @@ async def test_history_is_forgotten_on_request(muster, watching):
     assert (why.code, why.reason) == (grpc.StatusCode.OUT_OF_RANGE, "FUTURE_REVISION")
     assert_invalid(await refusal(muster.state.Compact(pb.CompactRequest())), "revision")
     await watching.begin(pb.CreateWatch(watch_id=1, key="k", start_revision=revisions[0]))
-    [news] = watching.news(1)
+    await eventually(lambda: watching.news(1)[-1].HasField("refusal"), message="the refusal")
+    news = watching.news(1)[-1]
     assert (news.refusal.code, news.refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE.value[0], "COMPACTED")
     assert news.refusal.metadata["compact_revision"] == str(revisions[2])
     await watching.begin(pb.CreateWatch(watch_id=2, key="k", start_revision=revisions[2]))
