@@ -112,6 +112,11 @@ class NamespaceState:
         self.reads.written()
         self.watches.written()
 
+    def lost(self) -> None:
+        """See Follower."""
+        log.error("state.lost namespace=%s revision=%d", self.name, self.writer.header.revision)
+        self.watches.lost()
+
     def granted(self, grants: Sequence[Grant]) -> None:
         """See Follower."""
         self.lock_waits.granted(grants)

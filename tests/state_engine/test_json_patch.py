@@ -171,20 +171,27 @@ def test_numbers_are_equal_as_numbers() -> None:
 
 
 def test_a_key_that_is_not_there_can_only_be_added_as_a_whole() -> None:
-    assert patched(MISSING, operations(text('[{"op":"add","path":"","value":{"a":1}},{"op":"add","path":"/b","value":2}]'))) == {"a": 1, "b": 2}
+    assert patched(MISSING, operations(text('[{"op":"add","path":"","value":{"a":1}},{"op":"add","path":"/b","value":2}]'))) == {
+        "a": 1,
+        "b": 2,
+    }
     for op in ('{"op":"add","path":"/a","value":1}', '{"op":"test","path":"","value":null}', '{"op":"remove","path":""}'):
         with pytest.raises(PatchError, match="isn't there"):
             patched(MISSING, operations(text(f"[{op}]")))
 
 
 def test_the_values_of_a_patch_stay_as_they_are() -> None:
-    patch = operations(text('[{"op":"add","path":"/a","value":{"b":[]}},{"op":"copy","from":"/a","path":"/c"},{"op":"add","path":"/a/b/0","value":1}]'))
+    patch = operations(
+        text('[{"op":"add","path":"/a","value":{"b":[]}},{"op":"copy","from":"/a","path":"/c"},{"op":"add","path":"/a/b/0","value":1}]')
+    )
     for _ in range(2):
         assert patched({}, patch) == {"a": {"b": [1]}, "c": {"b": []}}
 
 
 def test_copies_cannot_double_for_ever() -> None:
-    bomb = operations([{"op": "add", "path": "", "value": {"a": [0] * 100}}] + [{"op": "copy", "from": "", "path": f"/{n}"} for n in range(60)])
+    bomb = operations(
+        [{"op": "add", "path": "", "value": {"a": [0] * 100}}] + [{"op": "copy", "from": "", "path": f"/{n}"} for n in range(60)]
+    )
     with pytest.raises(PatchError, match=str(MAX_COPIED_VALUES)):
         patched({}, bomb)
 

@@ -40,7 +40,9 @@ def test_nothing_is_added_to_what_is_no_number(value: str) -> None:
     assert (refused.value.field, refused.value.reason) == ("add", "PATCH_FAILED")
 
 
-@pytest.mark.parametrize("number", ["", "one", "true", '"1"', "[1]", "NaN", "Infinity", "1 2", "01", "+1", "1.", "null", "1e99999999999999999999"])
+@pytest.mark.parametrize(
+    "number", ["", "one", "true", '"1"', "[1]", "NaN", "Infinity", "1 2", "01", "+1", "1.", "null", "1e99999999999999999999"]
+)
 def test_what_is_no_number_is_not_added(number: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         step_of(Add(number))
@@ -66,7 +68,11 @@ def test_a_sum_with_more_digits_than_anybody_needs_is_refused() -> None:
         (b"[1,true,1.0,null]", SetRemove((b"1", b"null", b"7")), b"[true]"),
         (None, SetRemove((b"1",)), b"[]"),
         (None, MergePatch(b'{"a":null}'), b"{}"),
-        (b'{"a":{},"b":[],"n":12345678901234567890,"d":1.10}', MergePatch(b'{"c":{}}'), b'{"a":{},"b":[],"n":12345678901234567890,"d":1.10,"c":{}}'),
+        (
+            b'{"a":{},"b":[],"n":12345678901234567890,"d":1.10}',
+            MergePatch(b'{"c":{}}'),
+            b'{"a":{},"b":[],"n":12345678901234567890,"d":1.10,"c":{}}',
+        ),
         (None, JsonPatch(b'[{"op":"add","path":"","value":[]}]'), b"[]"),
         (b"[]", JsonPatch(b"[]"), b"[]"),
     ],

@@ -10,7 +10,7 @@ from coordinator.errors import InvalidRequest, LimitReached, RevisionOutOfRange,
 from coordinator.journal.memory_store import Fault
 from coordinator.state import writer
 from coordinator.state.memory_store import StateCall
-from coordinator.state.model import Compare, CompareTarget, Compact, Delete, ExtendAll, Origin, Outcome, Put, Read, Transaction
+from coordinator.state.model import Compact, Compare, CompareTarget, Delete, ExtendAll, Origin, Outcome, Put, Read, Transaction
 from coordinator.state.updates import Append, JsonPatch, MergePatch
 from tests.support.state_world import StateWorld, add, all_of, change, in_world, put
 
@@ -213,7 +213,9 @@ async def test_if_an_update_is_refused_those_behind_it_are_computed_again(world:
 async def test_a_condition_of_an_update_is_the_store_s_to_check(world: StateWorld) -> None:
     revision = (await world.send(add("n", "5"))).revision
     condition = (Compare("n", CompareTarget.MOD_REVISION, revision),)
-    verdicts = await all_of([world.send(add("n", "1", compares=condition)), world.send(add("n", "1", compares=condition)), world.send(add("n"))])
+    verdicts = await all_of(
+        [world.send(add("n", "1", compares=condition)), world.send(add("n", "1", compares=condition)), world.send(add("n"))]
+    )
     assert [verdict.outcome for verdict in verdicts] == [Outcome.DONE, Outcome.COMPARE_FAILED, Outcome.DONE]
     assert verdicts[1].entries[0].value == b"6"
     assert verdicts[2].entries[0].value == b"7"
