@@ -10,7 +10,8 @@ local call, pack, unpack_at = redis.call, struct.pack, struct.unpack
 local sub, byte, max, min, floor = string.sub, string.byte, math.max, math.min, math.floor
 local meta = call('HMGET', KEYS[1], 'version', 'revision', 'compact', 'incarnation', 'bytes')
 if tonumber(meta[1] or 0) > {STATE_VERSION} then
-  return redis.error_reply('NEWER shared state has format ' .. meta[1] .. ', and this release reads up to {STATE_VERSION}')
+  local known = ', and this release reads up to {STATE_VERSION}: start the newer one again'
+  return redis.error_reply('NEWER shared state has format ' .. meta[1] .. known)
 end
 local revision, compact = meta[2] or '0', meta[3] or '1'
 """

@@ -1,6 +1,6 @@
 """Where shared state can lie in a contract test: in memory and on real servers, with a clock that the test moves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -81,6 +81,7 @@ class ServerStateBacking:
         self.server = server
         self._closing = closing
         self._clock = clock
+        self._token: Callable[[], str] = str
         self.client = server.client()
 
     @property
@@ -93,8 +94,18 @@ class ServerStateBacking:
         """Another coordinator, which takes the shard."""
         shard = self.server.open()
         await shard.claim()
+        self._token = shard.token
+        return self._open(call_timeout_s=10.0)
+
+    def open_impatient(self) -> StateStore:
+        """The same coordinator's way, but it gives up soon."""
+        return self._open(call_timeout_s=0.2)
+
+    def _open(self, *, call_timeout_s: float) -> StateStore:
         kind = RedisStateStore if self._clock is None else _ClockedStateStore
-        store = kind(pool=self.server.client().connection_pool, keys=StateKeys(shard=KEYS), token=shard.token)
+        store = kind(
+            pool=self.server.client().connection_pool, keys=StateKeys(shard=KEYS), token=self._token, call_timeout_s=call_timeout_s
+        )
         if self._clock is not None and isinstance(store, _ClockedStateStore):
             store.clock = self._clock
         self._closing.push_async_callback(store.close)
