@@ -311,17 +311,12 @@ async def test_hot_values_are_bounded_in_bytes(world: StateWorld) -> None:
 
 
 @in_world
-async def test_fewer_entries_than_asked_for_are_read_again(world: StateWorld) -> None:
-    await all_of([world.send(put(f"n{number}", b"5")) for number in range(10)])
-    get = world.store.get
-
-    async def only_some(namespace, keys):
-        revision, entries = await get(namespace, keys)
-        return revision, entries[:3]
-
-    world.store.get = only_some
-    verdicts = await all_of([world.send(add(f"n{number}")) for number in range(10)])
-    assert {verdict.entries[0].value for verdict in verdicts} == {b"6"}
+async def test_cold_values_that_are_too_much_for_one_call_are_read_in_turn(world: StateWorld) -> None:
+    text = b'"%s"' % (b"x" * 1_000_000)
+    await all_of([world.send(put(f"k{number}", text)) for number in range(12)])
+    verdicts = await all_of([world.send(change(f"k{number}", MergePatch(b'"y"'))) for number in range(12)])
+    assert {verdict.entries[0].value for verdict in verdicts} == {b'"y"'}
+    assert len([call for call in world.store.calls if call[0] == "get"]) > 1
 
 
 # --- reads --------------------------------------------------------------------------------------------------------------------------
@@ -361,6 +356,17 @@ async def test_a_read_of_too_many_keys_takes_turns(world: StateWorld) -> None:
     gets = [asyncio.ensure_future(world.get(*(f"{number}/{key}" for key in range(200)))) for number in range(6)]
     await all_of(gets)
     assert max(len(call) for call in world.store.calls if call[0] == "get") <= 513
+
+
+@in_world
+async def test_what_one_answer_can_not_carry_is_refused_and_holds_up_nobody(world: StateWorld) -> None:
+    await all_of([world.send(put(f"k{number}", b"x" * 1_000_000)) for number in range(12)])
+    gets = [
+        asyncio.ensure_future(world.get(*keys)) for keys in (["k0", "k1"], ["k2", "k3", "k4", "k5"], ["k6"], ["k0", "k7", "k8"], ["none"])
+    ]
+    answers = await asyncio.gather(*gets, return_exceptions=True)
+    assert [len(answer) for answer in answers if isinstance(answer, list)] == [2, 1, 3, 1]
+    assert isinstance(answers[1], LimitReached)
 
 
 @in_world

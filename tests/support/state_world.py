@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal.memory_store import Fault
+from coordinator.ports import MAX_READ_BYTES
 from coordinator.state.engine import Header, StateEngine, WatchStream
 from coordinator.state.memory_store import MemoryState, MemoryStateStore, StateCall
 from coordinator.state.model import AcquireLock, Command, Compare, CompareTarget, Entry, Limits, Origin, Put, Transaction, Verdict
@@ -54,10 +55,10 @@ class WatchedStore(MemoryStateStore):
         await asyncio.sleep(self.write_s / 2)
         return written
 
-    async def get(self, namespace: str, keys: Sequence[str]) -> tuple[int, Sequence[Entry | None]]:
+    async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:
         self.calls.append(("get", *keys))
         await asyncio.sleep(self.read_s)
-        return await super().get(namespace, keys)
+        return await super().get(namespace, keys, max_bytes=max_bytes)
 
     async def events(self, namespace: str, *, after: int, limit: int, max_bytes: int) -> EventPage:
         self.calls.append(("events", str(after)))
