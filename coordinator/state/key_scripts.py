@@ -168,6 +168,8 @@ local function weigh(from, to)
     end
   end
   if room < 0 then return verdict(READ_TOO_LARGE, 0, max_read) end
+  if max_read - room > batch_room then return verdict(READ_TOO_LARGE, 0, batch_room) end
+  batch_room = batch_room - max_read + room
   if deleted > max_deletes then return verdict(TOO_MANY_DELETED, 0, max_deletes) end
   if puts then
     if full == 1 then return verdict(STORE_FULL) end

@@ -78,14 +78,16 @@ class MemoryNamespace:
         self._generation = 0
         self._generation_ms = 0
         self._full = False
+        self._batch_room = 0
 
     def recover(self, known_revision: int, incarnation: str) -> None:
         """Goes on above what the store has lost."""
         if self.revision < known_revision:
             self.revision, self.compact_revision, self.incarnation = known_revision, known_revision + 1, incarnation
 
-    def keep_verdicts(self, limits: Limits, now: int) -> None:
-        """Begins a new generation of kept verdicts every ten minutes, and forgets the one before the last. So with clients, every day."""
+    def begin_batch(self, limits: Limits, now: int) -> None:
+        """Begins a batch: a new generation of kept verdicts every ten minutes, and forgets the one before the last; so with clients."""
+        self._batch_room = limits.max_batch_read_bytes
         if not self._generation_ms:
             self._generation_ms = now
         passed = (now - self._generation_ms) // KEPT_MS
@@ -142,8 +144,7 @@ class MemoryNamespace:
         if verdict.revision:
             kept = self._kept.setdefault(self._generation, {})
             place = (origin.client_id, origin.sequence % KEPT_PER_CLIENT)
-            if kept.get(place, (0, None))[0] < origin.sequence:
-                kept[place] = (origin.sequence, verdict)
+            kept[place] = (origin.sequence, verdict)
             if known is None:
                 known = _Client(last=0, before=0, gone=0, generation=self._generation)
             known.last = max(known.last, origin.sequence)
@@ -187,8 +188,12 @@ class MemoryNamespace:
         ops = command.then_ops if held else command.else_ops
         outcome = Outcome.DONE if held else Outcome.COMPARE_FAILED
         read = tuple(self.entries[key] for op in ops if isinstance(op, Read) for key in op.keys if key in self.entries)
-        if sum(map(_answer_bytes, read)) > limits.max_read_bytes:
+        size = sum(map(_answer_bytes, read))
+        if size > limits.max_read_bytes:
             return Verdict(Outcome.READ_TOO_LARGE, number=limits.max_read_bytes)
+        if size > self._batch_room:
+            return Verdict(Outcome.READ_TOO_LARGE, number=self._batch_room)
+        self._batch_room -= size
         doomed = [list(self.named(op.key)) if op.prefix else [op.key] for op in ops if isinstance(op, Delete)]
         deleted = sum(key in self.entries for keys in doomed for key in keys)
         if deleted > limits.max_prefix_deletes:

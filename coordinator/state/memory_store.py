@@ -75,7 +75,7 @@ class MemoryStateStore:
         if held.last[0] != nonce:
             answer = WriteAnswer.APPLIED
             held.recover(known_revision, nonce)
-            held.keep_verdicts(limits, now)
+            held.begin_batch(limits, now)
             held.last = (nonce, [held.apply(command, limits, now, full=self._state.full or limits.store_full) for command in commands])
         return Written(
             answer=answer,

@@ -249,7 +249,7 @@ class Outcome(Enum):
     TOO_MANY_LOCKS = 14
     TOO_MANY_WAITERS = 15
     LEASE_FULL = 16  # as many keys end with the lease as may end in one revision; `number` is that limit
-    READ_TOO_LARGE = 17  # what the transaction reads is more than one answer carries; `number` is that limit, in bytes
+    READ_TOO_LARGE = 17  # it reads more than one answer carries, or with those before it more than one batch's; `number` is the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ class Verdict:
 class Limits:
     """Of one namespace. History is bounded by revisions and by age, whichever is reached first.
 
-    `max_read_bytes` is of one transaction. With `max_kept` verdicts kept for repetitions, the older ones go before their ten minutes are
+    `max_read_bytes` is of one transaction, `max_batch_read_bytes` of all that are written together. With `max_kept` verdicts kept for repetitions, the older ones go before their ten minutes are
     over. `store_full`: there is no room for anything that makes the store larger, which is answered with STORE_FULL.
     """
 
@@ -320,6 +320,7 @@ class Limits:
     max_leases: int = 100_000
     max_lease_keys: int = 10_000
     max_read_bytes: int = 3 * 1024 * 1024
+    max_batch_read_bytes: int = 16 * 1024 * 1024
     max_kept: int = 250_000
     store_full: bool = False
     keep_revisions: int = 1_000_000

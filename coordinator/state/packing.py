@@ -44,7 +44,7 @@ from coordinator.state.model import (
     Verdict,
 )
 
-_LIMITS = struct.Struct(">13Q")
+_LIMITS = struct.Struct(">14Q")
 _TRANSACTION = struct.Struct(">cQHHII")
 _NUMBER = struct.Struct(">cQ")
 _TWO_NUMBERS = struct.Struct(">cQQ")
@@ -67,6 +67,7 @@ def pack_limits(limits: Limits, *, known_revision: int, full: bool) -> bytes:
         limits.max_leases,
         limits.max_lease_keys,
         limits.max_read_bytes,
+        limits.max_batch_read_bytes,
         limits.max_kept,
         limits.keep_revisions,
         limits.keep_ms,

@@ -42,8 +42,9 @@ end
 local function next_due() return call('ZRANGE', DEADLINES, 0, 0, 'WITHSCORES')[2] or '' end
 if meta[2] == ARGV[2] then return {'ALREADY_MINE', now, meta[4], meta[3], next_due(), call('GET', LAST) or ''} end
 
-local known_revision, full, max_keys, max_bytes, max_deletes, max_locks, max_waiters, max_leases, max_lease_keys, max_read, max_kept,
-  keep_revisions, keep_ms = unpack_at('>I8I8I8I8I8I8I8I8I8I8I8I8I8', ARGV[3])
+local known_revision, full, max_keys, max_bytes, max_deletes, max_locks, max_waiters, max_leases, max_lease_keys, max_read,
+  batch_room, max_kept,
+  keep_revisions, keep_ms = unpack_at('>I8I8I8I8I8I8I8I8I8I8I8I8I8I8', ARGV[3])
 local incarnation, revision, compact = meta[3] or ARGV[2], tonumber(meta[4] or 0), tonumber(meta[5] or 1)
 local bytes, place, extended = tonumber(meta[6] or 0), tonumber(meta[7] or 0), tonumber(meta[8] or 0)
 local generation, since, era, began = tonumber(meta[9] or 0), tonumber(meta[10] or now), tonumber(meta[11] or 0), tonumber(meta[12] or 0)
@@ -116,13 +117,8 @@ local function repeated(name, sequence)
 end
 local function keep(name, sequence, answer)
   local client = client_of(name)
-  local kept = KEPT[generation % 2]
-  if sequence < client.last then
-    local later = call('HGET', kept, ring(name, sequence))
-    if later and unpack_at('>I8', later) > sequence then return end
-  end
   client.last, client.changed = max(client.last, sequence), true
-  call('HSET', kept, ring(name, sequence), pack('>I8', sequence) .. answer)
+  call('HSET', KEPT[generation % 2], ring(name, sequence), pack('>I8', sequence) .. answer)
 end
 """
 

@@ -33,9 +33,19 @@ KEYS = ["a", "a/1", "a/2", "a/\x00", "b", "b/ü", "c"]
 LOCKS = ["l", "l2", "m\x00"]
 BIG = b"B" * 5000
 LIMITS = Limits(
-    max_keys=6, max_bytes=14_000, max_prefix_deletes=3, max_locks=2, max_waiters=3, max_leases=3, max_lease_keys=2, max_read_bytes=9_000,
-    keep_revisions=60, keep_ms=100_000, max_kept=40,
-)  # fmt: skip
+    max_keys=6,
+    max_bytes=14_000,
+    max_prefix_deletes=3,
+    max_locks=2,
+    max_waiters=3,
+    max_leases=3,
+    max_lease_keys=2,
+    max_read_bytes=9_000,
+    max_batch_read_bytes=15_000,
+    keep_revisions=60,
+    keep_ms=100_000,
+    max_kept=40,
+)
 
 
 class World:
