@@ -5,8 +5,10 @@ The one place of the SDK that draws random numbers, and reads a wall clock for a
 
 import base64
 import functools
+import getpass
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -67,6 +69,20 @@ def new_task_id() -> str:
 def new_client_id() -> str:
     """What a client's writes to shared state are counted under: unique in the world."""
     return f"c-{_process_mint().mint()}"
+
+
+def own_identity() -> str:
+    """Who this program is, for others to read: `user@host:pid`."""
+    return _identity(os.getpid())
+
+
+@functools.cache
+def _identity(pid: int) -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # as in a container, whose user has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}:{pid}"[:128]
 
 
 def new_waiter_id() -> str:

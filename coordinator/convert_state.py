@@ -156,19 +156,29 @@ def origin_in(options: pb.WriteOptions, client_id: str) -> Origin:
     Raises:
         InvalidRequest: names the field at fault.
     """
-    if not options.sequence:
-        return Origin(author_in(options.author, "options.author")) if options.HasField("author") else _NOBODY
     known = options.client_id or client_id
+    if not options.sequence:
+        return Origin(_author_of(options, known)) if known or options.HasField("author") else _NOBODY
     if not known:
         raise InvalidRequest(
             "options.sequence is set and no client is named: set options.client_id, or client_id in the session's first message",
             field="options.client_id",
         )
     return Origin(
-        author_in(options.author, "options.author") if options.HasField("author") else b"",
+        _author_of(options, known),
         client_id_in(known, "options.client_id"),
         check_number(options.sequence, "options.sequence"),
     )
+
+
+def _author_of(options: pb.WriteOptions, client_id: str) -> bytes:
+    return author_in(options.author, "options.author") if options.HasField("author") else client_author(client_id)
+
+
+@lru_cache(maxsize=4096)
+def client_author(client_id: str) -> bytes:
+    """Who writes, where nothing more is said: a client by its id. Raises InvalidRequest."""
+    return pb.StateAuthor(client_name=client_id_in(client_id, "options.client_id")).SerializeToString()
 
 
 def attempt_in(options: pb.WriteOptions) -> Attempt | None:
@@ -401,14 +411,14 @@ def revoke_lease_in(message: pb.RevokeLeaseRequest, client_id: str) -> RevokeLea
     return RevokeLease(lease_id_in(message.lease_id), origin_in(message.options, client_id))
 
 
-def acquire_lock_in(message: pb.LockRequest) -> AcquireLock:
+def acquire_lock_in(message: pb.LockRequest, client_id: str = "") -> AcquireLock:
     """Waits for a lock."""
     return AcquireLock(
         check_key(message.name, "name"),
         check_name(message.waiter_id, "waiter_id"),
         _ttl_ms(message.ttl, "ttl", without="say how long a holder is believed in without a sign of life"),
         milliseconds(message.wait, "wait") > 0,
-        author_in(message.author, "author"),
+        author_in(message.author, "author") if message.HasField("author") else client_author(client_id),
     )
 
 

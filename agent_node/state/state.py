@@ -12,6 +12,7 @@ from muster.v1.state_pb2 import StateAnswer, StateOp
 from agent_node.backoff import Backoff
 from agent_node.client.tasks import Payload, encode_payload
 from agent_node.errors import ConflictError
+from agent_node.ids import own_identity
 from agent_node.state import wire
 from agent_node.state.link import StateLink
 from agent_node.state.locks import Lease, Lock, held_locks
@@ -44,7 +45,7 @@ class State:
 
     def __init__(self, connect: Callable[[], StateLink], *, author: Author | None = None, attempt: tuple[str, int] | None = None) -> None:
         self._connect = connect
-        self._author = author or Author()
+        self._author = author or Author(client=own_identity())
         self._attempt = attempt
 
     @property

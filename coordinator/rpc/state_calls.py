@@ -160,7 +160,7 @@ class StateCalls:
         self._write(command, answered, lambda _, header: pb.RevokeLeaseResponse(header=header))
 
     def _lock(self, request: pb.LockRequest, client_id: str, answered: Answered) -> None:
-        acquire = convert.acquire_lock_in(request)
+        acquire = convert.acquire_lock_in(request, client_id)
         asked = _Asked()
 
         def granted(verdict: Verdict | MusterError, header: Header) -> None:
@@ -200,9 +200,9 @@ class StateCalls:
             answered(response)
 
     def _list(self, request: pb.ListRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._list_page(request), answered)
+        self._later(self._list_page(request, self._last_write), answered)
 
-    async def _list_page(self, request: pb.ListRequest) -> pb.ListResponse:
+    async def _list_page(self, request: pb.ListRequest, behind: int) -> pb.ListResponse:
         prefix = convert.check_prefix(request.prefix, "prefix")
         token = _name_token(request.page_token, f"state {prefix}", prefix)
         page = await self._engine.list(
@@ -212,6 +212,7 @@ class StateCalls:
             limit=page_size(request.page_size),
             max_bytes=MAX_PAGE_BYTES,
             keys_only=request.keys_only,
+            behind=behind,
         )
         response = pb.ListResponse(header=self._header(page.revision))
         for entry in page.entries:
@@ -221,26 +222,26 @@ class StateCalls:
         return response
 
     def _history(self, request: pb.HistoryRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._history_page(request), answered)
+        self._later(self._history_page(request, self._last_write), answered)
 
-    async def _history_page(self, request: pb.HistoryRequest) -> pb.HistoryResponse:
+    async def _history_page(self, request: pb.HistoryRequest, behind: int) -> pb.HistoryResponse:
         key = convert.check_key(request.key, "key")
         token = PageToken.parse(request.page_token, query=f"history {key}")
         after = position(token.after, field="page_token") if token.after else 0
-        page = await self._engine.history(self._name, key, after=after, limit=page_size(request.page_size), max_bytes=MAX_PAGE_BYTES)
+        page = await self._engine.history(self._name, key, after=after, limit=page_size(request.page_size), max_bytes=MAX_PAGE_BYTES, behind=behind)
         response = pb.HistoryResponse(header=self._header(page.revision), events=map(event_out, page.events))
         if page.through < page.revision:
             response.next_page_token = PageToken(token.query, str(page.through)).text()
         return response
 
     def _list_locks(self, request: pb.ListLocksRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._locks_page(request), answered)
+        self._later(self._locks_page(request, self._last_write), answered)
 
-    async def _locks_page(self, request: pb.ListLocksRequest) -> pb.ListLocksResponse:
+    async def _locks_page(self, request: pb.ListLocksRequest, behind: int) -> pb.ListLocksResponse:
         prefix = convert.check_prefix(request.prefix, "prefix")
         token = _name_token(request.page_token, f"locks {prefix}", prefix)
         size = page_size(request.page_size)
-        locks = await self._engine.locks(self._name, prefix=prefix, after=token.after, limit=size)
+        locks = await self._engine.locks(self._name, prefix=prefix, after=token.after, limit=size, behind=behind)
         response = pb.ListLocksResponse(header=header_out(self._engine.header(self._name)))
         room = MAX_PAGE_BYTES
         for lock in locks:
@@ -254,10 +255,10 @@ class StateCalls:
         return response
 
     def _stats(self, request: pb.GetStateStatsRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._facts(), answered)
+        self._later(self._facts(self._last_write), answered)
 
-    async def _facts(self) -> pb.GetStateStatsResponse:
-        facts = await self._engine.facts(self._name)
+    async def _facts(self, behind: int) -> pb.GetStateStatsResponse:
+        facts = await self._engine.facts(self._name, behind=behind)
         return pb.GetStateStatsResponse(
             header=pb.StateHeader(revision=facts.revision, incarnation=facts.incarnation),
             compact_revision=facts.compact_revision,

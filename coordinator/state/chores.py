@@ -115,7 +115,7 @@ class Chores:
         if next_due_ms is None or self._closed or self._expire:
             return
         now_s = self._clock.now_s()
-        wait_s = max((next_due_ms - self._now_ms()) / 1000, self._swept_s + SWEEP_SPACING_S - now_s, 0.0)
+        wait_s = max((next_due_ms + 1 - self._now_ms()) / 1000, self._swept_s + SWEEP_SPACING_S - now_s, 0.0)
         self._sweep_at_s = now_s + wait_s
         self._sweep = asyncio.get_running_loop().call_later(wait_s, self._sweep_now)
 

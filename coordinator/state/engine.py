@@ -158,7 +158,8 @@ class StateEngine:
         Args:
             namespace: whose state.
             keys: at most 256.
-            answered: gets the entries in the order of `keys`, None for those that aren't there; or Unavailable.
+            answered: gets the entries in the order of `keys`, None for those that aren't there; or Unavailable; or LimitReached when they
+                have more than 3 MiB.
             behind: sees this write as well, and all before it: the number that `write` or `update` returned.
         """
         state = self._state(namespace)

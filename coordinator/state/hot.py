@@ -1,7 +1,7 @@
 """Updates of a value, computed one after the other in memory: the next one's begins with what the one before it will leave. Without I/O.
 
-A shard has one writer, so the writer knows what is there, and the store's compare of the key's version stays the truth: what was computed
-from something else is computed again.
+A shard has one writer, so the writer knows what is there. The store compares all the same: what was computed from something else is
+computed again.
 """
 
 from collections import OrderedDict
@@ -16,6 +16,7 @@ from coordinator.state.model import Compare, CompareTarget, Entry, Outcome, Put,
 from coordinator.state.updates import FIELDS, Step, Update, step_of, value_after
 
 MAX_HOT_BYTES = 32 * 1024 * 1024  # of a shard
+MAX_CHAINED_BYTES = 16 * 1024  # of a value that the next update of the same call begins with: as a condition, it travels twice
 _ENTRY_BYTES = 600  # of an entry beside its key and value, as Python holds it
 CONTENT_TYPE = "application/json"  # of what an update makes
 
@@ -68,20 +69,25 @@ def _bytes(key: str, entry: Entry | None) -> int:
 class Expected(NamedTuple):
     """What a key has, or will have when what was computed before is written. Of one that isn't there: None, and zeros.
 
-    `create_revision` is None while it isn't known.
+    `mod_revision` is None of what isn't written yet: then version and value are compared.
     """
 
     value: bytes | None
     content_type: str
     version: int
-    create_revision: int | None
+    mod_revision: int | None
+
+    @property
+    def can_be_compared(self) -> bool:
+        """Whether an update may be computed from it: a large value is written first, so that it needn't travel twice."""
+        return self.mod_revision is not None or len(self.value or b"") <= MAX_CHAINED_BYTES
 
 
 def expected(entry: Entry | None) -> Expected:
     """As it is."""
     if entry is None:
         return Expected(None, CONTENT_TYPE, 0, 0)
-    return Expected(entry.value, entry.content_type, entry.version, entry.create_revision)
+    return Expected(entry.value, entry.content_type, entry.version, entry.mod_revision)
 
 
 class Unsettled(Enum):
@@ -108,9 +114,12 @@ class Job:
         something that isn't durable yet, nor when it had been done before under the same sequence.
         """
         update, self.before, self.failure = self.update, before, None
-        compares = [*update.compares, Compare(update.key, CompareTarget.VERSION, before.version)]
-        if before.create_revision is not None:
-            compares.append(Compare(update.key, CompareTarget.CREATE_REVISION, before.create_revision))
+        compares = [*update.compares]
+        if before.mod_revision is not None:
+            compares.append(Compare(update.key, CompareTarget.MOD_REVISION, before.mod_revision))
+        else:
+            compares.append(Compare(update.key, CompareTarget.VERSION, before.version))
+            compares.append(Compare(update.key, CompareTarget.VALUE, value=before.value or b""))
         puts: tuple[Put, ...] = ()
         after = before
         try:
@@ -119,7 +128,7 @@ class Job:
             self.failure = failure
         else:
             puts = (Put(update.key, self.value, before.content_type, keeps_end=before.value is not None),)
-            after = Expected(self.value, before.content_type, before.version + 1, before.create_revision or None)
+            after = Expected(self.value, before.content_type, before.version + 1, None)
         return Transaction(puts, tuple(compares), (Read((update.key,)),), update.locks, update.origin), after
 
     def settle(self, verdict: Verdict, revision_before: int) -> Verdict | InvalidRequest | Unsettled:
@@ -153,4 +162,7 @@ def job_of(update: Update) -> Job:
 def _is(entries: Sequence[Entry], before: Expected) -> bool:
     if not entries:
         return before.version == 0
-    return before.version == entries[0].version and before.create_revision in {None, entries[0].create_revision}
+    present = entries[0]
+    if before.mod_revision is not None:
+        return present.mod_revision == before.mod_revision
+    return (present.version, present.value) == (before.version, before.value)

@@ -48,12 +48,19 @@ def is_number(value: Json) -> bool:
 
 
 def identity(value: Json) -> Hashable:
-    """Equal for what JSON calls equal: 1 and 1.0, members in any order; but not 1 and true."""
+    """Equal for what JSON calls equal: 1 and 1.0, members in any order; but not 1 and true. Raises NotJson."""
+    try:
+        return _identity(value)
+    except RecursionError:
+        raise NotJson("it is nested too deeply") from None
+
+
+def _identity(value: Json) -> Hashable:
     match value:
         case dict():
-            return ("object", frozenset((name, identity(member)) for name, member in value.items()))
+            return ("object", frozenset((name, _identity(member)) for name, member in value.items()))
         case list():
-            return ("list", tuple(map(identity, value)))
+            return ("list", tuple(map(_identity, value)))
         case bool():
             return ("bool", value)
         case _:

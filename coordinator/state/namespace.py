@@ -52,8 +52,7 @@ class NamespaceState:
     async def run(self) -> None:
         """Serves it until cancelled. Raises ShardLost."""
         try:
-            await self._open()
-            await _all(self.writer.run(), self.reads.run(), self.watches.run_live(), self.watches.run_behind())
+            await _all(self._serve(), self.reads.run())
         except StoreCorrupt as error:
             log.error("state.corrupt namespace=%s reason=%s", self.name, error)  # noqa: TRY400 - its traceback says nothing more
             self.close(Unavailable("the store answered what must not be, and the state is opened anew: try again", reason="STATE_REOPENED"))
@@ -62,9 +61,14 @@ class NamespaceState:
             self.close(Unavailable("this coordinator no longer serves the shard: try again", reason="SHARD_UNAVAILABLE"))
             raise
 
+    async def _serve(self) -> None:
+        await self._open()
+        await _all(self.writer.run(), self.watches.run_live(), self.watches.run_behind())
+
     async def _open(self) -> None:
         facts = await self._outage.until_answered(lambda: self._store.facts(self.name))
         self.writer.opened(Header(facts.revision, facts.incarnation))
+        self.reads.opened()
         self.watches.open()
         self.watches.written()
         if facts.next_due_ms is not None:
@@ -94,7 +98,7 @@ class NamespaceState:
             Unavailable: the store didn't answer in a second, or the engine stopped.
         """
         await self.reads.when_done(behind)
-        return await read_within(ask)
+        return await self.reads.ask(ask)
 
     def seen(self, revision: int) -> None:
         """The store has shown a revision: one that isn't known yet is of a write that isn't answered yet."""
@@ -107,6 +111,11 @@ class NamespaceState:
         self._chores.written(date_ms=written.date_ms, next_due_ms=written.next_due_ms, revision=written.revision)
         self.reads.written()
         self.watches.written()
+
+    def lost(self) -> None:
+        """See Follower."""
+        log.error("state.lost namespace=%s revision=%d", self.name, self.writer.header.revision)
+        self.watches.lost()
 
     def granted(self, grants: Sequence[Grant]) -> None:
         """See Follower."""

@@ -4,8 +4,9 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from coordinator.errors import LimitReached, MusterError, Unavailable
 from coordinator.state.model import Entry
@@ -13,7 +14,10 @@ from coordinator.state.outages import read_within
 from coordinator.state.ports import StateStore
 from coordinator.state.writer import Header, Writer
 
+T = TypeVar("T")
+
 MAX_KEYS = 512  # of one call
+MAX_GET_BYTES = 3 * 1024 * 1024  # what one answer carries
 MAX_QUEUED = 50_000
 
 GetAnswered = Callable[[Sequence[Entry | None] | MusterError, Header], None]
@@ -39,6 +43,19 @@ class Reads:
         self._wake = asyncio.Event()
         self._under_way: list[_Get] = []
         self._closed: Unavailable | None = None
+        self._opened = asyncio.Event()
+
+    def opened(self) -> None:
+        """It is known where the state is: until then nothing is answered."""
+        self._opened.set()
+
+    async def ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Reads once the state is open. Raises Unavailable when it takes longer than a second."""
+        return await read_within(ask if self._opened.is_set() else partial(self._once_open, ask))
+
+    async def _once_open(self, ask: Callable[[], Awaitable[T]]) -> T:
+        await self._opened.wait()
+        return await ask()
 
     def get(self, keys: Sequence[str], answered: GetAnswered, *, behind: int) -> None:
         """See StateEngine.get."""
@@ -102,24 +119,39 @@ class Reads:
             for key in get[0]:
                 places.setdefault(key, len(places))
         keys = list(places)
-        entries: list[Entry | None] = []
-        failure: Unavailable | None = None
-        revision = 0
         try:
-            revision, found = await read_within(lambda: self._store.get(self._namespace, keys))
-            entries = list(found)
-        except Unavailable as error:
-            failure = error
+            revision, entries = await self.ask(lambda: self._store.get(self._namespace, keys, max_bytes=MAX_GET_BYTES))
+        except Unavailable as failure:
+            under_way, self._under_way = self._under_way, []
+            for _, answered in under_way:
+                answered(failure, self._writer.header)
+            return
         self._writer.seen(revision)
+        header = Header(revision, self._writer.header.incarnation)
         under_way, self._under_way = self._under_way, []
-        header = Header(revision or self._writer.header.revision, self._writer.header.incarnation)
-        for asked, answered in under_way:
-            answered(failure or [entries[places[key]] for key in asked], header)
+        for number, (asked, answered) in enumerate(under_way):
+            if len(entries) == len(keys) or all(places[key] < len(entries) for key in asked):
+                answered([entries[places[key]] for key in asked], header)
+            elif number:  # the rest of the call was too much for one answer
+                self._queue.extendleft(reversed(under_way[number:]))
+                return
+            else:
+                answered(_too_large(), header)
 
 
 def _reached(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
+
+
+def _too_large() -> LimitReached:
+    return LimitReached(
+        f"the keys have more than {MAX_GET_BYTES} bytes together: read fewer of them at a time",
+        limit="state_read_bytes",
+        used=MAX_GET_BYTES,
+        allowed=MAX_GET_BYTES,
+        retry_after_s=None,
+    )
 
 
 def _too_many(waiting: int) -> LimitReached:

@@ -1,6 +1,6 @@
 """Changes of a value where it is: what can be asked for, and what comes of it. Without I/O."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation, Overflow
 from functools import partial
@@ -103,7 +103,7 @@ def step_of(change: Change) -> Step:
             more = [_decoded(item, f"set_add.items[{index}]") for index, item in enumerate(items)]
             return lambda value: _with(_list(value, "set_add"), more)
         case SetRemove(items):
-            gone = {identity(_decoded(item, f"set_remove.items[{index}]")) for index, item in enumerate(items)}
+            gone = {_identified(item, f"set_remove.items[{index}]") for index, item in enumerate(items)}
             return lambda value: [item for item in _list(value, "set_remove") if identity(item) not in gone]
         case _:
             assert_never(change)
@@ -158,6 +158,13 @@ def _decoded(text: bytes | str, field: str) -> Json:
         return decoded(text)
     except NotJson as error:
         raise InvalidRequest(f"{field} is no JSON: {error}", field=field) from None
+
+
+def _identified(text: bytes, field: str) -> Hashable:
+    try:
+        return identity(_decoded(text, field))
+    except NotJson as error:
+        raise InvalidRequest(f"{field} can't be looked for: {error}", field=field) from None
 
 
 def _patch_refused(error: PatchError, reason: str) -> InvalidRequest:

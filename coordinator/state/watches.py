@@ -57,6 +57,7 @@ class Watches:
         self._progress: asyncio.TimerHandle | None = None
         self._recent: OrderedDict[tuple[str, int], Entry] = OrderedDict()
         self._recent_bytes = 0
+        self._followed: set[Watch] = set()
         self._with_previous: set[Watch] = set()
         self.streams: set[Stream] = set()
         self.opened = False
@@ -70,6 +71,13 @@ class Watches:
         self._position = self.header().revision
         for stream in self.streams:
             stream.begin()
+
+    def lost(self) -> None:
+        """The store has lost writes, and what they had made: whoever followed must list again."""
+        for watch in list(self._followed):
+            self._refuse(watch, _lost(self.header()))
+        self._recent.clear()
+        self._recent_bytes = 0
 
     def written(self) -> None:
         """The revision may have grown."""
@@ -89,6 +97,7 @@ class Watches:
     def follow(self, watch: Watch) -> None:
         """A watch begins. Its position is below 0 for what comes from now on."""
         revision = max(self.header().revision, self._position)
+        self._followed.add(watch)
         if watch.previous:
             self._with_previous.add(watch)
         if not self._index:
@@ -104,6 +113,7 @@ class Watches:
 
     def leave(self, watch: Watch) -> None:
         """A watch ends."""
+        self._followed.discard(watch)
         self._with_previous.discard(watch)
         self._index.remove(watch, watch.key, is_prefix=watch.is_prefix)
         watch.mode = Mode.ENDED
@@ -277,6 +287,14 @@ def _compacted(wanted: int, page: EventPage) -> RevisionOutOfRange:
         f"revision {wanted} is no longer kept, the first that is is {page.compact_revision}: list the keys again, and watch from there",
         reason="COMPACTED",
         metadata={"compact_revision": str(page.compact_revision), "revision": str(page.revision)},
+    )
+
+
+def _lost(header: Header) -> RevisionOutOfRange:
+    return RevisionOutOfRange(
+        "the store has lost writes that were acknowledged: list the keys again, and watch from there",
+        reason="COMPACTED",
+        metadata={"compact_revision": str(header.revision), "revision": str(header.revision)},
     )
 
 

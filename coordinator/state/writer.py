@@ -52,6 +52,9 @@ class Follower(Protocol):
     def written(self, written: Written) -> None:
         """Everybody is answered, but for updates that are computed again."""
 
+    def lost(self) -> None:
+        """The store has lost writes: it has another incarnation."""
+
     def granted(self, grants: Sequence[Grant]) -> None:
         """Locks were handed on."""
 
@@ -253,10 +256,11 @@ class Writer:
         if written.answer is WriteAnswer.FENCED:
             raise ShardLost(f"the shard of namespace {self._namespace!r} was taken over by another coordinator")
         before, self._written_revision = self._written_revision, written.revision
-        if written.incarnation != self.header.incarnation:
-            self._space = self._hot.new_space()
-        self.seen_revision = max(self.seen_revision, written.revision)
+        incarnation, self.seen_revision = self.header.incarnation, max(self.seen_revision, written.revision)
         self.header = Header(self.seen_revision, written.incarnation)
+        if incarnation and written.incarnation != incarnation:
+            self._space = self._hot.new_space()
+            self._follower.lost()
         self._settle(call, written.verdicts, before)
         for chore, verdict in zip(chores, written.verdicts[len(call.commands) :], strict=True):
             if isinstance(chore, ExpireDue) and verdict.number:
@@ -338,6 +342,8 @@ class _Call:
             if isinstance(entry, Missing):
                 return None
             before = expected(entry)
+        if not before.can_be_compared:
+            return None
         transaction, self.expected[key] = job.attempt(before)
         self.commands.append(transaction)
         return len(job.value)

@@ -23,7 +23,7 @@ async def main():
         try:
             async with client.state.lock("l", ttl_s=1.0):
                 while True:
-                    await client.state.put("k", "held", fenced=False)
+                    await client.state.put("k", "held")
                     await asyncio.sleep(0)
         except LockLost as error:
             print(f"lost: {error}", flush=True)
@@ -32,10 +32,44 @@ async def main():
 asyncio.run(main())
 """
 
+STUBBORN_HOLDER = """
+import sys
+import grpc
+from muster.v1 import state_pb2 as pb
+from muster.v1.state_pb2_grpc import StateServiceStub
 
-async def test_a_stopped_holder_writes_nothing_when_it_goes_on(deployment: Deployment, client: Client, children) -> None:
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    state = StateServiceStub(channel)
+    ask = pb.LockRequest(name="l", waiter_id="stubborn")
+    ask.ttl.FromSeconds(1)
+    token = state.Lock(ask).token
+    held = pb.WriteOptions(required_locks=[pb.RequiredLock(name="l", token=token)])
+    try:
+        while True:
+            state.KeepLock(pb.KeepLockRequest(name="l", token=token))
+            state.Put(pb.PutRequest(key="k", value=b"held", options=held))
+    except grpc.RpcError as error:
+        print(f"lost: {error.code().name}: {error.details()}", flush=True)
+    late = 0
+    for _ in range(20):  # it doesn't know when to stop
+        try:
+            state.Put(pb.PutRequest(key="k", value=b"late", options=held))
+            late += 1
+        except grpc.RpcError:
+            pass
+    print(f"wrote {late} times", flush=True)
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    "program, says",
+    [(HOLDER, "lost: the lock 'l' "), (STUBBORN_HOLDER, "lost: ABORTED: the lock 'l' is somebody else's")],
+    ids=["of the SDK", "of its own"],
+)
+async def test_a_stopped_holder_writes_nothing_when_it_goes_on(deployment: Deployment, client: Client, children, program, says) -> None:
     state = client.state
-    holder = children.start([sys.executable, "-c", HOLDER, deployment.address], name="holder")
+    holder = children.start([sys.executable, "-c", program, deployment.address], name="holder")
 
     async def written():
         return await state.get("k")
@@ -47,7 +81,9 @@ async def test_a_stopped_holder_writes_nothing_when_it_goes_on(deployment: Deplo
         assert revision > lock.token
         holder.send(signal.SIGCONT)
         assert await holder.wait_for_exit(within_s=20) == 3, holder.output()
-        assert "lost: the lock 'l' is somebody else's" in holder.output()
+        assert says in holder.output()
+        if program is STUBBORN_HOLDER:
+            assert "wrote 0 times" in holder.output()
         entry = await state.get("k")
     assert (entry.text(), entry.revision) == ("mine", revision)
 
@@ -108,8 +144,8 @@ async def test_a_watch_sees_every_revision_once_over_restarts(deployment: Deploy
         assert [(await anext(again)).revision for _ in revisions] == revisions
 
 
-async def test_locks_and_leases_get_their_time_again_after_a_restart(deployment: Deployment, client: Client) -> None:
-    async with client.state.lock("l", ttl_s=1.5) as lock, await client.state.lease(1.5) as lease:
+async def test_locks_and_leases_outlive_restarts(deployment: Deployment, client: Client) -> None:
+    async with client.state.lock("l", ttl_s=20) as lock, await client.state.lease(20) as lease:
         await client.state.put("k", 1, lease=lease)
         await deployment.kill_coordinator()
         await client.state.put("guarded", lock.token)

@@ -184,7 +184,7 @@ def test_what_is_just_allowed():
 
 
 def test_a_put():
-    assert convert_state.put_in(PUT, "client") == Transaction((Put("k", b"v"),))
+    assert convert_state.put_in(PUT, "") == Transaction((Put("k", b"v"),))
     whole = pb.PutRequest(
         key="k",
         value=b"v",
@@ -202,6 +202,14 @@ def test_a_put():
     )
     whole.options.client_id = "other"
     assert convert_state.put_in(whole, "client").origin.client_id == "other"
+
+
+def test_who_writes_is_the_client_where_nothing_more_is_said():
+    known = pb.StateAuthor(client_name="client").SerializeToString()
+    assert convert_state.put_in(pb.PutRequest(key="k", options=pb.WriteOptions()), "client").origin == Origin(known)
+    assert convert_state.put_in(pb.PutRequest(key="k"), "client").origin == Origin(known)
+    assert convert_state.acquire_lock_in(pb.LockRequest(name="l", waiter_id="w", ttl=Duration(seconds=1)), "client").author == known
+    assert convert_state.put_in(pb.PutRequest(key="k"), "").origin == Origin()
 
 
 def test_a_delete():
@@ -248,7 +256,13 @@ def test_an_update():
         if_revision=3,
         options=pb.WriteOptions(client_id="c", sequence=2, required_locks=[pb.RequiredLock(name="l", token=5)]),
     )
-    assert whole == Update("k", Add("1"), (Compare("k", CompareTarget.MOD_REVISION, 3),), (("l", 5),), Origin(b"", "c", 2))
+    assert whole == Update(
+        "k",
+        Add("1"),
+        (Compare("k", CompareTarget.MOD_REVISION, 3),),
+        (("l", 5),),
+        Origin(pb.StateAuthor(client_name="c").SerializeToString(), "c", 2),
+    )
 
 
 def test_locks():

@@ -342,7 +342,7 @@ class WriteOptions(_message.Message):
     """
     @_builtins.property
     def author(self) -> Global___StateAuthor:
-        """Who writes."""
+        """Who writes; left out, it is the client of `client_id`."""
 
     @_builtins.property
     def required_locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequiredLock]:
