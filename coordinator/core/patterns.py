@@ -57,6 +57,15 @@ class Patterns(Generic[T]):
                 return value
         return None
 
+    def matches(self, key: str) -> Iterator[T]:
+        """The values of all patterns that match a key."""
+        values = self._values
+        if not key.endswith("*") and (value := values.get(key)) is not None:
+            yield value
+        for length in self._lengths:
+            if length <= len(key) and (value := values.get(f"{key[:length]}*")) is not None:
+                yield value
+
     def values(self) -> Iterator[T]:
         """All values."""
         yield from self._values.values()

@@ -298,6 +298,19 @@ class Pools:
                 for lane in those:
                     self._move(lane, pool, rooms)
 
+    def follow(self, lanes: Iterable[Lane]) -> None:
+        """All rooms of lanes have been linked, or unlinked: their limited tasks go to the pools of the rooms that they have now."""
+        moved: dict[tuple[Pool, frozenset[Room]], list[Lane]] = {}
+        for lane in lanes:
+            if lane.pool is not None and lane.pool.rooms.keys() != lane.rooms.keys():
+                moved.setdefault((lane.pool, frozenset(lane.rooms)), []).append(lane)
+        for (pool, rooms), those in moved.items():
+            if len(those) == len(pool.lanes):  # however much waits in it
+                self._change(pool, rooms)
+            else:
+                for lane in those:
+                    self._move(lane, pool, rooms)
+
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
         pool = lane.pool
