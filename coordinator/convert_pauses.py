@@ -3,9 +3,8 @@
 from muster.v1 import policy_pb2
 
 from coordinator.checks import check_name
-from coordinator.convert import MAX_DURATION_S, duration, seconds, timestamp
-from coordinator.core.pauses import end_of
-from coordinator.core.policies import CordonPolicy, PausePolicy, StandingPolicy
+from coordinator.convert import MAX_DURATION_S, duration, seconds
+from coordinator.core.policies import CordonPolicy, PausePolicy
 from coordinator.errors import InvalidRequest
 
 MAX_REASON_CHARS = 256
@@ -66,9 +65,3 @@ def pause_out(policy: PausePolicy) -> policy_pb2.PausePolicy:
 def cordon_out(policy: CordonPolicy) -> policy_pb2.CordonPolicy:
     """A cordon as a message."""
     return policy_pb2.CordonPolicy(agent_name=policy.agent, reason=policy.reason)
-
-
-def pause_shown(message: policy_pb2.PausePolicy, standing: StandingPolicy) -> None:
-    """Adds when a pause ends, for callers."""
-    if end_ms := end_of(standing):
-        message.end_time.CopyFrom(timestamp(end_ms))

@@ -8,6 +8,7 @@ from muster.v1 import common_pb2, policy_pb2
 from coordinator import convert, convert_limits, convert_pauses, convert_webhooks
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, RetryPolicy
+from coordinator.core.pauses import end_of
 from coordinator.core.policies import (
     ConcurrencyLimitPolicy,
     CordonPolicy,
@@ -184,17 +185,17 @@ def _retry_defaults_out(policy: RetryDefaultsPolicy) -> policy_pb2.RetryDefaults
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:
-    """A policy that holds, as a snapshot has it, with the date since when it does."""
+    """A policy that holds, as a snapshot has it, with the date since when it does, and until when if it ends."""
     message = policy_out(standing.policy)
     message.set_time.CopyFrom(convert.timestamp(standing.set_ms))
+    if end_ms := end_of(standing):
+        message.pause.end_time.CopyFrom(convert.timestamp(end_ms))
     return message
 
 
 def standing_shown(standing: StandingPolicy) -> policy_pb2.Policy:
-    """A policy that holds, as callers are shown it: without its secrets, and with its end."""
+    """A policy that holds, as callers are shown it: without its secrets."""
     message = standing_out(standing)
-    if message.HasField("pause"):
-        convert_pauses.pause_shown(message.pause, standing)
     if message.HasField("webhook"):
         convert_webhooks.policy_shown(message.webhook)
     return message

@@ -58,13 +58,10 @@ class Patterns(Generic[T]):
         return None
 
     def matches(self, key: str) -> Iterator[T]:
-        """The values of all patterns that match a key."""
-        values = self._values
-        if not key.endswith("*") and (value := values.get(key)) is not None:
-            yield value
-        for length in self._lengths:
-            if length <= len(key) and (value := values.get(f"{key[:length]}*")) is not None:
-                yield value
+        """The values of all patterns that match a key; the same one twice, where a key is a pattern."""
+        for pattern in (key, *(f"{key[:length]}*" for length in self._lengths if length <= len(key))):
+            if pattern in self._values:
+                yield self._values[pattern]
 
     def values(self) -> Iterator[T]:
         """All values."""

@@ -104,8 +104,7 @@ def _resume(scheduler: Scheduler, task_type: str) -> None:
 
 
 def hold_all(scheduler: Scheduler) -> None:
-    """The namespace is paused: whoever is awake will be woken by its end. Heavy lanes are remembered, since only they themselves are kept
-    for."""
+    """The namespace is paused: its end will wake whoever is awake now. Heavy lanes are remembered: agents are kept for those alone."""
     for item in scheduler.awake:
         if isinstance(item, Line) and item.slots > 1:
             scheduler.reserved.setdefault(item, None)

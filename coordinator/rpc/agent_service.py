@@ -11,8 +11,8 @@ from coordinator import convert
 from coordinator.checks import check_name
 from coordinator.convert_scheduling import capabilities_out
 from coordinator.core import sessions
-from coordinator.core.pauses import cordon_of
 from coordinator.core.load_map import Agent
+from coordinator.core.pauses import cordon_of
 from coordinator.errors import NotFound
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, serve_stream

@@ -71,7 +71,10 @@ LIMITS = st.one_of(
     st.builds(RateLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3), st.just(10_000)),
 )
 PAUSES = st.builds(
-    PausePolicy, st.sampled_from(["a", "b", "*", ""]).map(lambda one: "a*" if one == "*" else one), st.just(""), st.sampled_from([0, 0, 5000])
+    PausePolicy,
+    st.sampled_from(["a", "b", "*", ""]).map(lambda one: "a*" if one == "*" else one),
+    st.just(""),
+    st.sampled_from([0, 0, 5000]),
 ) | st.builds(CordonPolicy, AGENTS)
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 

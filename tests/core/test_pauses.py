@@ -1,6 +1,7 @@
 """Pauses hold up what they name and nothing else, cordons keep agents from new work, and what goes on is just what waited."""
 
 import pytest
+from muster.v1 import common_pb2
 
 from coordinator.core.explain import RuledOut, WaitKind, explain, waits_for
 from coordinator.core.load_map import AgentStatus
@@ -238,6 +239,24 @@ def test_a_pause_of_what_limits_hold_up_ends_for_all_of_it(world):
     assert world.running("bob") == ["both1-3"]
 
 
+def zone(name):
+    return [common_pb2.LabelSelector(label="zone", operator=common_pb2.LABEL_OPERATOR_IN, values=[name])]
+
+
+def test_limited_tasks_of_a_type_that_different_agents_take_are_found_by_theirs_again(world):
+    """While the type is paused they wait together, beside what nobody can take."""
+    world.submit("nobody's", task_type="nobody", concurrency_key="k")
+    world.set_policy(PausePolicy("work"))
+    for name in ("a", "b"):
+        world.join(name, labels={"zone": name}, capacity=3)
+        for number in range(2):
+            world.submit(f"{name}{number}", selectors=zone(name), concurrency_key=f"k{number}")
+    world.submit("any", concurrency_key="k")
+    resume(world, "work")
+    assert {*world.running("a"), *world.running("b")} == {"a0", "a1", "b0", "b1", "any"}
+    assert {"a0", "a1"} <= set(world.running("a"))
+
+
 def test_agents_that_come_and_go_in_a_pause_find_nothing_until_it_ends(world):
     world.set_policy(PausePolicy("work"))
     for number in range(2):
@@ -376,9 +395,7 @@ def test_a_cordon_holds_for_an_agent_that_comes_later_and_over_a_restart(world):
     world.crash()
     world.join("ann")
     assert world.running("ann") == []
-    assert world.scheduler.state.policies == {
-        PolicyName(PolicyKind.CORDON, "ann"): StandingPolicy(CordonPolicy("ann"), FIRST_DATE_MS)
-    }
+    assert world.scheduler.state.policies == {PolicyName(PolicyKind.CORDON, "ann"): StandingPolicy(CordonPolicy("ann"), FIRST_DATE_MS)}
     uncordon(world, "ann")
     assert world.running("ann") == ["task"]
 

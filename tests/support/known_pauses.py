@@ -31,7 +31,8 @@ class KnownPauses:
     def hold_up(self, task_type: str) -> bool:
         """Whether nothing of a type may begin."""
         return any(
-            not pattern or pattern == task_type or (pattern.endswith("*") and task_type.startswith(pattern[:-1])) for pattern in self.ends_ms
+            not pattern or pattern == task_type or (pattern.endswith("*") and task_type.startswith(pattern[:-1]))
+            for pattern in self.ends_ms
         )
 
     def nothing_is_overdue(self, date_ms: float) -> None:
