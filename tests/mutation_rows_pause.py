@@ -22,8 +22,7 @@ PAUSE_MUTATIONS = [
         "                if True:\n                    unlinked +=",
     ),
     Mutation("pause: a prefix", PAUSES, 'if pattern.endswith("*") else [pattern]', "if False else [pattern]"),
-    Mutation("pause: a type's end is not another's", PAUSES, "        if not pauses.names(task_type):\n", "        if standing is None:\n"),
-    Mutation("pause: what is paused twice is parked once", PAUSES, "elif task_type not in were_paused:", "else:"),
+    Mutation("pause: a type's end is not another's", PAUSES, "        if pauses.names(task_type):\n", "        if standing is not None:\n"),
     Mutation(
         "pause: whoever has space looks again",
         PAUSES,

@@ -78,16 +78,15 @@ def follow_pause(scheduler: Scheduler, name: PolicyName) -> None:
             scheduler.awake.update(dict.fromkeys(load.rooms()))
         return
     types = [one for one in load.lane_types() if covers(pattern, one)] if pattern.endswith("*") else [pattern]
-    were_paused = {task_type for task_type in types if pauses.names(task_type)}
     if standing is None:
         pauses.types.delete(pattern)
     else:
         pauses.types.set(pattern, standing)
     for task_type in types:
-        if not pauses.names(task_type):
-            _resume(scheduler, task_type)
-        elif task_type not in were_paused:
+        if pauses.names(task_type):
             load.park(task_type)
+        else:
+            _resume(scheduler, task_type)
     for agent in [kept for kept in scheduler.reserved.values() if kept is not None]:
         scheduler.freed(agent)  # whoever is kept for what is paused now is let go
 
