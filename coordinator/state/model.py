@@ -308,8 +308,9 @@ class Verdict:
 class Limits:
     """Of one namespace. History is bounded by revisions and by age, whichever is reached first.
 
-    `max_read_bytes` is of one transaction, `max_batch_read_bytes` of all that are written together. With `max_kept` verdicts kept for repetitions, the older ones go before their ten minutes are
-    over. `store_full`: there is no room for anything that makes the store larger, which is answered with STORE_FULL.
+    `max_read_bytes` is of one transaction, `max_batch_read_bytes` of all that are written together. With `max_kept` verdicts kept for
+    repetitions, the older ones go before their ten minutes are over. `store_full`: there is no room for anything that makes the store
+    larger, which is answered with STORE_FULL.
     """
 
     max_keys: int = 1_000_000

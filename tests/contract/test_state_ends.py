@@ -166,6 +166,20 @@ class TestAfterAnOutage:
         assert ended[:3] == [(["k", "leased"], held), (["k"], held), ([], held)]
         assert ended[3] == ([], ("waiter", []))
 
+    async def test_a_grant_is_still_to_be_confirmed_within_a_second(self, writer):
+        token = (await writer.acquire("a")).revision
+        await writer.acquire("b", ttl_ms=9000)
+        await writer.acquire("c", ttl_ms=9000)
+        await writer.do(ReleaseLock("l", token=token))
+        writer.clock.pass_ms(5000)
+        await writer.do(ExtendAll())
+        writer.clock.pass_ms(CONFIRM_MS - 1)
+        await writer.expire()
+        assert await writer.lock() == ("b", ["c"])
+        writer.clock.pass_ms(1)
+        await writer.expire()
+        assert await writer.lock() == ("c", [])
+
     async def test_a_deadline_that_is_later_stays(self, writer):
         await writer.put("k", ttl_ms=1000)
         await writer.do(ExtendAll())

@@ -161,7 +161,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
-    world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7))
+    world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7, 10**5, 10**8))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")
