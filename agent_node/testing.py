@@ -5,8 +5,8 @@
             handle = await client.submit("greet", "Ada")
             assert (await handle.result()).text() == "hello Ada"
 
-Queue, leases, retries, shared state and streams are the real ones, over gRPC on a free loopback port; only durability is missing. It needs the
-extra `muster-agents[coordinator]`.
+Queue, leases, retries, shared state and streams are the real ones, over gRPC on a free loopback port; only durability is missing. It needs
+the extra `muster-agents[coordinator]`.
 """
 
 from __future__ import annotations
