@@ -5,8 +5,8 @@
             handle = await client.submit("greet", "Ada")
             assert (await handle.result()).text() == "hello Ada"
 
-Queue, leases, retries and streams are the real ones, over gRPC on a free loopback port; only durability is missing. It needs the
-extra `muster-agents[coordinator]`.
+Queue, leases, retries, shared state and streams are the real ones, over gRPC on a free loopback port; only durability is missing. It needs
+the extra `muster-agents[coordinator]`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ try:
     from coordinator.core.model import Settings
     from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
     from coordinator.settings import CoordinatorSettings
+    from coordinator.state.memory_store import MemoryState, MemoryStateStore
     from coordinator.webhook_urls import WebhookRules, parse_networks
     from coordinator.wiring import serve
 except ModuleNotFoundError as missing:
@@ -55,7 +56,8 @@ async def local_coordinator(
     core = Settings(lease_s=lease_s, renew_period_s=lease_s / 3, session_grace_s=session_grace_s)
     bounds = Bounds(webhooks=WebhookRules(allowed=parse_networks(webhook_allow)))
     settings = CoordinatorSettings(listen="127.0.0.1:0", shards=1, core=core, bounds=bounds, stop_grace_s=0.0)
-    async with serve(settings, [store], ("memory", "nothing survives the end of this process")) as running:
+    state = MemoryStateStore(state=MemoryState(), owns=store.owns, now_ms=clock.wall_ms)
+    async with serve(settings, [store], [state], ("memory", "nothing survives the end of this process")) as running:
         yield f"127.0.0.1:{running.port}"
 
 

@@ -228,7 +228,8 @@ class StateCalls:
         key = convert.check_key(request.key, "key")
         token = PageToken.parse(request.page_token, query=f"history {key}")
         after = position(token.after, field="page_token") if token.after else 0
-        page = await self._engine.history(self._name, key, after=after, limit=page_size(request.page_size), max_bytes=MAX_PAGE_BYTES, behind=behind)
+        size = page_size(request.page_size)
+        page = await self._engine.history(self._name, key, after=after, limit=size, max_bytes=MAX_PAGE_BYTES, behind=behind)
         response = pb.HistoryResponse(header=self._header(page.revision), events=map(event_out, page.events))
         if page.through < page.revision:
             response.next_page_token = PageToken(token.query, str(page.through)).text()

@@ -224,6 +224,8 @@ class Writer:
             size += queued.size + grown
             self._queued_bytes -= queued.size
             self._under_way.append(queue.popleft())
+            if _may_delete_many(queued.command):
+                break
 
     def _cold(self, call: "_Call") -> list[str]:
         """The keys of the next updates that nothing is known of, and that this call doesn't change."""
@@ -261,7 +263,7 @@ class Writer:
         if incarnation and written.incarnation != incarnation:
             self._space = self._hot.new_space()
             self._follower.lost()
-        self._settle(call, written.verdicts, before)
+        self._settle(call, written.verdicts, before, limits.max_read_bytes)
         for chore, verdict in zip(chores, written.verdicts[len(call.commands) :], strict=True):
             if isinstance(chore, ExpireDue) and verdict.number:
                 self._space = self._hot.new_space()
@@ -269,7 +271,7 @@ class Writer:
             self._follower.granted(verdict.grants)
         self._follower.written(written)
 
-    def _settle(self, call: "_Call", verdicts: Sequence[Verdict], before: int) -> None:
+    def _settle(self, call: "_Call", verdicts: Sequence[Verdict], before: int, max_read_bytes: int) -> None:
         under_way, self._under_way = self._under_way, []
         if self._is_hot:
             self._remember(call, under_way, verdicts)
@@ -278,6 +280,9 @@ class Writer:
         for queued, verdict in zip(under_way, verdicts, strict=False):
             if verdict.grants:
                 self._follower.granted(verdict.grants)
+            if verdict.outcome is Outcome.READ_TOO_LARGE and verdict.number < max_read_bytes:
+                again.append(queued)  # too much only together with those before it: it did nothing
+                continue
             if not isinstance(queued.command, Job):
                 answers.append((queued.answered, verdict))
                 continue
@@ -366,6 +371,13 @@ class _Call:
                     if isinstance(op, Delete) and op.prefix:
                         self.touches_all = True
         return not (self.touches_all and self.expected)
+
+
+def _may_delete_many(command: Command | Job) -> bool:
+    """Whether it may keep the store busy for longer than a whole call of others, some 60 ms."""
+    if isinstance(command, Transaction):
+        return any(isinstance(op, Delete) and op.prefix for op in (*command.then_ops, *command.else_ops))
+    return isinstance(command, RevokeLease)
 
 
 def _size(command: Command | Update) -> int:

@@ -48,7 +48,11 @@ def assert_it_says(found, expected):
     for name, (state, _) in found.states.items():
         says = json.loads(json.dumps(said(state)))
         assert says["next_number"] == expected[name]["next_number"]
-        assert says["policies"] == expected[name].get("policies", {})
+        policies = expected[name].get("policies", {})
+        assert says["policies"].keys() == policies.keys()
+        for policy, fields in policies.items():
+            assert {field: says["policies"][policy]["policy"][field] for field in fields["policy"]} == fields["policy"], policy
+            assert says["policies"][policy]["set_ms"] == fields["set_ms"]
         assert says["webhooks"] == expected[name].get("webhooks", NO_WEBHOOKS)
         assert says["rates"] == expected[name].get("rates", [])
         assert says["tasks"].keys() == expected[name]["tasks"].keys()

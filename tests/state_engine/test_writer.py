@@ -8,9 +8,23 @@ import pytest
 from coordinator.engine.ownership import ShardLost
 from coordinator.errors import InvalidRequest, LimitReached, RevisionOutOfRange, Unavailable
 from coordinator.journal.memory_store import Fault
+from coordinator.ports import StoreCorrupt
 from coordinator.state import writer
 from coordinator.state.memory_store import StateCall
-from coordinator.state.model import Compact, Compare, CompareTarget, Delete, ExtendAll, Origin, Outcome, Put, Read, Transaction
+from coordinator.state.model import (
+    Compact,
+    Compare,
+    CompareTarget,
+    Delete,
+    ExtendAll,
+    GrantLease,
+    Origin,
+    Outcome,
+    Put,
+    Read,
+    RevokeLease,
+    Transaction,
+)
 from coordinator.state.updates import Append, JsonPatch, MergePatch
 from tests.support.state_world import StateWorld, add, all_of, change, in_world, put
 
@@ -32,6 +46,26 @@ async def test_a_call_is_bounded_by_count_and_bytes(world: StateWorld) -> None:
     await all_of([world.send(put(f"k{number}")) for number in range(600)])
     await all_of([world.send(put(f"k{number}", b"x" * 1024 * 1024)) for number in range(9)])
     assert [len(commands) for _, commands in world.store.batches] == [256, 256, 88, 3, 3, 3]
+
+
+@in_world
+async def test_what_may_delete_many_keys_ends_its_call(world: StateWorld) -> None:
+    lease = (await world.send(GrantLease(60_000))).revision
+    world.store.batches.clear()
+    heavy = [Transaction((Delete("a/", prefix=True),)), RevokeLease(lease), Transaction((), else_ops=(Delete("b/", prefix=True),))]
+    await all_of([world.send(command) for command in (put("k"), heavy[0], put("k"), put("k"), heavy[1], heavy[2], put("k"))])
+    assert [len(commands) for _, commands in world.store.batches] == [2, 3, 1, 1]
+
+
+@in_world
+async def test_what_reads_too_much_only_together_with_others_is_asked_again(world: StateWorld) -> None:
+    await world.put("k", b"x" * 1_000_000)
+    reads = await all_of([world.send(Transaction((Read(("k",)),))) for _ in range(40)])
+    assert {(verdict.outcome, len(verdict.entries)) for verdict in reads} == {(Outcome.DONE, 1)}
+    await world.put("k2", b"x" * 1_000_000)
+    await world.put("k3", b"x" * 1_000_000)
+    await world.put("k4", b"x" * 1_000_000)
+    assert (await world.send(Transaction((Read(("k", "k2", "k3", "k4")),)))).outcome is Outcome.READ_TOO_LARGE
 
 
 @in_world
@@ -408,3 +442,32 @@ async def test_a_namespace_that_was_deleted_is_empty(world: StateWorld) -> None:
     world.store.gate = None
     assert await world.value("k") is None
     assert (await world.put("k")).revision == 1
+
+
+@in_world
+async def test_an_answer_that_must_not_be_reopens_the_namespace(world: StateWorld) -> None:
+    await world.put("k", b"1")
+    write = world.store.write
+
+    async def corrupt(*arguments, **options):
+        world.store.write = write
+        raise StoreCorrupt("no such layout")
+
+    world.store.write = corrupt
+    stream = world.engine.watch("default")
+    with pytest.raises(Unavailable):
+        await world.put("k", b"2")
+    with pytest.raises(Unavailable):
+        await stream.take()
+    await asyncio.sleep(1.1)
+    assert (await world.send(add("k"))).entries[0].value == b"2"
+
+
+@in_world
+async def test_an_engine_serves_again_with_the_next_claim(world: StateWorld) -> None:
+    await world.send(add("n"))
+    await world.stop()
+    world.state.namespaces["default"].apply(put("n", b"10"), world.limits, world.now_ms())  # another owner, meanwhile
+    await world.start()
+    assert (await world.send(add("n"))).entries[0].value == b"11"
+    assert world.engine.header("default").revision == 3

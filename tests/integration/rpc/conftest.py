@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.serving import is_news
 from tests.support.hosted import hosted, spec_of
+from tests.support.state_peers import SessionPeer, WatchPeer
 
 
 def is_ours(record):
@@ -40,3 +41,19 @@ async def bystanders(muster):
     await agent.succeed(assignment)
     await client.result("bystanding")
     muster.check()
+
+
+@pytest.fixture
+async def session(muster):
+    peer = SessionPeer(muster.state.StateSession())
+    yield peer
+    if peer.ended is None:
+        await peer.leave()
+
+
+@pytest.fixture
+async def watching(muster):
+    peer = WatchPeer(muster.state.Watch())
+    yield peer
+    if peer.ended is None:
+        await peer.leave()
