@@ -349,6 +349,7 @@ def _seldom_recorded(record: event_pb2.TaskRecord, task: Task) -> None:
     record.undelivered_count = task.undelivered
     record.usage.extend(usage_out(task.usage))
     record.history.extend(map(history_out, task.history))
+    record.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
     if task.failure is not None:
         record.last_failure.CopyFrom(failure_out(task.failure))
     if task.chunks:
@@ -372,6 +373,7 @@ def history_out(entry: HistoryEntry) -> event_pb2.HistoryEntry:
         ready_at_ms=entry.ready_at_ms,
         checkpoints=entry.checkpoints,
         omitted=entry.omitted,
+        priority=cast("common_pb2.Priority.ValueType", entry.priority),
     )
     if entry.failure is not None:
         message.failure.CopyFrom(failure_out(entry.failure))
@@ -396,6 +398,7 @@ def history_in(messages: Iterable[event_pb2.HistoryEntry]) -> tuple[HistoryEntry
             ready_at_ms=message.ready_at_ms,
             checkpoints=message.checkpoints,
             omitted=message.omitted,
+            priority=message.priority,
         )
         for message in messages
     )

@@ -1,10 +1,16 @@
 """What happened to tasks: the only input of `evolve`, and what the journal holds. Tasks are named by their numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from coordinator.core.model import Failure, Spec, Usage
+
+if TYPE_CHECKING:
+    from coordinator.core.history import HistoryEntry
 
 
 class Disposition(Enum):
@@ -107,7 +113,52 @@ class ChunkStored:
     data: bytes
 
 
-Event = Submitted | Assigned | Acknowledged | Completed | AttemptFailed | Returned | CancelRecorded | CheckpointStored | ChunkStored
+@dataclass(slots=True)
+class Reprioritised:
+    """An operator gave a task another priority."""
+
+    number: int
+    priority: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A task's last run, as its record has it: what the next one begins with. The record goes with the commit that begins it."""
+
+    spec: Spec
+    reprioritised: int  # see Task
+    created_ms: int
+    run: int
+    fence: int
+    agent: str
+    usage: tuple[Usage, ...]
+    failure: Failure | None
+    history: tuple[HistoryEntry, ...]
+
+
+@dataclass(slots=True)
+class Redriven:
+    """An ended task waits again, in its next run, under a number of its own: to whoever goes over tasks by number it is a new one."""
+
+    number: int
+    ended: EndedRun
+    reason: str
+
+
+Event = (
+    Submitted
+    | Assigned
+    | Acknowledged
+    | Completed
+    | AttemptFailed
+    | Returned
+    | CancelRecorded
+    | CheckpointStored
+    | ChunkStored
+    | Reprioritised
+    | Redriven
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class Ages:
 
     def level(self, task: Task) -> int:
         """A ready task's effective priority (G4)."""
-        steps = (self._looked_ms - task.created_ms) // self.period_ms
+        steps = (self._looked_ms - task.first_ready_ms) // self.period_ms
         return min(task.spec.priority + max(steps, 0), Priority.CRITICAL)
 
 
@@ -65,6 +65,7 @@ class Fifo(Ranked):
         "_ages",
         "_armed_ms",
         "_fresh",
+        "_moved",
         "_returned",
         "_stale",
         "due_slot",
@@ -92,13 +93,14 @@ class Fifo(Ranked):
         self._armed_ms = 0
         self._fresh: deque[Task] = deque()  # first-time tasks come in the order of their places
         self._returned: list[tuple[int, Task]] = []  # retried and returned ones take their old place: a heap
+        self._moved: set[Task] = set()  # what stands in here, and waits in another queue now
         self._stale = 0
 
     def rank(self) -> Rank | None:
         """How urgent the head is, which is `top` now: by effective priority, its key's turn, and its place. None when empty."""
         fresh = self._fresh
         head = fresh[0] if fresh and not self._returned else None  # nearly always: spares a call
-        if head is None or head.state not in WAITING:
+        if head is None or head.state not in WAITING or self._moved:
             head = self._head()
             if head is None:
                 return None
@@ -111,7 +113,12 @@ class Fifo(Ranked):
         """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
         self.live += 1
         fresh, returned = self._fresh, self._returned
-        if not fresh or fresh[-1].place < task.place:
+        if self._moved and task in self._moved:  # it stands here still
+            self._moved.remove(task)
+            self._stale -= 1
+            if self._head() is not task:
+                return False
+        elif not fresh or fresh[-1].place < task.place:
             fresh.append(task)
             if self.live > 1 and (not returned or self._head() is not task):  # what else is fresh has a lower place, or has ended
                 return False
@@ -134,15 +141,28 @@ class Fifo(Ranked):
 
     def forget(self) -> None:
         """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
+        self._leaves()
+
+    def move(self, task: Task) -> None:
+        """One of the tasks here waits elsewhere from now on: it leaves likewise."""
+        self._moved.add(task)
+        self._leaves()
+
+    def _leaves(self) -> None:
         self.live -= 1
         self._stale += 1
         if not self.live:
             del self.top
+        self._head()  # what leaves from the front on, as when an operator cancels what is oldest first, is gone at once
         if self._stale > _MIN_STALE and self._stale > self.live:
-            self._fresh = deque(task for task in self._fresh if task.state in WAITING)
-            self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
+            self._fresh = deque([task for task in self._fresh if task.state in WAITING and task not in self._moved])
+            self._returned = [entry for entry in self._returned if self._waits(entry[1])]
             heapq.heapify(self._returned)
+            self._moved.clear()
             self._stale = 0
+
+    def _waits(self, task: Task) -> bool:
+        return task.state in WAITING and task not in self._moved
 
     def close(self) -> None:
         """It is empty, and will not be used again."""
@@ -162,11 +182,11 @@ class Fifo(Ranked):
 
     def _head(self) -> Task | None:
         fresh, returned = self._fresh, self._returned
-        while fresh and fresh[0].state not in WAITING:
-            fresh.popleft()
+        while fresh and not self._waits(fresh[0]):
+            self._moved.discard(fresh.popleft())
             self._stale -= 1
-        while returned and returned[0][1].state not in WAITING:
-            heapq.heappop(returned)
+        while returned and not self._waits(returned[0][1]):
+            self._moved.discard(heapq.heappop(returned)[1])
             self._stale -= 1
         if returned and (not fresh or returned[0][0] < fresh[0].place):
             return returned[0][1]
@@ -179,7 +199,7 @@ class Fifo(Ranked):
             if self._ageless:
                 return
             ages = self._ages
-            if self.due_slot and ages.now_ms - task.created_ms < ages.period_ms:
+            if self.due_slot and ages.now_ms - task.first_ready_ms < ages.period_ms:
                 return
         self._rate(task, Priority.CRITICAL)
 
@@ -193,7 +213,7 @@ class Fifo(Ranked):
             self.share = ages.races[level].join(self.key, self.lane.starts.at[level])
             self.level = level
         if level < Priority.CRITICAL and not self._ageless:
-            due_ms = head.created_ms + (level - self.priority + 1) * ages.period_ms
+            due_ms = head.first_ready_ms + (level - self.priority + 1) * ages.period_ms
             if not self.due_slot or due_ms < self._armed_ms:
                 ages.wheel.disarm(self)
                 ages.wheel.arm(self, due_ms)
@@ -201,5 +221,5 @@ class Fifo(Ranked):
 
     def __iter__(self) -> Iterator[Task]:
         """The ready tasks, in no particular order."""
-        yield from (task for task in self._fresh if task.state in WAITING)
-        yield from (task for _, task in self._returned if task.state in WAITING)
+        yield from filter(self._waits, self._fresh)
+        yield from (task for _, task in self._returned if self._waits(task))

@@ -246,6 +246,12 @@ class Spec:
         self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
         self.scheduling = scheduling
 
+    def at(self, priority: int) -> "Spec":
+        """The same task with another priority."""
+        twin = copy.copy(self)
+        twin.priority = priority
+        return twin
+
 
 class Task:
     """One live task: everything here is durable, and written by `evolve` alone."""
@@ -264,11 +270,13 @@ class Task:
         "ended_ms",
         "failure",
         "fence",
+        "first_ready_ms",
         "history",
         "number",
         "outcome",
         "place",
         "ready_at_ms",
+        "reprioritised",
         "result_fence",
         "retries",
         "run",
@@ -293,6 +301,7 @@ class Task:
         self.crashes = 0
         self.undelivered = 0
         self.created_ms = created_ms
+        self.first_ready_ms = created_ms  # when it first became ready in this run: its age counts from here, as its place does
         self.changed_ms = created_ms  # by the last event that a watcher would want to hear of
         self.started_ms = 0
         self.ended_ms = 0
@@ -303,6 +312,7 @@ class Task:
         self.chunks: bytearray | None = None
         self.chunk_end = 0  # bytes of output that the present attempt has emitted, stored or not
         self.usage: tuple[Usage, ...] = ()
+        self.reprioritised = 0  # the priority that an operator gave it, which `spec` has too; 0: as it was submitted
         self.history: tuple[HistoryEntry, ...] = ()  # what its fields don't say: see core/history.py
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
         self.result_fence = 0  # once ended: the fence whose result was accepted

@@ -1,6 +1,19 @@
 """About how many bytes what was decided takes in the journal and in records. Only what may be large counts: the rest is some ten bytes."""
 
-from coordinator.core.events import AttemptFailed, CancelRecorded, CheckpointStored, ChunkStored, Event, Returned, Submitted
+from collections.abc import Sequence
+
+from coordinator.core.events import (
+    AttemptFailed,
+    CancelRecorded,
+    CheckpointStored,
+    ChunkStored,
+    Event,
+    Redriven,
+    Reprioritised,
+    Returned,
+    Submitted,
+)
+from coordinator.core.history import HistoryEntry
 from coordinator.core.model import Failure, Task
 
 RECORD_BYTES = 512  # of an ended task's record and its place in the index, beside what its agent and its client sent
@@ -14,8 +27,12 @@ def size_of_record(task: Task) -> int:
     if task.history or task.chunks or task.usage:
         size += len(task.chunks or b"") + USAGE_BYTES * len(task.usage)
         size += 2 * _size_of_failure(task.failure)  # as the last failure, and as the outcome
-        size += sum(HISTORY_BYTES + _size_of_failure(entry.failure) + len(entry.reason.encode()) for entry in task.history)
+        size += _size_of_history(task.history)
     return size
+
+
+def _size_of_history(history: Sequence[HistoryEntry]) -> int:
+    return sum(HISTORY_BYTES + _size_of_failure(entry.failure) + len(entry.reason.encode()) for entry in history)
 
 
 def _size_of_failure(failure: Failure | None) -> int:
@@ -31,7 +48,11 @@ def size_of_event(event: Event) -> int:
             return len(event.data)
         case AttemptFailed():
             return _size_of_failure(event.failure) + USAGE_BYTES * len(event.usage)
-        case CancelRecorded() | Returned():
+        case Redriven():
+            ended = event.ended
+            usage = USAGE_BYTES * len(ended.usage)
+            return len(ended.spec.request) + usage + _size_of_failure(ended.failure) + _size_of_history(ended.history)
+        case CancelRecorded() | Returned() | Reprioritised():
             return len(event.reason.encode())
         case _:
             return 0

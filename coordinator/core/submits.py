@@ -24,16 +24,22 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     known = state.find(spec.task_id)
     if known is not None:
         return known
-    if len(state.tasks) >= scheduler.settings.max_live_tasks:
-        return Refused.QUEUE_FULL
-    size = len(spec.request)
-    if state.bytes + size > scheduler.settings.max_live_bytes:
-        return Refused.MEMORY_FULL
+    refused = room_for(scheduler, spec)
+    if refused is not None:
+        return refused
     task = scheduler.apply(Submitted(state.next_number, spec), now)
-    scheduler.bytes += size
+    scheduler.bytes += len(spec.request)
     scheduler.totals.submitted += 1
     scheduler.enqueue(task, now)
     return task
+
+
+def room_for(scheduler: Scheduler, spec: Spec) -> Refused | None:
+    """Why one task more can't be taken; None when it can."""
+    state, settings = scheduler.state, scheduler.settings
+    if len(state.tasks) >= settings.max_live_tasks:
+        return Refused.QUEUE_FULL
+    return Refused.MEMORY_FULL if state.bytes + len(spec.request) > settings.max_live_bytes else None
 
 
 class CancelVerdict(Enum):

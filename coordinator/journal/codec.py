@@ -17,12 +17,15 @@ from coordinator.core.events import (
     Completed,
     Cost,
     Disposition,
+    EndedRun,
     Event,
     NamespaceCreated,
+    Redriven,
+    Reprioritised,
     Returned,
     Submitted,
 )
-from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
+from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task, Usage
 from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
 from coordinator.ports import JournalTooNew, SnapshotNamespace
 
@@ -136,6 +139,30 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
         record.number, record.offset, record.data = event.number, event.offset, event.data
 
 
+def _encode_reprioritised(message: event_pb2.Commit, namespace: str, events: Sequence[Reprioritised]) -> None:
+    record = event_pb2.TasksReprioritised()
+    for event in events:
+        if not record.numbers or (record.priority, record.reason) != (event.priority, event.reason):
+            record = message.records.add(namespace=namespace).tasks_reprioritised
+            record.priority, record.reason = cast("common_pb2.Priority.ValueType", event.priority), event.reason
+        record.numbers.append(event.number)
+
+
+def _encode_redriven(message: event_pb2.Commit, namespace: str, events: Sequence[Redriven]) -> None:
+    for event in events:
+        ended = event.ended
+        record = message.records.add(namespace=namespace).task_redriven
+        record.number, record.reason = event.number, event.reason
+        record.request = ended.spec.request
+        record.retry_policy.CopyFrom(convert.defaults_out(ended.spec.retry))
+        record.priority = cast("common_pb2.Priority.ValueType", ended.reprioritised)
+        record.create_ms, record.ended_run, record.fence, record.agent_name = ended.created_ms, ended.run, ended.fence, ended.agent
+        record.usage.extend(convert.usage_out(ended.usage))
+        if ended.failure is not None:
+            record.last_failure.CopyFrom(convert.failure_out(ended.failure))
+        record.history.extend(map(convert.history_out, ended.history))
+
+
 _ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
     Assigned: _encode_assigned,
@@ -146,6 +173,8 @@ _ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str,
     CancelRecorded: _encode_cancel,
     CheckpointStored: _encode_checkpoint,
     ChunkStored: _encode_chunk,
+    Reprioritised: _encode_reprioritised,
+    Redriven: _encode_redriven,
 }
 
 
@@ -207,8 +236,30 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event 
         case "chunk_stored":
             chunk = record.chunk_stored
             yield ChunkStored(chunk.number, chunk.offset, chunk.data)
+        case "tasks_reprioritised":
+            reprioritised = record.tasks_reprioritised
+            yield from (Reprioritised(number, reprioritised.priority, reprioritised.reason) for number in reprioritised.numbers)
+        case "task_redriven":
+            yield _decode_redriven(record.task_redriven)
         case kind:
             raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
+
+
+def _decode_redriven(redriven: event_pb2.TaskRedriven) -> Redriven:
+    policy = convert.defaults_in(redriven.retry_policy)
+    spec = convert.spec_stored(common_pb2.TaskSpec.FromString(redriven.request), redriven.request, policy)
+    ended = EndedRun(
+        spec=spec.at(redriven.priority) if redriven.priority else spec,
+        reprioritised=redriven.priority,
+        created_ms=redriven.create_ms,
+        run=redriven.ended_run,
+        fence=redriven.fence,
+        agent=redriven.agent_name,
+        usage=tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in redriven.usage),
+        failure=convert.failure_in(redriven.last_failure) if redriven.HasField("last_failure") else None,
+        history=convert.history_in(redriven.history),
+    )
+    return Redriven(redriven.number, ended, redriven.reason)
 
 
 def record_out(task: Task) -> bytes:

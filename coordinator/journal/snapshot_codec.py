@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
@@ -77,6 +78,8 @@ class _Part:
         spec = task.spec
         if task.fence or task.run != 1 or task.place != task.number or not task.created_ms == task.changed_ms == task.ready_at_ms:
             return self._add_live(task)
+        if task.reprioritised or task.first_ready_ms != task.created_ms:
+            return self._add_live(task)
         # 0.5 us a task up to here, and as much again when it is serialized
         place = self._last_place if spec.retry is self._last_policy else self._policy(spec.retry)
         self._numbers.append(task.number)
@@ -126,6 +129,10 @@ class _Part:
         if task.usage:
             live.usage.extend(convert.usage_out(task.usage))
             size += 32 * len(task.usage)
+        if task.reprioritised:
+            live.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
+        if task.first_ready_ms != task.created_ms:
+            live.first_ready_ms = task.first_ready_ms
         if task.history:
             live.history.extend(map(convert.history_out, task.history))
             size += sum(entry.ByteSize() for entry in live.history)
@@ -181,6 +188,9 @@ _STATES = {number: state for state, number in convert.STATE_OUT.items()}
 
 def _live_task(live: event_pb2.LiveTask, policies: Sequence[RetryPolicy]) -> Task:
     task = Task(live.number, _spec(live.request, policies[live.policy]), live.create_ms)
+    if live.priority:
+        task.spec, task.reprioritised = task.spec.at(live.priority), live.priority
+    task.first_ready_ms = live.first_ready_ms or live.create_ms
     task.state = TaskState(_STATES[live.state])
     task.place = live.place
     task.run = live.run

@@ -71,7 +71,7 @@ def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType)
         task_id=spec.task_id,
         task_type=spec.task_type,
         state=record.state,
-        priority=spec.priority or common_pb2.PRIORITY_NORMAL,
+        priority=record.priority or spec.priority or common_pb2.PRIORITY_NORMAL,
         run=record.run,
         attempt=record.attempt,
         fence=record.fence,
