@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
+from coordinator.core.policies import StandingPolicy
 
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
@@ -194,11 +195,12 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it."""
+    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only."""
 
     name: str
     created_ms: int
     next_number: int
+    policies: tuple[StandingPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

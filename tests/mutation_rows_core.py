@@ -241,10 +241,16 @@ CORE_MUTATIONS = [
     Mutation(
         "a takeover waits for one lease",
         CORE + "scheduler.py",
-        'one lease has passed.\n        """\n        until_s = now.mono_s + self.settings.lease_s',
-        'one lease has passed.\n        """\n        until_s = now.mono_s',
+        "            self.policy_changed(name, now)\n        until_s = now.mono_s + self.settings.lease_s",
+        "            self.policy_changed(name, now)\n        until_s = now.mono_s",
     ),
     Mutation("an outage extends leases", CORE + "scheduler.py", "attempt.lease_until_s = max(attempt.lease_until_s, until_s)", "pass"),
+    Mutation(
+        "policies hold after a restart",
+        CORE + "scheduler.py",
+        "            self.policy_changed(name, now)\n        until_s",
+        "            pass\n        until_s",
+    ),
     Mutation("timers are not early", CORE + "timers.py", "int(due / self._width) + 1", "int(due / self._width)"),
     # What is stored
     Mutation("a checkpoint is kept", CORE + "evolve.py", "task.checkpoint = event.data", "task.checkpoint = b''"),

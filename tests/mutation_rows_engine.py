@@ -6,7 +6,7 @@ _APPEND = (
     "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
     "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n            self.commits.written()\n"
 )
-_RELEASE = "            self._release(commit)\n"
+_RELEASE = "            self._releaser.release(commit)\n"
 
 ENGINE_MUTATIONS = [
     # The engine: G1 and G8.

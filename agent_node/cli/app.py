@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_node.cli import fleet_commands, namespace_commands, submit_command, task_commands
+from agent_node.cli import fleet_commands, namespace_commands, policy_commands, submit_command, task_commands
 from agent_node.cli.bench import bench_commands
 from agent_node.cli.exits import EXIT_CODES_HELP
 from agent_node.cli.invocation import ADDRESS_VARIABLE, DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
@@ -55,5 +55,6 @@ def build_app() -> typer.Typer:
     task_commands.register(app)
     fleet_commands.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
+    app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(bench_commands.build(), name="bench")
     return app

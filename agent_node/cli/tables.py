@@ -1,11 +1,11 @@
 """Answers as tables and colour, for a person at a terminal. Nothing here talks to anyone: messages in, rich's renderables out."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from muster.v1 import admin_pb2, agent_pb2, common_pb2, task_pb2
+from muster.v1 import admin_pb2, agent_pb2, common_pb2, policy_pb2, task_pb2
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -285,6 +285,21 @@ def namespaces_table(namespaces: Iterable[admin_pb2.Namespace]) -> Table:
     for namespace in namespaces:
         table.add_row(Text(namespace.name), str(namespace.shard), local_time(namespace.create_time))
     return table
+
+
+def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
+    """Policies: kind, key, what each says, and since when."""
+    table = new_table("kind", "key", "policy", "since")
+    for policy in policies:
+        kind = policy.WhichOneof("policy")
+        key, rule = POLICY_CELLS[kind](policy) if kind in POLICY_CELLS else (NONE, "of a newer coordinator")
+        table.add_row(kind or NONE, Text(key), Text(rule), local_time(policy.set_time))
+    return table
+
+
+POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
+    "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+}
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

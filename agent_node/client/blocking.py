@@ -4,24 +4,11 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self, TypeVar
 
 import grpc
-from muster.v1.admin_pb2 import (
-    CreateNamespaceRequest,
-    GetCoordinatorRequest,
-    GetCoordinatorResponse,
-    GetLoadMapRequest,
-    GetLoadMapResponse,
-    GetQueueStatsRequest,
-    GetQueueStatsResponse,
-    ListNamespacesRequest,
-    Namespace,
-)
 from muster.v1.admin_pb2_grpc import AdminServiceStub
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.agent_pb2_grpc import AgentServiceStub
 from muster.v1.task_pb2 import (
     CancelledTask,
@@ -36,13 +23,14 @@ from muster.v1.task_pb2 import (
 from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.client.around import SubmitMiddleware
+from agent_node.client.blocking_fleet import BlockingFleetCalls
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.loop_thread import LoopThread
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, duration, from_rpc_error, open_blocking_channel
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.payloads import Payloads
 
@@ -101,7 +89,7 @@ BlockingSubmitted = list[BlockingTaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-class BlockingClient:
+class BlockingClient(BlockingFleetCalls):
     """A connection to a coordinator for code without an event loop. Use it as `with BlockingClient() as client`, or `close` it.
 
     It may be shared by threads. Methods take and raise what those of `Client` do.
@@ -261,51 +249,6 @@ class BlockingClient:
     def explain(self, task_id: str) -> ExplainTaskResponse:
         """Why a task waits, or where it runs, from what the scheduler decides from."""
         return self._call(self._tasks.ExplainTask, ExplainTaskRequest(task_id=task_id))
-
-    def agents(self) -> Sequence[AgentInfo]:
-        """The namespace's agents, with what they can do and what they run."""
-        agents: builtins.list[AgentInfo] = []
-        request = ListAgentsRequest()
-        while True:
-            response = self._call(self._agents.ListAgents, request)
-            agents.extend(response.agents)
-            if not response.next_page_token:
-                return agents
-            request.page_token = response.next_page_token
-
-    def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
-        """Tells an agent to take no new work and to end; see `Client.drain_agent`."""
-        request = DrainAgentRequest(agent_name=name, reason=reason)
-        if deadline_s is not None:
-            request.deadline.CopyFrom(duration(deadline_s))
-        return self._call(self._agents.DrainAgent, request)
-
-    def queue_stats(self) -> GetQueueStatsResponse:
-        """What waits and what runs, by task type and priority."""
-        return self._call(self._admin.GetQueueStats, GetQueueStatsRequest())
-
-    def load_map(self) -> GetLoadMapResponse:
-        """Who runs what."""
-        return self._call(self._admin.GetLoadMap, GetLoadMapRequest())
-
-    def create_namespace(self, name: str) -> Namespace:
-        """Creates a namespace, or returns the one there is."""
-        return self._call(self._admin.CreateNamespace, CreateNamespaceRequest(name=name)).namespace
-
-    def namespaces(self) -> Sequence[Namespace]:
-        """All namespaces, by name."""
-        namespaces: builtins.list[Namespace] = []
-        request = ListNamespacesRequest()
-        while True:
-            response = self._call(self._admin.ListNamespaces, request)
-            namespaces.extend(response.namespaces)
-            if not response.next_page_token:
-                return namespaces
-            request.page_token = response.next_page_token
-
-    def coordinator(self) -> GetCoordinatorResponse:
-        """What the coordinator is: version, store, what its acknowledgements survive."""
-        return self._call(self._admin.GetCoordinator, GetCoordinatorRequest())
 
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         if self._loop_thread.closed:

@@ -1,15 +1,16 @@
-"""What a client asks about the fleet: agents, queues, namespaces, the coordinator; and the unary calls of all its methods."""
+"""What a client asks about the fleet: agents, queues, namespaces, policies, the coordinator; and the unary calls of all its methods."""
 
 import asyncio
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -17,9 +18,12 @@ from muster.v1.admin_pb2 import (
     GetQueueStatsRequest,
     GetQueueStatsResponse,
     ListNamespacesRequest,
+    ListPoliciesRequest,
     Namespace,
+    SetPoliciesRequest,
 )
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.stream import SessionStream
 from agent_node.connection import duration, from_rpc_error
@@ -120,6 +124,37 @@ class FleetCalls(ABC):
     async def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return await self._call(self._live.admin.GetCoordinator, GetCoordinatorRequest())
+
+    async def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
+        """Sets policies of the namespace, each in place of the one with its kind and key: all of them, or none.
+
+        Args:
+            policies: 1 to 1,000 messages of muster.v1.
+
+        Raises:
+            RefusedError: one of them isn't right.
+            LimitError: the namespace would have more than 10,000.
+        """
+        return (await self._call(self._live.admin.SetPolicies, SetPoliciesRequest(policies=policies))).policies
+
+    async def delete_policies(self, names: Iterable[PolicyName]) -> Sequence[PolicyName]:
+        """Deletes policies of the namespace. Returns the names of those that were there.
+
+        Args:
+            names: 1 to 1,000 messages of muster.v1.
+        """
+        return (await self._call(self._live.admin.DeletePolicies, DeletePoliciesRequest(names=names))).names
+
+    async def policies(self, kind: PolicyKind.ValueType | None = None) -> Sequence[Policy]:
+        """The namespace's policies, by kind and key; those of one kind, if it is given."""
+        policies: builtins.list[Policy] = []
+        request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
+        while True:
+            response = await self._call(self._live.admin.ListPolicies, request)
+            policies.extend(response.policies)
+            if not response.next_page_token:
+                return policies
+            request.page_token = response.next_page_token
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:

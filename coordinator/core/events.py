@@ -1,16 +1,20 @@
-"""What happened to tasks: the only input of `evolve`, and what the journal holds. Tasks are named by their numbers."""
+"""What happened to tasks: the only input of `evolve`, and what the journal holds. Tasks are named by their numbers.
+
+Beside them, what happened to a namespace as a whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from coordinator.core.model import Failure, Spec, Usage
 
 if TYPE_CHECKING:
     from coordinator.core.history import HistoryEntry
+    from coordinator.core.policies import Policy, PolicyName
 
 
 class Disposition(Enum):
@@ -163,7 +167,29 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class NamespaceCreated:
-    """A namespace came to be: the one event that isn't a task's."""
+    """A namespace came to be."""
+
+    number: ClassVar[int] = 0  # no task's
+
+
+@dataclass(slots=True)
+class PolicySet:
+    """A policy was set, in place of the one with its name."""
+
+    number: ClassVar[int] = 0  # no task's
+    policy: Policy
+
+
+@dataclass(slots=True)
+class PolicyDeleted:
+    """A policy was deleted."""
+
+    number: ClassVar[int] = 0  # no task's
+    name: PolicyName
+
+
+NamespaceEvent = NamespaceCreated | PolicySet | PolicyDeleted
+AnyEvent = Event | NamespaceEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +199,4 @@ class Commit:
     sequence: int
     epoch: int
     date_ms: int
-    events: Sequence[tuple[str, Event | NamespaceCreated]]
+    events: Sequence[tuple[str, AnyEvent]]

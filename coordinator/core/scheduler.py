@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
-from coordinator.core.events import Acknowledged, ChunkStored, Event
+from coordinator.core.events import Acknowledged, AnyEvent, ChunkStored, Event
 from coordinator.core.evolve import evolve
 from coordinator.core.fairness import Fairness
 from coordinator.core.fifo import Ages
 from coordinator.core.load_map import Agent, LoadMap, Room
 from coordinator.core.model import ENDED, INFINITY, WAITING, Attempt, Now, Settings, Task, TaskState
+from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
@@ -75,7 +76,7 @@ class Scheduler:
         self.totals = Totals()
         self.watched_ids: set[str] = set()  # tasks whose changes somebody wants to hear of
         self.watch_all = False  # somebody follows a filter: every task's changes
-        self.events: list[Event] = []
+        self.events: list[AnyEvent] = []
         self.effects: list[Effect] = []
         self.bytes = 0  # about what all that was decided and not taken will take in the journal and in records
 
@@ -162,7 +163,16 @@ class Scheduler:
         else:
             self.enqueue(task, now)
 
-    def take(self) -> tuple[list[Event], list[Effect], int]:
+    def policy_changed(self, name: PolicyName, now: Now) -> None:  # noqa: ARG002  # what follows dates will need it
+        """A policy was set or deleted: what is derived follows it."""
+        standing = self.state.policies.get(name)
+        policy = standing.policy if standing is not None else None
+        match name.kind:
+            case PolicyKind.WEIGHT:
+                usual = self.settings.weights.get(name.key, 1.0)
+                self.fairness.set_weight(name.key, policy.weight if isinstance(policy, WeightPolicy) else usual)
+
+    def take(self) -> tuple[list[AnyEvent], list[Effect], int]:
         """What was decided since the last call: events, effects, and about how many bytes they will take."""
         taken = self.events, self.effects, self.bytes
         self.events, self.effects, self.bytes = [], [], 0
@@ -178,6 +188,8 @@ class Scheduler:
 
         Every deadline starts anew: nothing is given up before one lease has passed.
         """
+        for name in self.state.policies:
+            self.policy_changed(name, now)
         until_s = now.mono_s + self.settings.lease_s
         for place, task in enumerate(self.state.tasks.values(), 1):
             if place % REBUILT_PER_STEP == 0:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from coordinator.core.events import (
+    AnyEvent,
     AttemptFailed,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
-    Event,
     Redriven,
     Reprioritised,
     Returned,
@@ -39,7 +39,7 @@ def _size_of_failure(failure: Failure | None) -> int:
     return 0 if failure is None else len(failure.message.encode()) + len(failure.stack_trace.encode())
 
 
-def size_of_event(event: Event) -> int:
+def size_of_event(event: AnyEvent) -> int:
     """Of an event in the journal."""
     match event:
         case Submitted():

@@ -1,4 +1,7 @@
-"""The durable state of a namespace: its live tasks. `evolve` alone writes it; nothing here knows agents' sessions or time."""
+"""The durable state of a namespace: its live tasks and its policies.
+
+`evolve` and its like alone write it; nothing here knows agents' sessions or time.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import TYPE_CHECKING
 from coordinator.core.model import Task
 
 if TYPE_CHECKING:
+    from coordinator.core.policies import PolicyName, StandingPolicy
     from coordinator.core.snapshot import Walk
 
 
 class State:
     """Live tasks by id and by number, and those whose end isn't settled yet."""
 
-    __slots__ = ("by_number", "bytes", "ended", "known_numbers", "known_until", "next_number", "retrying", "tasks", "walk")
+    __slots__ = ("by_number", "bytes", "ended", "known_numbers", "known_until", "next_number", "policies", "retrying", "tasks", "walk")
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
@@ -24,6 +28,7 @@ class State:
         self.retrying = 0  # live tasks in RETRYING
         # Ended tasks stay until their commit is durable and no older look-up is open (`settle`): what is asked meanwhile must see them.
         self.ended: dict[str, Task] = {}
+        self.policies: dict[PolicyName, StandingPolicy] = {}
         self.walk: Walk | None = None  # the snapshot that is being taken: told of a task before it changes
         self.known_numbers = array("Q")  # of the tasks that were live at the last snapshot, in order,
         self.known_until = 1  # when this was the next number

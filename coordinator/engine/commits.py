@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import Event, NamespaceCreated
+from coordinator.core.events import AnyEvent
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.errors import Unavailable
 
@@ -24,7 +24,7 @@ class PendingCommit:
     """What was decided, in order, and belongs into one append. All of it has one date."""
 
     date_ms: int
-    events: list[tuple[str, Event | NamespaceCreated]] = field(default_factory=list)
+    events: list[tuple[str, AnyEvent]] = field(default_factory=list)
     effects: list[tuple[str, Effect]] = field(default_factory=list)
     answers: list[Callable[[], None]] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class PendingCommit:
             if not waiter.done():
                 waiter.set_exception(error)
 
-    def add(self, namespace: str, events: Sequence[Event], effects: Sequence[Effect], size: int) -> None:
+    def add(self, namespace: str, events: Sequence[AnyEvent], effects: Sequence[Effect], size: int) -> None:
         """Takes in what was decided on a namespace."""
         if events:
             self.events.extend([(namespace, event) for event in events])
@@ -60,7 +60,7 @@ class CommitQueue:
         self._size = 0  # of all of them
         self._room = asyncio.Event()
 
-    def add(self, namespace: str, events: Sequence[Event], effects: Sequence[Effect], size: int) -> None:
+    def add(self, namespace: str, events: Sequence[AnyEvent], effects: Sequence[Effect], size: int) -> None:
         """What was decided on a namespace goes into the last commit, or into new ones when it would grow too large."""
         self._size += size
         if self.last.size + size > MAX_COMMIT_BYTES or len(self.last.events) >= MAX_COMMIT_EVENTS:
@@ -79,7 +79,7 @@ class CommitQueue:
             # Whoever answers a message may leave the answer before handing over what was decided: then it goes with that.
             full.answers, self.last.answers = full.answers[: full.settled], full.answers[full.settled :]
 
-    def _add_in_parts(self, namespace: str, events: Sequence[Event], effects: Sequence[Effect]) -> None:
+    def _add_in_parts(self, namespace: str, events: Sequence[AnyEvent], effects: Sequence[Effect]) -> None:
         """Cuts what one command decided behind the ends of tasks, whose records are what is large.
 
         An end comes with its record, and nothing is set off before the events that it follows from: whatever was set off before a task's

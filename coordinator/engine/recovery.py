@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.events import Commit, NamespaceCreated, PolicyDeleted, PolicySet
 from coordinator.core.evolve import evolve
 from coordinator.core.model import Now
+from coordinator.core.policies import evolve_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.engine.namespace import Namespace
@@ -102,6 +103,7 @@ def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str,
         if known is None:
             known = recovered.states[namespace.name] = (State(), namespace.created_ms)
             next_numbers[namespace.name] = namespace.next_number
+        known[0].policies |= {standing.policy.name: standing for standing in namespace.policies}
         for task in tasks:
             try:
                 restore(known[0], task)
@@ -115,6 +117,9 @@ def _replay(commit: Commit, recovered: Recovered) -> None:
             recovered.states[name] = (State(), commit.date_ms)
             continue
         state = recovered.states[name][0]
+        if isinstance(event, PolicySet | PolicyDeleted):
+            evolve_policies(state, event, commit.date_ms)
+            continue
         task = evolve(state, event, commit.date_ms)
         if task.ended_ms:
             state.settle(task)

@@ -8,20 +8,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from coordinator.core.effects import (
-    Assign,
-    ChunkEmitted,
-    CloseSession,
-    DrainSession,
-    Effect,
-    ProgressMade,
-    StopAttempt,
-    TaskChanged,
-    TaskEnded,
-    WatchOpened,
-)
+from coordinator.core.effects import TaskEnded, WatchOpened
 from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.model import Now, Settings, Task
+from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
@@ -31,6 +20,7 @@ from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
+from coordinator.engine.release import Releaser
 from coordinator.engine.room import StoreRoom
 from coordinator.engine.sinks import AgentSink, ClientSink, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
@@ -85,6 +75,7 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
+        self._releaser = Releaser(namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records)
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -340,7 +331,7 @@ class Shard:
             elif self.ownership.is_doubtful():
                 await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
             self.commits.written()
-            self._release(commit)
+            self._releaser.release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
     async def _append(self, commit: PendingCommit) -> None:
@@ -399,52 +390,3 @@ class Shard:
         for namespace in self.namespaces.values():
             namespace.scheduler.extend_leases(now)
         self._arm_timer()
-
-    def _release(self, commit: PendingCommit) -> None:
-        """The commit is durable: carries out what was decided, in order, and lets the answers go."""
-        sinks = self.agent_sinks
-        for name, effect in commit.effects:
-            if type(effect) is Assign:
-                sink = sinks.get(effect.session)
-                if sink is not None:
-                    sink.assign(effect)
-            elif type(effect) is TaskEnded:
-                self._ended(self.namespaces[name], effect.task)
-            else:
-                self._carry_out(name, effect)
-        for answer in commit.answers:
-            answer()
-        for waiter in commit.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _ended(self, namespace: Namespace, task: Task) -> None:
-        if self.records.idle():
-            namespace.scheduler.state.settle(task)
-        else:
-            state = namespace.scheduler.state
-            self.records.when_unneeded(lambda: state.settle(task))
-        namespace.deliver(task)
-
-    def _carry_out(self, name: str, effect: Effect) -> None:
-        namespace = self.namespaces[name]
-        match effect:
-            case TaskEnded():
-                self._ended(namespace, effect.task)
-            case TaskChanged() | ChunkEmitted() | ProgressMade():
-                namespace.watches.publish(effect)
-            case WatchOpened():
-                effect.begin()
-            case StopAttempt():
-                self._to_agent(effect.session, lambda sink: sink.stop(effect))
-            case DrainSession():
-                self._to_agent(effect.session, lambda sink: sink.drain(effect))
-            case CloseSession():
-                self._to_agent(effect.session, lambda sink: sink.supersede(effect.message))
-            case Assign():
-                self._to_agent(effect.session, lambda sink: sink.assign(effect))
-
-    def _to_agent(self, session: str, tell: Callable[[AgentSink], None]) -> None:
-        sink = self.agent_sinks.get(session)
-        if sink is not None:
-            tell(sink)

@@ -107,7 +107,7 @@ class Snapshotter:
         """
         if not self._is_due(namespaces.values()):
             return
-        heads = [SnapshotNamespace(one.name, one.created_ms, one.scheduler.state.next_number) for one in namespaces.values()]
+        heads = [_head(one) for one in namespaces.values()]
         encoder = self._codec.snapshot_encoder(
             sequence=sequence, date_ms=commit.date_ms, namespaces=heads, max_bytes=self._settings.piece_bytes
         )
@@ -179,6 +179,11 @@ class Snapshotter:
                 trimmed = await self._store.trim_journal(limit=TRIMMED_PER_CALL)
         except (StoreOutage, StoreCorrupt) as error:  # the next snapshot trims what is left
             log.warning("snapshot.not_trimmed shard=%d reason=%s", self._shard, error)
+
+
+def _head(namespace: Namespace) -> SnapshotNamespace:
+    state = namespace.scheduler.state
+    return SnapshotNamespace(namespace.name, namespace.created_ms, state.next_number, tuple(state.policies.values()))
 
 
 def _end(walks: Sequence[Walk]) -> None:

@@ -5,9 +5,10 @@ from typing import Any, cast
 
 from muster.v1 import common_pb2, event_pb2
 
-from coordinator import convert
+from coordinator import convert, convert_policies
 from coordinator.core.events import (
     Acknowledged,
+    AnyEvent,
     Assigned,
     AttemptFailed,
     CancelRecorded,
@@ -17,23 +18,22 @@ from coordinator.core.events import (
     Completed,
     Cost,
     Disposition,
-    EndedRun,
-    Event,
     NamespaceCreated,
+    PolicyDeleted,
+    PolicySet,
     Redriven,
     Reprioritised,
     Returned,
     Submitted,
 )
-from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task, Usage
+from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
+from coordinator.journal import operations_codec
 from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
 from coordinator.ports import JournalTooNew, SnapshotNamespace
 
 __all__ = ["FORMAT_VERSION", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
 
 FORMAT_VERSION = 1
-
-AnyEvent = Event | NamespaceCreated
 
 
 def encode(commit: Commit, defaults: RetryPolicy) -> bytes:
@@ -71,6 +71,16 @@ def _runs(events: Sequence[tuple[str, AnyEvent]]) -> Iterator[tuple[str, list[An
 def _encode_created(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceCreated]) -> None:
     for _ in events:
         message.records.add(namespace=namespace).namespace_created.SetInParent()
+
+
+def _encode_policy_set(message: event_pb2.Commit, namespace: str, events: Sequence[PolicySet]) -> None:
+    for event in events:
+        message.records.add(namespace=namespace).policy_set.policy.CopyFrom(convert_policies.policy_out(event.policy))
+
+
+def _encode_policy_deleted(message: event_pb2.Commit, namespace: str, events: Sequence[PolicyDeleted]) -> None:
+    for event in events:
+        message.records.add(namespace=namespace).policy_deleted.name.CopyFrom(convert_policies.name_out(event.name))
 
 
 def _encode_submitted(message: event_pb2.Commit, namespace: str, events: Sequence[Submitted], defaults: RetryPolicy) -> None:
@@ -139,32 +149,10 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
         record.number, record.offset, record.data = event.number, event.offset, event.data
 
 
-def _encode_reprioritised(message: event_pb2.Commit, namespace: str, events: Sequence[Reprioritised]) -> None:
-    record = event_pb2.TasksReprioritised()
-    for event in events:
-        if not record.numbers or (record.priority, record.reason) != (event.priority, event.reason):
-            record = message.records.add(namespace=namespace).tasks_reprioritised
-            record.priority, record.reason = cast("common_pb2.Priority.ValueType", event.priority), event.reason
-        record.numbers.append(event.number)
-
-
-def _encode_redriven(message: event_pb2.Commit, namespace: str, events: Sequence[Redriven]) -> None:
-    for event in events:
-        ended = event.ended
-        record = message.records.add(namespace=namespace).task_redriven
-        record.number, record.reason = event.number, event.reason
-        record.request = ended.spec.request
-        record.retry_policy.CopyFrom(convert.defaults_out(ended.spec.retry))
-        record.priority = cast("common_pb2.Priority.ValueType", ended.reprioritised)
-        record.create_ms, record.ended_run, record.fence, record.agent_name = ended.created_ms, ended.run, ended.fence, ended.agent
-        record.usage.extend(convert.usage_out(ended.usage))
-        if ended.failure is not None:
-            record.last_failure.CopyFrom(convert.failure_out(ended.failure))
-        record.history.extend(map(convert.history_out, ended.history))
-
-
-_ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
+_ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
+    PolicySet: _encode_policy_set,
+    PolicyDeleted: _encode_policy_deleted,
     Assigned: _encode_assigned,
     Acknowledged: _encode_acknowledged,
     Completed: _encode_completed,
@@ -173,8 +161,8 @@ _ENCODERS: dict[type[Event | NamespaceCreated], Callable[[event_pb2.Commit, str,
     CancelRecorded: _encode_cancel,
     CheckpointStored: _encode_checkpoint,
     ChunkStored: _encode_chunk,
-    Reprioritised: _encode_reprioritised,
-    Redriven: _encode_redriven,
+    Reprioritised: operations_codec.encode_reprioritised,
+    Redriven: operations_codec.encode_redriven,
 }
 
 
@@ -194,72 +182,76 @@ def decode(blob: bytes) -> Commit:
     return Commit(message.sequence, message.epoch, message.date_ms, events)
 
 
-def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[Event | NamespaceCreated]:
-    match record.WhichOneof("event"):
-        case "namespace_created":
-            yield NamespaceCreated()
-        case "tasks_submitted":
-            submitted = record.tasks_submitted
-            defaults = convert.defaults_in(submitted.defaults)
-            for number, request in enumerate(submitted.requests, submitted.first_number):
-                yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, defaults))
-        case "attempts_assigned":
-            columns = record.attempts_assigned
-            for index, number, attempt, offset in zip(
-                columns.agent_indexes, columns.numbers, columns.attempts, columns.fence_offsets, strict=True
-            ):
-                yield Assigned(number, columns.agent_names[index], attempt, fence_base + offset)
-        case "attempts_acknowledged":
-            yield from map(Acknowledged, record.attempts_acknowledged.numbers)
-        case "tasks_completed":
-            yield from (Completed(number, b"", ()) for number in record.tasks_completed.numbers)
-        case "attempt_failed":
-            failed = record.attempt_failed
-            yield AttemptFailed(
-                failed.number,
-                convert.failure_in(failed.failure),
-                Disposition(failed.disposition),
-                Cost(failed.cost),
-                failed.ready_at_ms,
-                convert.usage_in(failed.usage),
-                failed.reported,
-            )
-        case "attempt_returned":
-            returned = record.attempt_returned
-            yield Returned(returned.number, returned.reason, Cost(returned.cost))
-        case "cancel_recorded":
-            cancel = record.cancel_recorded
-            yield CancelRecorded(cancel.number, cancel.reason, cancel.ended)
-        case "checkpoint_stored":
-            stored = record.checkpoint_stored
-            yield CheckpointStored(stored.number, stored.checkpoint_sequence, stored.data)
-        case "chunk_stored":
-            chunk = record.chunk_stored
-            yield ChunkStored(chunk.number, chunk.offset, chunk.data)
-        case "tasks_reprioritised":
-            reprioritised = record.tasks_reprioritised
-            yield from (Reprioritised(number, reprioritised.priority, reprioritised.reason) for number in reprioritised.numbers)
-        case "task_redriven":
-            yield _decode_redriven(record.task_redriven)
-        case kind:
-            raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
+def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[AnyEvent]:
+    kind = record.WhichOneof("event")
+    decoder = _DECODERS.get(kind or "")
+    if decoder is None:
+        raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
+    return decoder(record, fence_base)
 
 
-def _decode_redriven(redriven: event_pb2.TaskRedriven) -> Redriven:
-    policy = convert.defaults_in(redriven.retry_policy)
-    spec = convert.spec_stored(common_pb2.TaskSpec.FromString(redriven.request), redriven.request, policy)
-    ended = EndedRun(
-        spec=spec.at(redriven.priority) if redriven.priority else spec,
-        reprioritised=redriven.priority,
-        created_ms=redriven.create_ms,
-        run=redriven.ended_run,
-        fence=redriven.fence,
-        agent=redriven.agent_name,
-        usage=tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in redriven.usage),
-        failure=convert.failure_in(redriven.last_failure) if redriven.HasField("last_failure") else None,
-        history=convert.history_in(redriven.history),
+def _decode_submitted(record: event_pb2.Record, _fence_base: int) -> Iterator[Submitted]:
+    submitted = record.tasks_submitted
+    defaults = convert.defaults_in(submitted.defaults)
+    for number, request in enumerate(submitted.requests, submitted.first_number):
+        yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, defaults))
+
+
+def _decode_assigned(record: event_pb2.Record, fence_base: int) -> Iterator[Assigned]:
+    columns = record.attempts_assigned
+    for index, number, attempt, offset in zip(columns.agent_indexes, columns.numbers, columns.attempts, columns.fence_offsets, strict=True):
+        yield Assigned(number, columns.agent_names[index], attempt, fence_base + offset)
+
+
+def _decode_failed(record: event_pb2.Record, _fence_base: int) -> Iterator[AttemptFailed]:
+    failed = record.attempt_failed
+    yield AttemptFailed(
+        failed.number,
+        convert.failure_in(failed.failure),
+        Disposition(failed.disposition),
+        Cost(failed.cost),
+        failed.ready_at_ms,
+        convert.usage_in(failed.usage),
+        failed.reported,
     )
-    return Redriven(redriven.number, ended, redriven.reason)
+
+
+def _decode_returned(record: event_pb2.Record, _fence_base: int) -> Iterator[Returned]:
+    returned = record.attempt_returned
+    yield Returned(returned.number, returned.reason, Cost(returned.cost))
+
+
+def _decode_cancel(record: event_pb2.Record, _fence_base: int) -> Iterator[CancelRecorded]:
+    cancel = record.cancel_recorded
+    yield CancelRecorded(cancel.number, cancel.reason, cancel.ended)
+
+
+def _decode_checkpoint(record: event_pb2.Record, _fence_base: int) -> Iterator[CheckpointStored]:
+    stored = record.checkpoint_stored
+    yield CheckpointStored(stored.number, stored.checkpoint_sequence, stored.data)
+
+
+def _decode_chunk(record: event_pb2.Record, _fence_base: int) -> Iterator[ChunkStored]:
+    chunk = record.chunk_stored
+    yield ChunkStored(chunk.number, chunk.offset, chunk.data)
+
+
+_DECODERS: dict[str, Callable[[event_pb2.Record, int], Iterator[AnyEvent]]] = {
+    "namespace_created": lambda _record, _base: iter((NamespaceCreated(),)),
+    "policy_set": lambda record, _base: iter((PolicySet(convert_policies.policy_stored(record.policy_set.policy)),)),
+    "policy_deleted": lambda record, _base: iter((PolicyDeleted(convert_policies.name_stored(record.policy_deleted.name)),)),
+    "tasks_submitted": _decode_submitted,
+    "attempts_assigned": _decode_assigned,
+    "attempts_acknowledged": lambda record, _base: map(Acknowledged, record.attempts_acknowledged.numbers),
+    "tasks_completed": lambda record, _base: (Completed(number, b"", ()) for number in record.tasks_completed.numbers),
+    "attempt_failed": _decode_failed,
+    "attempt_returned": _decode_returned,
+    "cancel_recorded": _decode_cancel,
+    "checkpoint_stored": _decode_checkpoint,
+    "chunk_stored": _decode_chunk,
+    "tasks_reprioritised": operations_codec.decode_reprioritised,
+    "task_redriven": operations_codec.decode_redriven,
+}
 
 
 def record_out(task: Task) -> bytes:

@@ -6,7 +6,7 @@ from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
-from coordinator import convert
+from coordinator import convert, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
@@ -35,6 +35,8 @@ class SnapshotEncoder:
     def _open(self, namespaces: Sequence[SnapshotNamespace]) -> None:
         self._chunk = event_pb2.SnapshotChunk(format_version=SNAPSHOT_VERSION, sequence=self._sequence, date_ms=self._date_ms)
         self._parts = {namespace.name: _Part(self._chunk, namespace) for namespace in namespaces}
+        for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
+            part.policies.extend(map(convert_policies.standing_out, namespace.policies))
         self._size = 0
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
@@ -162,7 +164,15 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
             "start the newer release again"
         )
     parts = [
-        (SnapshotNamespace(name=part.namespace, created_ms=part.create_ms, next_number=part.next_number), list(_tasks(part)))
+        (
+            SnapshotNamespace(
+                name=part.namespace,
+                created_ms=part.create_ms,
+                next_number=part.next_number,
+                policies=tuple(map(convert_policies.standing_stored, part.policies)),
+            ),
+            list(_tasks(part)),
+        )
         for part in chunk.parts
     ]
     return SnapshotPiece(sequence=chunk.sequence, date_ms=chunk.date_ms, parts=parts)

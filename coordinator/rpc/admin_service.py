@@ -16,6 +16,7 @@ from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc.agent_service import load_map_rows
 from coordinator.rpc.pages import PageToken, page_size
+from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
 
 if TYPE_CHECKING:
@@ -115,6 +116,15 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             store_available=all(shard.outage_since_s is None for shard in self._shards.all),
             worst_loop_stall=convert.duration(self._stalls.take_worst_s()),
         )
+
+    async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
+        return await set_policies(*self._shards.called(context), request)
+
+    async def DeletePolicies(self, request: admin_pb2.DeletePoliciesRequest, context: Context) -> admin_pb2.DeletePoliciesResponse:
+        return await delete_policies(*self._shards.called(context), request)
+
+    async def ListPolicies(self, request: admin_pb2.ListPoliciesRequest, context: Context) -> admin_pb2.ListPoliciesResponse:
+        return await list_policies(*self._shards.called(context), request)
 
 
 def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:

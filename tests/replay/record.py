@@ -11,6 +11,7 @@ from muster.v1 import common_pb2
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Commit, NamespaceCreated
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
+from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
@@ -74,8 +75,12 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
         "ann", ["work"], capacity=10, in_flight={"one-runs": world.task("one-runs").fence, "one-stopping": world.task("one-stopping").fence}
     )
     world.advance(3)
+    for key in ("kept", "deleted"):
+        world.set_policy(WeightPolicy(key, 2.5))
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1)])
     world.go_on_with_snapshot(3)
+    world.set_policy(WeightPolicy("late", 0.5))
+    world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")
     while world.go_on_with_snapshot(3):
@@ -89,7 +94,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.cancel("one-crashes", "it was enough")
     world.cancel("long", "it was enough")
     assert world.snapshot is not None
-    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "tasks": {}}}
+    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "policies": {}, "tasks": {}}}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}
 
 

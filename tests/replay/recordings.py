@@ -60,7 +60,8 @@ def _blobs(content: bytes) -> Iterable[bytes]:
 
 def said(state: State) -> dict[str, Any]:
     """A state in JSON's words."""
-    return {"next_number": state.next_number, "tasks": _plain(durable(state))}
+    policies = {f"{name.kind.name} {name.key}": _plain(standing) for name, standing in state.policies.items()}
+    return {"next_number": state.next_number, "policies": policies, "tasks": _plain(durable(state))}
 
 
 def record_said(blob: bytes) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def assert_it_says(found, expected):
     for name, (state, _) in found.states.items():
         says = json.loads(json.dumps(said(state)))
         assert says["next_number"] == expected[name]["next_number"]
+        assert says["policies"] == expected[name].get("policies", {})
         assert says["tasks"].keys() == expected[name]["tasks"].keys()
         for task_id, fields in expected[name]["tasks"].items():
             assert {field: says["tasks"][task_id][field] for field in fields} == fields, task_id

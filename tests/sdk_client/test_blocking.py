@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
-from muster.v1 import admin_pb2, agent_pb2, task_pb2
+from muster.v1 import admin_pb2, agent_pb2, policy_pb2, task_pb2
 from muster.v1.task_pb2 import TaskChunk, TaskEvent, WatchTasksResponse
 
 from agent_node import BlockingClient, TaskRequest
@@ -75,6 +75,16 @@ def test_single_calls(calls: Calls) -> None:
     drained = agent_pb2.DrainAgentResponse(agent=agent_pb2.AgentInfo(agent_name="a"))
     _, [request] = calls.answer(lambda c: c.drain_agent("a", deadline_s=1.5, reason="deploy"), AGENTS, "DrainAgent", drained)
     assert (request.agent_name, request.deadline.nanos, request.reason) == ("a", 500_000_000, "deploy")
+
+    policy = policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key="a", weight=2))
+    name = policy_pb2.PolicyName(kind=policy_pb2.POLICY_KIND_WEIGHT, key="a")
+    was_set = admin_pb2.SetPoliciesResponse(policies=[policy])
+    assert list(calls.answer(lambda c: c.set_policies([policy]), ADMIN, "SetPolicies", was_set)[0]) == [policy]
+    deleted = admin_pb2.DeletePoliciesResponse(names=[name])
+    assert list(calls.answer(lambda c: c.delete_policies([name]), ADMIN, "DeletePolicies", deleted)[0]) == [name]
+    pages = [admin_pb2.ListPoliciesResponse(policies=[policy], next_page_token=token) for token in ("2", "")]
+    got, requests = calls.answer(lambda c: c.policies(), ADMIN, "ListPolicies", *pages)
+    assert (got, len(requests)) == ([policy, policy], 2)
 
     stats = admin_pb2.GetQueueStatsResponse(pending=3)
     assert calls.answer(lambda c: c.queue_stats(), ADMIN, "GetQueueStats", stats)[0].pending == 3

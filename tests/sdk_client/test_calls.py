@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from muster.v1 import admin_pb2, agent_pb2, task_pb2
+from muster.v1 import admin_pb2, agent_pb2, policy_pb2, task_pb2
 
 from agent_node import Client
 from agent_node.errors import LimitError, UnavailableError
@@ -50,6 +50,9 @@ async def client(server: AnyUnary) -> AsyncIterator[Client]:
     await grpc_server.stop(None)
 
 
+WEIGHT = policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key="a", weight=2))
+NAME = policy_pb2.PolicyName(kind=policy_pb2.POLICY_KIND_WEIGHT, key="a")
+
 CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = [
     (
         "GetTask",
@@ -86,6 +89,24 @@ CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = 
         admin_pb2.CreateNamespaceResponse(namespace=admin_pb2.Namespace(name="n")),
     ),
     ("ListNamespaces", lambda c: c.namespaces(), admin_pb2.ListNamespacesRequest(), admin_pb2.ListNamespacesResponse()),
+    (
+        "SetPolicies",
+        lambda c: c.set_policies([WEIGHT]),
+        admin_pb2.SetPoliciesRequest(policies=[WEIGHT]),
+        admin_pb2.SetPoliciesResponse(policies=[WEIGHT]),
+    ),
+    (
+        "DeletePolicies",
+        lambda c: c.delete_policies([NAME]),
+        admin_pb2.DeletePoliciesRequest(names=[NAME]),
+        admin_pb2.DeletePoliciesResponse(names=[NAME]),
+    ),
+    (
+        "ListPolicies",
+        lambda c: c.policies(policy_pb2.POLICY_KIND_WEIGHT),
+        admin_pb2.ListPoliciesRequest(kind=policy_pb2.POLICY_KIND_WEIGHT, page_size=1000),
+        admin_pb2.ListPoliciesResponse(policies=[WEIGHT]),
+    ),
     ("GetCoordinator", lambda c: c.coordinator(), admin_pb2.GetCoordinatorRequest(), admin_pb2.GetCoordinatorResponse(version="1")),
 ]
 

@@ -18,7 +18,7 @@ from coordinator.core.events import (
     Completed,
     Cost,
     Disposition,
-    NamespaceCreated,
+    NamespaceEvent,
     Returned,
     Submitted,
 )
@@ -77,7 +77,7 @@ class Auditor:
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
             for _, event in commit.events:
-                if not isinstance(event, NamespaceCreated):
+                if not isinstance(event, NamespaceEvent):
                     self._read(event, commit.date_ms)
                     evolve(self.state, event, commit.date_ms)
 

@@ -8,12 +8,13 @@ from muster.v1 import common_pb2
 
 from coordinator import convert
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import Assigned, Commit, Event, NamespaceCreated, Submitted
+from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
 from coordinator.core.evolve import evolve
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.placement import place
+from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -94,7 +95,7 @@ class CoreWorld:
         self.mono_s = 1000.0
         self.date_ms = FIRST_DATE_MS
         self.journal: list[bytes] = []
-        self.events: list[Event] = []  # all that were decided, in order
+        self.events: list[AnyEvent] = []  # all that were decided, in order
         self.effects: list[Effect] = []  # likewise
         self._sessions = 0
         self.snapshot: tuple[int, list[bytes]] | None = None  # the last one that was finished: after which entry, and its pieces
@@ -144,7 +145,8 @@ class CoreWorld:
         """A snapshot of the state as it is now, in place of one that is being taken; `others` are namespaces without tasks."""
         if self._walk is not None:
             self._walk.abandon()
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, self.scheduler.state.next_number)
+        state = self.scheduler.state
+        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()))
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
         self._snapshot_at = len(self.journal)
@@ -168,6 +170,7 @@ class CoreWorld:
             assert piece.sequence == sequence
             for namespace, tasks in piece.parts:
                 next_number = namespace.next_number
+                state.policies |= {standing.policy.name: standing for standing in namespace.policies}
                 for task in tasks:
                     restore(state, task)
         restored(state, next_number)
@@ -190,6 +193,17 @@ class CoreWorld:
         verdict = cancel(self.scheduler, task_id, reason, self.now)
         self.commit()
         return verdict
+
+    def set_policy(self, policy: Policy) -> None:
+        """An operator sets a policy."""
+        set_policy(self.scheduler, policy, self.now)
+        self.commit()
+
+    def delete_policy(self, name: PolicyName) -> bool:
+        """An operator deletes a policy. Answers whether there was one."""
+        was_there = delete_policy(self.scheduler, name, self.now)
+        self.commit()
+        return was_there
 
     def connect(
         self,
@@ -288,7 +302,9 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
     for blob in journal:
         commit = decode(blob)
         for _, event in commit.events:
-            if not isinstance(event, NamespaceCreated):
+            if isinstance(event, PolicySet | PolicyDeleted):
+                evolve_policies(state, event, commit.date_ms)
+            elif not isinstance(event, NamespaceCreated):
                 evolve(state, event, commit.date_ms)
     return state
 

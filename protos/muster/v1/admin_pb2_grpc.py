@@ -60,6 +60,21 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.FromString,
                 _registered_method=True)
+        self.SetPolicies = channel.unary_unary(
+                '/muster.v1.AdminService/SetPolicies',
+                request_serializer=muster_dot_v1_dot_admin__pb2.SetPoliciesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.SetPoliciesResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicies = channel.unary_unary(
+                '/muster.v1.AdminService/DeletePolicies',
+                request_serializer=muster_dot_v1_dot_admin__pb2.DeletePoliciesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.DeletePoliciesResponse.FromString,
+                _registered_method=True)
+        self.ListPolicies = channel.unary_unary(
+                '/muster.v1.AdminService/ListPolicies',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -101,6 +116,28 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPolicies(self, request, context):
+        """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
+        the call answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicies(self, request, context):
+        """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicies(self, request, context):
+        """The policies of the namespace of the call's metadata, by kind and key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +165,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetCoordinator,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.SerializeToString,
+            ),
+            'SetPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicies,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.SetPoliciesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.SetPoliciesResponse.SerializeToString,
+            ),
+            'DeletePolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicies,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.DeletePoliciesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.DeletePoliciesResponse.SerializeToString,
+            ),
+            'ListPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicies,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +318,87 @@ class AdminService(object):
             '/muster.v1.AdminService/GetCoordinator',
             muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/SetPolicies',
+            muster_dot_v1_dot_admin__pb2.SetPoliciesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.SetPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/DeletePolicies',
+            muster_dot_v1_dot_admin__pb2.DeletePoliciesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.DeletePoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ListPolicies',
+            muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
             options,
             channel_credentials,
             insecure,

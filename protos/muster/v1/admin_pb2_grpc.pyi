@@ -43,6 +43,14 @@ class AdminServiceStub:
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    SetPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]
+    """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
+    the call answers.
+    """
+    DeletePolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeletePoliciesRequest, _admin_pb2.DeletePoliciesResponse]
+    """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
+    ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
+    """The policies of the namespace of the call's metadata, by kind and key."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -59,6 +67,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    SetPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]  # type: ignore[assignment]
+    """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
+    the call answers.
+    """
+    DeletePolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeletePoliciesRequest, _admin_pb2.DeletePoliciesResponse]  # type: ignore[assignment]
+    """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
+    ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
+    """The policies of the namespace of the call's metadata, by kind and key."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators."""
@@ -102,5 +118,31 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetCoordinatorResponse, _abc.Awaitable[_admin_pb2.GetCoordinatorResponse]]:
         """What this coordinator is: versions, store, shards, the promises its store can keep."""
+
+    @_abc_1.abstractmethod
+    def SetPolicies(
+        self,
+        request: _admin_pb2.SetPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetPoliciesResponse, _abc.Awaitable[_admin_pb2.SetPoliciesResponse]]:
+        """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
+        the call answers.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePolicies(
+        self,
+        request: _admin_pb2.DeletePoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeletePoliciesResponse, _abc.Awaitable[_admin_pb2.DeletePoliciesResponse]]:
+        """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
+
+    @_abc_1.abstractmethod
+    def ListPolicies(
+        self,
+        request: _admin_pb2.ListPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListPoliciesResponse, _abc.Awaitable[_admin_pb2.ListPoliciesResponse]]:
+        """The policies of the namespace of the call's metadata, by kind and key."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

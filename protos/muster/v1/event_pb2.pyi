@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from muster.v1 import common_pb2 as _common_pb2
+from muster.v1 import policy_pb2 as _policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -109,6 +110,8 @@ class Record(_message.Message):
     CANCEL_RECORDED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_STORED_FIELD_NUMBER: _builtins.int
     CHUNK_STORED_FIELD_NUMBER: _builtins.int
+    POLICY_SET_FIELD_NUMBER: _builtins.int
+    POLICY_DELETED_FIELD_NUMBER: _builtins.int
     TASKS_REPRIORITISED_FIELD_NUMBER: _builtins.int
     TASK_REDRIVEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
@@ -154,6 +157,14 @@ class Record(_message.Message):
         """Partial output was stored."""
 
     @_builtins.property
+    def policy_set(self) -> Global___PolicySet:
+        """A policy was set."""
+
+    @_builtins.property
+    def policy_deleted(self) -> Global___PolicyDeleted:
+        """A policy was deleted."""
+
+    @_builtins.property
     def tasks_reprioritised(self) -> Global___TasksReprioritised:
         """An operator gave tasks another priority."""
 
@@ -175,14 +186,16 @@ class Record(_message.Message):
         cancel_recorded: Global___CancelRecorded | None = ...,
         checkpoint_stored: Global___CheckpointStored | None = ...,
         chunk_stored: Global___ChunkStored | None = ...,
+        policy_set: Global___PolicySet | None = ...,
+        policy_deleted: Global___PolicyDeleted | None = ...,
         tasks_reprioritised: Global___TasksReprioritised | None = ...,
         task_redriven: Global___TaskRedriven | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "tasks_reprioritised", "task_redriven"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "tasks_reprioritised", "task_redriven"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -650,6 +663,54 @@ class TaskRedriven(_message.Message):
 Global___TaskRedriven: _TypeAlias = TaskRedriven  # noqa: Y015
 
 @_typing.final
+class PolicySet(_message.Message):
+    """A policy was set: it replaces the one of the same kind and key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The policy. Its set_time is the commit's date, and not written."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicySet: _TypeAlias = PolicySet  # noqa: Y015
+
+@_typing.final
+class PolicyDeleted(_message.Message):
+    """A policy was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def name(self) -> _policy_pb2.PolicyName:
+        """Which."""
+
+    def __init__(
+        self,
+        *,
+        name: _policy_pb2.PolicyName | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyDeleted: _TypeAlias = PolicyDeleted  # noqa: Y015
+
+@_typing.final
 class SnapshotChunk(_message.Message):
     """A piece of a snapshot: some of the tasks that were live right after one journal entry. All pieces together have all of them, once each,
     in no particular order; replay goes on with the entry after it.
@@ -699,6 +760,7 @@ class SnapshotPart(_message.Message):
     RETRY_POLICIES_FIELD_NUMBER: _builtins.int
     QUEUED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     create_ms: _builtins.int
@@ -717,6 +779,10 @@ class SnapshotPart(_message.Message):
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveTask]:
         """All others."""
 
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
+        """The namespace's policies, in its part of the first piece only."""
+
     def __init__(
         self,
         *,
@@ -726,10 +792,11 @@ class SnapshotPart(_message.Message):
         retry_policies: _abc.Iterable[Global___TaskDefaults] | None = ...,
         queued: Global___QueuedTasks | None = ...,
         tasks: _abc.Iterable[Global___LiveTask] | None = ...,
+        policies: _abc.Iterable[_policy_pb2.Policy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
