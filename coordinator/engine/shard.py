@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from coordinator.core.effects import TaskEnded, WatchOpened
-from coordinator.core.events import Commit, NamespaceCreated
+from coordinator.core.events import Commit, NamespaceCreated, Redriven
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
@@ -75,6 +75,7 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
+        self.redrives = False  # a task was redriven, so that there may be more: commits are looked through for it
         self._releaser = Releaser(namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records)
         self.store = store
         self._codec = codec
@@ -342,8 +343,11 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
+        redriven = [(name, event.ended.spec.task_id) for name, event in commit.events if type(event) is Redriven] if self.redrives else ()
         sequence, nonce = self._sequence, self._entropy.nonce()
-        await self._until_answered(lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended))
+        await self._until_answered(
+            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven)
+        )
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:

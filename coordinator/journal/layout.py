@@ -11,7 +11,8 @@ With the key prefix `muster`, shard 3 is
     muster:{s3}:task:<namespace>:<id>      string  an ended task: 8 bytes of marker, then its record
     muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
     muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held;
-                                                   slimmed: lines ever gone over, from the left, whose results were dropped
+                                                   slimmed: lines ever gone over, from the left, whose results were dropped;
+                                                   superseded: lines in the list whose record isn't there any more
 
 and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
 
@@ -19,8 +20,10 @@ All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on 
 id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
 
 A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the
-record and in the index line, and tells the line of a task's last end from lines of earlier ones: a task that was redriven and ended
-again has a line for each end, but one record. An earlier line that expires leaves the record alone.
+record and in the index line, and tells the line of a task's last end from lines of earlier ones. A task that is redriven loses its record
+with the commit that begins its next run, and gets another when that ends; a task that is purged loses it for good. The line stays where
+it is, since lines are found by their place, until those before it have gone: it is *superseded*, counts for nothing, and leaves the record
+of a later run alone.
 """
 
 import struct
