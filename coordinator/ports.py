@@ -9,6 +9,8 @@ from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
 from coordinator.core.policies import StandingPolicy
 
+MIN_RETAINED_MS = 10 * 60 * 1000
+"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
 

@@ -14,7 +14,12 @@ CORE_MUTATIONS = [
     ),
     Mutation("fences grow with the epoch", CORE + "model.py", "max(last + 1, epoch << FENCES_PER_EPOCH_BITS)", "last + 1"),
     Mutation("evolve: a fence must grow", CORE + "evolve.py", " or event.fence <= task.fence", ""),
-    Mutation("evolve: an id lives once", CORE + "evolve.py", " or spec.task_id in state.tasks", ""),
+    Mutation(
+        "evolve: an id lives once",
+        CORE + "evolve.py",
+        ' or spec.task_id in state.tasks:\n        raise IllegalEvent(f"task {spec.task_id} submitted',
+        ':\n        raise IllegalEvent(f"task {spec.task_id} submitted',
+    ),
     # Capacity and capability: G3.
     Mutation("capacity", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.ready_limit -"),
     Mutation("the ready level", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.capacity -"),
@@ -117,9 +122,9 @@ CORE_MUTATIONS = [
         "scheduler.backoffs.pop(task.number, None)",
         "scheduler.backoffs.get(task.number)",
     ),
-    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and not self._waits(fresh[0]):", "while False:"),
     # Ageing and shares: G4.
-    Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.created_ms) // self.period_ms", "steps = 0"),
+    Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
     Mutation(
         "at most CRITICAL",
         CORE + "fifo.py",
@@ -193,8 +198,8 @@ CORE_MUTATIONS = [
         "return self.tasks.get(task_id) or self.ended.get(task_id)",
         "return self.tasks.get(task_id)",
     ),
-    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= scheduler.settings.max_live_tasks:", "if False:"),
-    Mutation("full memory", CORE + "submits.py", "> scheduler.settings.max_live_bytes:", "> scheduler.settings.max_live_bytes * 1000:"),
+    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= settings.max_live_tasks:", "if False:"),
+    Mutation("full memory", CORE + "submits.py", "> settings.max_live_bytes else", "> settings.max_live_bytes * 1000 else"),
     # What ends a task
     Mutation("max_retries", CORE + "retries.py", "return task.retries >= task.spec.retry.max_retries", "return False"),
     Mutation("max_crashes", CORE + "retries.py", "return task.crashes >= task.spec.retry.max_crashes", "return False"),
@@ -289,5 +294,5 @@ CORE_MUTATIONS = [
     Mutation(
         "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
     ),
-    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in task.history)", "for entry in ())"),
+    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in history)", "for entry in ())"),
 ]

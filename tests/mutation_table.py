@@ -3,5 +3,6 @@
 from tests.mutation_row import Mutation
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
+from tests.mutation_rows_operators import OPERATOR_MUTATIONS
 
-MUTATIONS: list[Mutation] = [*CORE_MUTATIONS, *ENGINE_MUTATIONS]
+MUTATIONS: list[Mutation] = [*CORE_MUTATIONS, *ENGINE_MUTATIONS, *OPERATOR_MUTATIONS]

@@ -36,7 +36,7 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
             continue
         task = submit(scheduler, spec, now)
         if not isinstance(task, Task):
-            exceptions.append((index, _queue_full(namespace, task)))
+            exceptions.append((index, queue_full(namespace, task)))
         elif task.spec is spec:
             if sink is not None:
                 namespace.wait_for(spec.task_id, sink)
@@ -104,7 +104,8 @@ def _conflict(spec: Spec) -> AlreadyExists:
     return AlreadyExists(f"task {spec.task_id} exists with another content: choose another id", metadata={"task_id": spec.task_id})
 
 
-def _queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
+def queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
+    """The error for a task that there is no room for."""
     state, settings = namespace.scheduler.state, namespace.scheduler.settings
     if refused is Refused.QUEUE_FULL:
         limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), settings.max_live_tasks

@@ -2,10 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from coordinator.ports import EndedEntry, Retention
-
-MIN_RETAINED_MS = 10 * 60 * 1000
-"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
+from coordinator.ports import MIN_RETAINED_MS, EndedEntry, Retention
 
 
 def count_expired(
