@@ -1,8 +1,11 @@
 """What every name in a request must be."""
 
+import re
+
 from coordinator.errors import InvalidRequest
 
 MAX_ID_CHARS = 128
+LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")  # of a task: what a filter can name without quotes
 
 
 def check_name(text: str, field: str) -> str:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, event_pb2
 
 from coordinator.checks import MAX_ID_CHARS, check_name
-from coordinator.convert_scheduling import reported_cost, scheduling_in
+from coordinator.convert_scheduling import labels_in, reported_cost, scheduling_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
@@ -92,8 +92,8 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
         )
     check_name(message.task_id, "task_id")
     check_name(message.task_type, "task_type")
-    if parent := message.parent_task_id:
-        check_name(parent, "parent_task_id")
+    if message.parent_task_id:
+        check_name(message.parent_task_id, "parent_task_id")
     request = message.SerializeToString()
     if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
         raise _options_too_large(message, len(request) - payload_bytes)
@@ -101,7 +101,7 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
 
 
 def _options_too_large(message: common_pb2.TaskSpec, size: int) -> InvalidRequest:
-    longest = max(("content_type", "traceparent", "tracestate"), key=lambda field: len(getattr(message, field)))
+    longest = max(("content_type", "traceparent", "tracestate", "labels"), key=lambda field: len(str(getattr(message, field))))
     return InvalidRequest(
         f"the task has {size} bytes beside its payload: at most {MAX_OPTIONS_BYTES} are allowed; shorten {longest}",
         field=longest,
@@ -115,7 +115,7 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
     priority = message.priority or common_pb2.PRIORITY_NORMAL
     if priority not in _PRIORITIES:
         raise InvalidRequest(f"priority {priority} is unknown: use 1 (LOW) to 4 (CRITICAL)", field="priority")
-    return Spec(
+    spec = Spec(
         message.task_id,
         intern(message.task_type),  # one string for all tasks of a type: 60 bytes less for each, and 50 ns
         priority,
@@ -125,6 +125,11 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
         *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
     )
+    if message.labels:
+        spec.labels = labels_in(message.labels)
+    if parent := message.parent_task_id:
+        spec.parent = intern(parent)  # one string for all its children
+    return spec
 
 
 _PRIORITIES = frozenset((1, 2, 3, 4))

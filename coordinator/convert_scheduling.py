@@ -5,14 +5,16 @@ from functools import lru_cache
 
 from muster.v1 import agent_pb2, common_pb2
 
-from coordinator.checks import check_name
-from coordinator.core.model import Capability, Needs, Operator, Scheduling, Selector
+from coordinator.checks import LABEL_NAME, MAX_ID_CHARS, check_name
+from coordinator.core.model import Capability, Labels, Needs, Operator, Scheduling, Selector
 from coordinator.errors import InvalidRequest
 
 MAX_SELECTORS = 8
 MAX_SELECTOR_VALUES = 32
 MAX_SLOTS = 10_000
 MAX_COST = 1e9
+MAX_LABELS = 16
+SHOWN_CHARS = 70  # of a name that is none
 
 _OPERATORS = {operator.value: operator for operator in Operator}
 
@@ -47,6 +49,34 @@ def scheduling_in(message: common_pb2.Scheduling, task_type: str) -> tuple[Needs
 def _interned(needs: Needs) -> Needs:
     """The same object for equal needs: a million tasks hold few."""
     return needs
+
+
+def labels_in(labels: Mapping[str, str]) -> Labels:
+    """A task's labels, checked.
+
+    Raises:
+        InvalidRequest: on field "labels".
+    """
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"labels has {len(labels)} entries: at most {MAX_LABELS} are allowed", field="labels")
+    for name, value in labels.items():
+        if not LABEL_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"labels has the name {name[:SHOWN_CHARS]!r}: use 1 to 64 letters, digits and . _ / -, beginning with a letter or a digit",
+                field="labels",
+            )
+        if len(value) > MAX_ID_CHARS or (value and not value.isprintable()):
+            raise InvalidRequest(
+                f"the label {name} has a value of {len(value)} characters: use at most {MAX_ID_CHARS}, all of them printable",
+                field="labels",
+            )
+    return _interned_labels(tuple(sorted(labels.items())))
+
+
+@lru_cache(maxsize=10_000)
+def _interned_labels(labels: Labels) -> Labels:
+    """The same object for equal labels."""
+    return labels
 
 
 def cost_in(cost: float, field: str) -> float:

@@ -7,19 +7,25 @@ The language is a subset of AIP-160 (https://google.aip.dev/160), with its prece
     term       = factor { "OR" factor }
     factor     = [ "NOT" ] ( "(" factors ")" | comparison )
     comparison = field ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) value
+               | "labels." name ":*"          it has the label
+    field      = a name | "labels." name
     value      = word | string            quotes are single or double; \" \' \\ and \* stand for the character itself
 
-A `*` that ends a value matches any end; everywhere else it is a character like any other.
+A `*` that ends a value matches any end; everywhere else it is a character like any other. A task without a label fulfils no comparison of
+it but `!=`.
+
+Beside what a filter means it is known what it asks for at least: see `Filter.only`.
 """
 
 import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from coordinator.core.model import Priority, TaskState
+from coordinator.checks import LABEL_NAME
+from coordinator.core.model import Labels, Priority, TaskState
 from coordinator.errors import InvalidRequest
 
 MAX_FILTER_BYTES = 4096
@@ -34,26 +40,40 @@ class TaskFacts(NamedTuple):
     priority: int
     agent: str  # of the present or the last attempt; empty when there was none
     task_id: str
-    parent_task_id: Callable[[], str]  # called only by filters that ask for it: reading it means parsing the request
+    parent_task_id: str
+    labels: Labels
+
+
+Only = Mapping[str, frozenset[Any]]
+Predicate = Callable[[TaskFacts], bool]
 
 
 class Filter:
     """A parsed filter. `text` is what it was parsed from.
 
+    `only` has fields with the only values that a task may have there to match: text, but for "state" TaskStates; those of labels are called
+    "labels.NAME". So it tells where to look, and how little: what has these values may match, and nothing else can.
+
     Args:
         text: the source.
         predicate: what it means.
+        only: what follows from it.
     """
 
-    __slots__ = ("_predicate", "text")
+    __slots__ = ("_predicate", "only", "text")
 
-    def __init__(self, *, text: str, predicate: Callable[[TaskFacts], bool]) -> None:
+    def __init__(self, *, text: str, predicate: Predicate, only: Only) -> None:
         self.text = text
         self._predicate = predicate
+        self.only = only
 
     def matches(self, facts: TaskFacts) -> bool:
         """Whether the filter lets a task with these facts through."""
         return self._predicate(facts)
+
+    def states(self) -> frozenset[TaskState]:
+        """The states that a task may be in to match."""
+        return self.only.get("state", _ALL_STATES)
 
 
 def parse(text: str) -> Filter:
@@ -68,20 +88,45 @@ def parse(text: str) -> Filter:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_FILTER_BYTES:
         raise InvalidRequest(f"filter has {size} bytes: at most {MAX_FILTER_BYTES} are allowed", field="filter")
-    return Filter(text=text, predicate=_Parser(text).parse())
+    parsed = _Parser(text).parse()
+    return Filter(text=text, predicate=parsed.predicate, only=parsed.only)
 
 
-Predicate = Callable[[TaskFacts], bool]
 Value = TypeVar("Value")
+_ALL_STATES = frozenset(TaskState)
 
 
-class _Field(Enum):
-    STATE = "state"
-    TASK_TYPE = "task_type"
-    PRIORITY = "priority"
-    AGENT = "agent"
-    TASK_ID = "task_id"
-    PARENT_TASK_ID = "parent_task_id"
+class _Condition(NamedTuple):
+    """A part of a filter: what it means, and what follows from it."""
+
+    predicate: Predicate
+    only: Only
+
+
+def _all_of(parts: Sequence[_Condition]) -> _Condition:
+    if len(parts) == 1:
+        return parts[0]
+    predicates = [part.predicate for part in parts]
+    only: dict[str, frozenset[Any]] = {}
+    for part in parts:
+        for field, values in part.only.items():
+            only[field] = only[field] & values if field in only else values
+    return _Condition(lambda facts: all(predicate(facts) for predicate in predicates), only)
+
+
+def _any_of(parts: Sequence[_Condition]) -> _Condition:
+    if len(parts) == 1:
+        return parts[0]
+    predicates = [part.predicate for part in parts]
+    shared = [field for field in parts[0].only if all(field in part.only for part in parts)]
+    only = {field: frozenset[Any]().union(*(part.only[field] for part in parts)) for field in shared}
+    return _Condition(lambda facts: any(predicate(facts) for predicate in predicates), only)
+
+
+def _none_of(part: _Condition) -> _Condition:
+    """Nothing follows from it: a task that has one of the values of `part.only` may fail `part` by another condition."""
+    predicate = part.predicate
+    return _Condition(lambda facts: not predicate(facts), {})
 
 
 class _Kind(Enum):
@@ -105,7 +150,7 @@ class _Token(NamedTuple):
 
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<OPERATOR> != | <= | >= | = | < | > )
+        (?P<OPERATOR> != | <= | >= | = | < | > | : )
       | (?P<OPEN> \( )
       | (?P<CLOSE> \) )
       | (?P<STRING> "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' )
@@ -115,7 +160,12 @@ _TOKEN = re.compile(
 )
 _UNIT = re.compile(r"\\.|[^\\]", re.DOTALL)  # of a string: an escape, or a character
 _KEYWORDS = ("AND", "OR", "NOT")
-_FIELDS = ", ".join(field.value for field in _Field)
+_TEXT_OF: dict[str, Callable[[TaskFacts], str]] = {
+    name: operator.attrgetter(name) for name in ("task_type", "agent", "task_id", "parent_task_id")
+}
+LABELS = "labels."
+_FIELD_NAMES = ("state", "task_type", "priority", "agent", "task_id", "parent_task_id")
+_FIELDS = ", ".join((*_FIELD_NAMES, f"{LABELS}NAME"))
 _STATES = {prefix + state.name: state for state in TaskState for prefix in ("", "TASK_STATE_")}
 _PRIORITIES = {name: priority for priority in Priority for name in (priority.name, f"PRIORITY_{priority.name}", str(priority.value))}
 _SHOWN_CHARS = 40  # of a wrong token in a message
@@ -148,67 +198,69 @@ class _Parser:
         self._depth = 0
         self._next = self._scan()
 
-    def parse(self) -> Predicate:
+    def parse(self) -> _Condition:
         if self._at(_Kind.END):
-            return lambda _: True
-        predicate = self._factors()
+            return _Condition(lambda _: True, {})
+        condition = self._factors()
         if not self._at(_Kind.END):
             _expected("AND, OR or the end", self._next)
-        return predicate
+        return condition
 
-    def _factors(self) -> Predicate:
+    def _factors(self) -> _Condition:
         terms = [self._term()]
         while self._take_keyword("AND"):
             terms.append(self._term())
-        return terms[0] if len(terms) == 1 else lambda facts: all(term(facts) for term in terms)
+        return _all_of(terms)
 
-    def _term(self) -> Predicate:
+    def _term(self) -> _Condition:
         factors = [self._factor()]
         while self._take_keyword("OR"):
             factors.append(self._factor())
-        return factors[0] if len(factors) == 1 else lambda facts: any(factor(facts) for factor in factors)
+        return _any_of(factors)
 
-    def _factor(self) -> Predicate:
+    def _factor(self) -> _Condition:
         if self._take_keyword("NOT"):
-            inner = self._group_or_comparison()
-            return lambda facts: not inner(facts)
+            return _none_of(self._group_or_comparison())
         return self._group_or_comparison()
 
-    def _group_or_comparison(self) -> Predicate:
+    def _group_or_comparison(self) -> _Condition:
         if not self._at(_Kind.OPEN):
             return self._comparison()
         if self._depth == MAX_DEPTH:
             _fail(self._next.position, f"parentheses are nested more than {MAX_DEPTH} deep")
         self._depth += 1
         self._take()
-        predicate = self._factors()
+        condition = self._factors()
         if not self._at(_Kind.CLOSE):
             _expected("AND, OR or )", self._next)
         self._take()
         self._depth -= 1
-        return predicate
+        return condition
 
-    def _comparison(self) -> Predicate:
+    def _comparison(self) -> _Condition:
         field = self._field()
         if not self._at(_Kind.OPERATOR):
-            _expected(f"one of {' '.join(_COMPARE)} after {field.value}", self._next)
+            _expected(f"one of {' '.join(_COMPARE)} after {field}", self._next)
         sign = self._take()
+        if sign.text == ":" and not (field.startswith(LABELS) and self._next.source == "*"):
+            _fail(sign.position, f"':' isn't supported but in {LABELS}NAME:*, has the label: use = (a value may end with *)")
         if not self._at(_Kind.WORD, _Kind.STRING) or self._next.source in _KEYWORDS:
             _expected(f"a value after {sign.text}", self._next)
         return _compared(field, sign, self._take())
 
-    def _field(self) -> _Field:
+    def _field(self) -> str:
         name = self._next
         if name.kind is not _Kind.WORD or name.source in _KEYWORDS:
             _expected(f"NOT, ( or a field ({_FIELDS})", name)
-        try:
-            field = _Field(name.source)
-        except ValueError:
-            near = difflib.get_close_matches(name.source.lower(), [field.value for field in _Field], n=1)
-            suggestion = f"did you mean {near[0]}? " if near else ""
+        if name.source.startswith(LABELS):
+            if not LABEL_NAME.fullmatch(name.source[len(LABELS) :]):
+                _fail(name.position, f"{_shown(name)} names no label: one has 1 to 64 letters, digits and . _ / -")
+        elif name.source not in _FIELD_NAMES:
+            near = difflib.get_close_matches(name.source.lower(), [*_FIELD_NAMES, "labels"], n=1)
+            suggestion = f"did you mean {near[0].replace('labels', 'labels.NAME')}? " if near else ""
             _fail(name.position, f"no field is called {_shown(name)}: {suggestion}The fields are {_FIELDS}")
         self._take()
-        return field
+        return name.source
 
     def _at(self, *kinds: _Kind) -> bool:
         return self._next.kind in kinds
@@ -247,8 +299,6 @@ class _Parser:
                 _fail(position, f"the string that begins here has no closing {quote}")
             case "!":
                 _fail(position, "expected != or NOT, found '!'")
-            case ":":
-                _fail(position, "the operator ':' isn't supported: use = (a value may end with *)")
             case character:
                 _fail(position, f"{character!r} can't stand here: put quotes around values that hold such characters")
 
@@ -273,33 +323,43 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
 }
 _EQUALITY = ("=", "!=")
-_TEXT_OF: dict[_Field, Callable[[TaskFacts], str]] = {
-    _Field.TASK_TYPE: operator.attrgetter("task_type"),
-    _Field.AGENT: operator.attrgetter("agent"),
-    _Field.TASK_ID: operator.attrgetter("task_id"),
-    _Field.PARENT_TASK_ID: lambda facts: facts.parent_task_id(),
-}
 
 
-def _compared(field: _Field, sign: _Token, value: _Token) -> Predicate:
+def _compared(field: str, sign: _Token, value: _Token) -> _Condition:
+    if sign.text == ":":
+        name = field[len(LABELS) :]
+        return _Condition(lambda facts: any(label == name for label, _ in facts.labels), {})
     compare = _COMPARE[sign.text]
-    if sign.text not in _EQUALITY and (field is _Field.STATE or value.open_ended):
-        what = "state" if field is _Field.STATE else "a value that ends with *"
+    if sign.text not in _EQUALITY and (field == "state" or value.open_ended):
+        what = "state" if field == "state" else "a value that ends with *"
         _fail(sign.position, f"{what} has no order: expected one of {' '.join(_EQUALITY)}, found {sign.text}")
-    if field is _Field.STATE:
+    if field == "state":
         state = _named(field, value, _STATES, ", ".join(state.name for state in TaskState))
-        return lambda facts: compare(facts.state, state)
-    if field is _Field.PRIORITY:
+        states = frozenset(each for each in TaskState if compare(each, state))
+        return _Condition(lambda facts: facts.state in states, {field: states})
+    if field == "priority":
         priority = _named(field, value, _PRIORITIES, ", ".join(f"{each.name} ({each.value})" for each in Priority))
-        return lambda facts: compare(facts.priority, priority)
+        return _Condition(lambda facts: compare(facts.priority, priority), {})
+    only: Only = {field: frozenset((value.text,))} if sign.text == "=" and not value.open_ended else {}
+    if field.startswith(LABELS):
+        return _Condition(_of_label(field[len(LABELS) :], sign, value), only)
     text_of, text = _TEXT_OF[field], value.text
     if value.open_ended:
         wanted = sign.text == "="
-        return lambda facts: text_of(facts).startswith(text) == wanted
-    return lambda facts: compare(text_of(facts), text)
+        return _Condition(lambda facts: text_of(facts).startswith(text) == wanted, only)
+    return _Condition(lambda facts: compare(text_of(facts), text), only)
 
 
-def _named(field: _Field, value: _Token, values: Mapping[str, Value], known: str) -> Value:
+def _of_label(name: str, sign: _Token, value: _Token) -> Predicate:
+    compare, text = _COMPARE[sign.text], value.text
+    if sign.text == "!=":  # what doesn't have the label isn't equal either
+        fulfils = str.startswith if value.open_ended else operator.eq
+        return lambda facts: not any(label == name and fulfils(known, text) for label, known in facts.labels)
+    fulfils = str.startswith if value.open_ended else compare
+    return lambda facts: any(label == name and fulfils(known, text) for label, known in facts.labels)
+
+
+def _named(field: str, value: _Token, values: Mapping[str, Value], known: str) -> Value:
     if value.open_ended or value.text.upper() not in values:
-        _fail(value.position, f"no {field.value} is called {_shown(value)}: expected one of {known}")
+        _fail(value.position, f"no {field} is called {_shown(value)}: expected one of {known}")
     return values[value.text.upper()]

@@ -65,6 +65,7 @@ class EndedTask(NamedTuple):
     task_id: str
     record: bytes  # a serialized TaskRecord
     end_ms: int
+    terms: tuple[str, ...] = ()  # what it can be found by
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +190,16 @@ class ShardStore(Protocol):
         Those of the first ids alone, and of at least one, when all together have more than `max_bytes`: ask again for the others.
         """
 
-    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
-        """The index of ended tasks, the latest first, from below position `before` (None: from the latest)."""
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int, terms: Sequence[Sequence[str]] = ()) -> list[EndedEntry]:
+        """The index of ended tasks, the latest first, from below position `before` (None: from the latest).
+
+        Args:
+            namespace: whose.
+            before: where to go on from.
+            limit: how many at most.
+            terms: groups of terms. Only tasks that have one of a group's, for a group that the store chooses: the one that finds least.
+                Others may be among them that ended before the store knew terms. Without a group: all.
+        """
 
     async def count_ended(self, namespace: str) -> int:
         """How many ended tasks are retained."""

@@ -15,6 +15,8 @@ from agent_node.cli.payloads import guess_content_type
 from agent_node.errors import TaskCancelledError, TaskFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent_node.cli.terminal import Bar
     from agent_node.client.client import Client
     from agent_node.client.handle import TaskHandle
@@ -69,6 +71,9 @@ async def submit(
         ),
     ] = None,
     min_version: Annotated[int, typer.Option("--min-version", min=0, help="The least version of the agent's handler.")] = 0,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label to find the task by. May be repeated.")
+    ] = None,
     sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
@@ -88,6 +93,7 @@ async def submit(
         asked.message()
     except ValueError as error:
         raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
+    labels = read_labels(label or ())
     content = read_payload(payload, file)
     handle = None
     async with invocation.connect() as client:
@@ -105,6 +111,7 @@ async def submit(
                         run_timeout_s=run_timeout,
                         progress_timeout_s=progress_timeout,
                         scheduling=None if asked == Scheduling() else asked,
+                        labels=labels,
                         want_result=wait or stream,
                     )
                 finally:
@@ -127,6 +134,19 @@ def _what_goes_on(handle: "TaskHandle | None", timeout_s: float) -> str:
     if handle is None:
         return f"the task was not acknowledged within {timeout_s:g} s, and may be taken all the same; `muster list` shows it then."
     return f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it."
+
+
+def read_labels(texts: "Sequence[str]") -> dict[str, str]:
+    """Labels as they are typed: name=value. Raises CommandFailure for what isn't one, and for a name that comes twice."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign):
+            raise CommandFailure(f"{text!r} is no label: write NAME=VALUE.", ExitCode.USAGE)
+        if name in labels:
+            raise CommandFailure(f"the label {name} is given twice.", ExitCode.USAGE)
+        labels[name] = value
+    return labels
 
 
 def read_payload(argument: str | None, file: Path | None) -> bytes:

@@ -156,6 +156,7 @@ def task_details(task: task_pb2.Task) -> Group:
         ("undelivered", str(task.undelivered_count) if task.undelivered_count else ""),
         ("fence", str(task.fence) if task.fence else ""),
         ("parent", Text(task.parent_task_id)),
+        ("labels", Text(" ".join(f"{name}={value}" for name, value in sorted(task.labels.items())))),
         ("created", local_time(task.create_time)),
         ("started", local_time(task.start_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),

@@ -16,7 +16,7 @@ EVERY_TASK = 'task_id = "*"'  # a filter that each task matches
 PAGE = 1000  # tasks in one page of a list, at most: the protocol's limit
 FILTER_HELP = (
     "Such as 'task_type = \"summarise\" AND (state = RUNNING OR state = RETRYING)'; "
-    "fields: state, task_type, priority, agent, task_id, parent_task_id."
+    "fields: state, task_type, priority, agent, task_id, parent_task_id, labels.NAME."
 )
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="TASK_ID...", help="The tasks.")]

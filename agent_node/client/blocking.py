@@ -4,7 +4,7 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self, TypeVar
 
 import grpc
@@ -168,6 +168,7 @@ class BlockingClient(BlockingFleetCalls):
         progress_timeout_s: float | None = None,
         scheduling: Scheduling | None = None,
         parent_task_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
         traceparent: str = "",
         want_result: bool = True,
     ) -> BlockingTaskHandle:
@@ -188,6 +189,7 @@ class BlockingClient(BlockingFleetCalls):
                 progress_timeout_s=progress_timeout_s,
                 scheduling=scheduling,
                 parent_task_id=parent_task_id,
+                labels=labels,
                 traceparent=traceparent,
                 want_result=want_result,
             )

@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -123,6 +123,7 @@ class Client(FleetCalls):
         progress_timeout_s: float | None = None,
         scheduling: Scheduling | None = None,
         parent_task_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
         traceparent: str = "",
         want_result: bool = True,
     ) -> TaskHandle:
@@ -144,6 +145,8 @@ class Client(FleetCalls):
                 limit.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
+            labels: what to find the task by later, such as {"team": "red"}: at most 16; names of 1 to 64 letters, digits and . _ / -,
+                values of at most 128 characters. None is none.
             traceparent: W3C trace context for the agent.
             want_result: False for a task whose end this program won't wait for: nothing is kept or sent for it then.
 
@@ -169,6 +172,7 @@ class Client(FleetCalls):
                     progress_timeout_s=progress_timeout_s,
                     scheduling=scheduling,
                     parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
+                    labels=labels,
                     traceparent=traceparent,
                     want_result=want_result,
                 )
@@ -188,6 +192,7 @@ class Client(FleetCalls):
             progress_timeout_s=progress_timeout_s,
             scheduling=scheduling,
             parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
+            labels=labels,
             traceparent=traceparent,
         )
         task = TrackedTask(task_id, spec, fresh=fresh, want_result=want_result)

@@ -4,7 +4,7 @@ The one module of the client that knows how TaskSpec and TaskResult are laid out
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar, overload
@@ -72,6 +72,7 @@ class TaskRequest:
     progress_timeout_s: float | None = None
     scheduling: Scheduling | None = None
     parent_task_id: str | None = None
+    labels: Mapping[str, str] | None = None
     traceparent: str = ""
     want_result: bool = True
 
@@ -145,6 +146,7 @@ def build_spec(
     progress_timeout_s: float | None,
     scheduling: Scheduling | None,
     parent_task_id: str | None,
+    labels: Mapping[str, str] | None,
     traceparent: str,
 ) -> TaskSpec:
     """The task as it goes over the wire, built once. Assigning fields costs 0.5 us; the constructor's keywords cost 0.9."""
@@ -168,6 +170,8 @@ def build_spec(
         spec.scheduling.CopyFrom(scheduling.message())
     if parent_task_id:
         spec.parent_task_id = parent_task_id
+    if labels:
+        spec.labels.update(labels)
     if traceparent:
         spec.traceparent = traceparent
     return spec
@@ -187,6 +191,7 @@ def build_requested(task_id: str, request: TaskRequest) -> TaskSpec:
         progress_timeout_s=request.progress_timeout_s,
         scheduling=request.scheduling,
         parent_task_id=request.parent_task_id,
+        labels=request.labels,
         traceparent=request.traceparent,
     )
 

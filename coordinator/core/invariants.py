@@ -38,6 +38,7 @@ def check(scheduler: Scheduler) -> None:
     _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
     _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
+    _check_index(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -53,6 +54,19 @@ def check(scheduler: Scheduler) -> None:
                 number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
             )
     _check_shares(scheduler)
+
+
+def _check_index(scheduler: Scheduler) -> None:
+    """Whatever is live is found by all that it has, and nothing else is."""
+    index, tasks = scheduler.index, scheduler.state.tasks.values()
+    for task in tasks:
+        _hold(index.knows(task), f"{task} isn't found by its type, its labels or its parent")
+    labelled = Counter(label for task in tasks for label in task.spec.labels)
+    _hold(labelled == {label: len(numbers) for label, numbers in index.labels.items()}, "a label finds what isn't live")
+    children = Counter(task.spec.parent for task in tasks if task.spec.parent)
+    _hold(children == {parent: len(numbers) for parent, numbers in index.parents.items()}, "a parent finds what isn't live")
+    tried = {task.number for task in tasks if task.state in WAITING and task.agent}
+    _hold(tried == index.tried.keys(), "what waits and had an attempt isn't what is found as such")
 
 
 def _check_shares(scheduler: Scheduler) -> None:

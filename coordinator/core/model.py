@@ -186,6 +186,9 @@ class Scheduling(NamedTuple):
     slots: int = 1  # of an agent's, that an attempt takes
 
 
+Labels = tuple[tuple[str, str], ...]
+"""A task's labels: names with their values, by name. What tasks are found by: nothing is decided from them."""
+
 PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it
 
 
@@ -213,7 +216,9 @@ class Spec:
     """A task as its client described it, with defaults filled in. Immutable by convention; `request` is the submitted message's bytes."""
 
     __slots__ = (
+        "labels",
         "needs",
+        "parent",
         "priority",
         "progress_timeout_s",
         "request",
@@ -235,6 +240,8 @@ class Spec:
         progress_timeout_s: float | None = None,
         needs: Needs | None = None,
         scheduling: Scheduling = PLAIN,
+        labels: Labels = (),
+        parent: str = "",
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -245,6 +252,8 @@ class Spec:
         self.progress_timeout_s = progress_timeout_s
         self.needs: Needs | str = needs or task_type  # its lane's name: most need their type alone
         self.scheduling = scheduling
+        self.labels = labels
+        self.parent = parent  # the task that submitted it; empty when none did
 
     def at(self, priority: int) -> "Spec":
         """The same task with another priority."""

@@ -36,5 +36,8 @@ def redrive(scheduler: Scheduler, ended: EndedRun, reason: str, now: Now) -> Tas
         return refused
     task = scheduler.apply_sized(Redriven(state.next_number, ended, reason), now)
     scheduler.totals.redriven += 1
+    scheduler.index.add(task)
+    if task.agent:
+        scheduler.index.tried[task.number] = None
     scheduler.enqueue(task, now)
     return task

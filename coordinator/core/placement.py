@@ -150,6 +150,8 @@ def _pick(lane: Lane) -> Agent | None:
 def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | None, now: Now) -> None:
     fence = next_fence(task.fence, scheduler.epoch)
     scheduler.apply(Assigned(task.number, agent.name, task.attempt + 1, fence), now)
+    if scheduler.index.tried:
+        scheduler.index.tried.pop(task.number, None)
     settings = scheduler.settings
     attempt = Attempt(task, now.mono_s, now.mono_s + settings.lease_s, now.mono_s + settings.ack_timeout_s)
     attempt.charge = charge

@@ -19,6 +19,7 @@ from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
 from coordinator.core.ready_queue import Lane, ReadyQueue
 from coordinator.core.sizes import size_of_event, size_of_record
 from coordinator.core.state import State
+from coordinator.core.task_index import TaskIndex
 from coordinator.core.timers import TimerWheel
 
 REBUILT_PER_STEP = 5000  # tasks: some milliseconds
@@ -63,6 +64,7 @@ class Scheduler:
         self.jitter = jitter
         self.state = state or State()
         self.load = LoadMap()
+        self.index = TaskIndex(state=self.state, load=self.load)
         self.fairness = Fairness(settings.share_by, settings.weights)
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.ready = ReadyQueue(ages=self.ages, opened=self.load.open, closed=self.load.close)
@@ -153,6 +155,7 @@ class Scheduler:
                 self.totals.failed += 1
             case _:
                 self.totals.cancelled += 1
+        self.index.remove(task)
         self.effects.append(TaskEnded(task))
         self.bytes += size_of_record(task)
 
@@ -161,6 +164,7 @@ class Scheduler:
         if task.state in ENDED:
             self.ended(task)
         else:
+            self.index.tried[task.number] = None
             self.enqueue(task, now)
 
     def policy_changed(self, name: PolicyName, now: Now) -> None:  # noqa: ARG002  # what follows dates will need it
@@ -191,10 +195,13 @@ class Scheduler:
         for name in self.state.policies:
             self.policy_changed(name, now)
         until_s = now.mono_s + self.settings.lease_s
-        for place, task in enumerate(self.state.tasks.values(), 1):
+        for place, task in enumerate(self.state.by_number.values(), 1):
             if place % REBUILT_PER_STEP == 0:
                 yield
+            self.index.add(task)
             if task.state in WAITING:
+                if task.agent:
+                    self.index.tried[task.number] = None
                 self.enqueue(task, now)
                 continue
             agent = self.load.agent(task.agent)

@@ -98,4 +98,6 @@ def restore(state: State, task: Task) -> None:
 def restored(state: State, next_number: int) -> None:
     """All tasks of a snapshot are in; the next one that is submitted has `next_number`."""
     state.next_number = next_number
-    state.known_numbers, state.known_until = array("Q", sorted(state.by_number)), next_number
+    numbers = sorted(state.by_number)
+    state.by_number = {number: state.by_number[number] for number in numbers}  # the oldest first, as always: pieces have them in any order
+    state.known_numbers, state.known_until = array("Q", numbers), next_number

@@ -30,6 +30,7 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused:
     task = scheduler.apply(Submitted(state.next_number, spec), now)
     scheduler.bytes += len(spec.request)
     scheduler.totals.submitted += 1
+    scheduler.index.add(task)
     scheduler.enqueue(task, now)
     return task
 

@@ -67,14 +67,14 @@ class RecordReader:
         async with _bounded():
             return await self._store.get_records(namespace, task_ids, max_bytes=max_bytes)
 
-    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int, terms: Sequence[Sequence[str]] = ()) -> list[EndedEntry]:
         """The index of ended tasks, as the store has it: see ShardStore.
 
         Raises:
             Unavailable: the store can't be reached.
         """
         async with _bounded():
-            return await self._store.list_ended(namespace, before=before, limit=limit)
+            return await self._store.list_ended(namespace, before=before, limit=limit, terms=terms)
 
     def idle(self) -> bool:
         """Whether no look-up is open: what has ended may be forgotten at once."""

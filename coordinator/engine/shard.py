@@ -29,6 +29,7 @@ from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
 from coordinator.ports import AppendAnswer, Appended, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.search_terms import terms_of
 
 log = logging.getLogger(__name__)
 
@@ -339,7 +340,7 @@ class Shard:
         self._sequence += 1
         blob = self._codec.encode(Commit(self._sequence, self._epoch, commit.date_ms, commit.events), self.settings.retry)
         ended = [
-            EndedTask(name, effect.task.spec.task_id, self._codec.record_out(effect.task), effect.task.ended_ms)
+            EndedTask(name, effect.task.spec.task_id, self._codec.record_out(effect.task), effect.task.ended_ms, terms_of(effect.task))
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]

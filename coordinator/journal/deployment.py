@@ -1,11 +1,15 @@
 """The record of what a store was made for. Made at the first start, checked at every other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis.asyncio import Redis
 
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.layout import FORMAT_VERSION, deployment_key
+
+_RAISE = """#!lua flags=allow-oom
+redis.call('HSET', KEYS[1], 'format_version', ARGV[1])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Deployment:
 
 
 async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deployment:
-    """The store's record, made now if it has none.
+    """The store's record, made now if it has none. A store of an older format is one of this format from now on: older releases refuse it.
 
     Args:
         client: answers bytes.
@@ -50,4 +54,7 @@ async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deploym
             f"the store was made with {deployment.shards} shards, and this coordinator is set to {shards}: "
             f"start it with --shards {deployment.shards}, or use another store or key prefix"
         )
+    if deployment.format_version < FORMAT_VERSION:
+        await client.eval(_RAISE, 1, key, str(FORMAT_VERSION))
+        return replace(deployment, format_version=FORMAT_VERSION)
     return deployment

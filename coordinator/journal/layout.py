@@ -12,12 +12,22 @@ With the key prefix `muster`, shard 3 is
     muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
     muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held;
                                                    slimmed: lines ever gone over, from the left, whose results were dropped;
-                                                   superseded: lines in the list whose record isn't there any more
+                                                   superseded: lines in the list whose record isn't there any more; indexed: the
+                                                   position from which on every line is in the lists of its terms
+    muster:{s3}:term:<namespace>:<term>    list    the positions of the lines whose tasks are found by this term, in order: `7`, or `7+3`
+                                                   for 7, 8 and 9
+    muster:{s3}:terms:<namespace>          zset    the terms whose lists aren't empty, each with the last position of its list's first entry
 
 and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
 
 All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's
 id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
+
+A **position** numbers the lines of a namespace, from 0, and is never used again: the list's first line has `base`. **Terms** are what
+tasks are searched by (`coordinator/search_terms.py` has them). What is written of a commit for a term is usually one entry, however many
+tasks: those that end together are often of one kind. Lines leave from the left, and entries too: an entry is dead when its last position
+is below `base`. The set of terms tells which lists begin with a dead one, so that they are found bit by bit. Version 1 had no terms: of
+what was written then, no line is in the lists, and `indexed` tells.
 
 A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the
 record and in the index line, and tells the line of a task's last end from lines of earlier ones. A task that is redriven loses its record
@@ -28,13 +38,13 @@ of a later run alone.
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from coordinator.ports import EndedEntry, EndedTask
 
-FORMAT_VERSION = 1
-"""Of everything in this module. A store with a higher one is refused."""
+FORMAT_VERSION = 2
+"""Of everything in this module. A store with a higher one is refused, and one with a lower one becomes one of this version."""
 
 JOURNAL_FIELD = b"c"
 """The one field of a journal entry."""
@@ -97,6 +107,14 @@ class ShardKeys:
         """What was removed from the index, and the size of what it still lists."""
         return f"{self._tag}:counters:{namespace}"
 
+    def term(self, namespace: str, term: str) -> str:
+        """The list of a namespace's ended tasks that are found by a term."""
+        return f"{self._tag}:term:{namespace}:{term}"
+
+    def terms(self, namespace: str) -> str:
+        """The terms of a namespace that have a list."""
+        return f"{self._tag}:terms:{namespace}"
+
 
 def deployment_key(prefix: str) -> str:
     """The key of the deployment's record."""
@@ -124,12 +142,14 @@ class PackedTasks:
         lines: of the index.
         values: the records, each behind its marker.
         record_bytes: the size of all records.
+        runs: for each term, which of the tasks have it: `0+7,9+1` are the first seven and the tenth.
     """
 
     keys: list[str]
     lines: list[bytes]
     values: list[bytes]
     record_bytes: int
+    runs: dict[str, str]
 
 
 def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix: str) -> PackedTasks:
@@ -141,6 +161,8 @@ def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix:
     record_bytes = 0
     first = sequence << _PLACE_BITS
     pack = _LINE.pack
+    known: tuple[str, ...] = ()
+    kinds: list[tuple[int, tuple[str, ...]]] = []  # from which task on, which terms: most have the same as the one before
     for place, task in tasks:
         record, task_id, size = task.record, task.task_id, len(task.record)
         task_marker = (first | place).to_bytes(MARKER_BYTES)
@@ -148,7 +170,23 @@ def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix:
         lines.append(pack(task_marker, task.end_ms, size) + task_id.encode())
         values.append(task_marker + record)
         record_bytes += size
-    return PackedTasks(keys=keys, lines=lines, values=values, record_bytes=record_bytes)
+        if task.terms is not known:
+            known = task.terms
+            kinds.append((len(keys) - 1, known))
+    return PackedTasks(keys=keys, lines=lines, values=values, record_bytes=record_bytes, runs=_runs(kinds, len(keys)))
+
+
+def _runs(kinds: Sequence[tuple[int, tuple[str, ...]]], stop: int) -> dict[str, str]:
+    runs: dict[str, list[list[int]]] = {}
+    for index, (first, terms) in enumerate(kinds):
+        count = (kinds[index + 1][0] if index + 1 < len(kinds) else stop) - first
+        for term in terms:
+            known = runs.setdefault(term, [])
+            if known and sum(known[-1]) == first:
+                known[-1][1] += count
+            else:
+                known.append([first, count])
+    return {term: ",".join(f"{first}+{count}" for first, count in known) for term, known in runs.items()}
 
 
 def resized_line(line: bytes, *, record_bytes: int) -> bytes:

@@ -58,6 +58,7 @@ class _Namespace:
     superseded: int = 0
     record_bytes: int = 0
     records: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    terms: dict[str, deque[int]] = field(default_factory=dict)  # positions, in order
 
     def is_last(self, task_id: str, task_marker: bytes) -> bool:
         """Whether a line stands for its task's record."""
@@ -156,6 +157,8 @@ class MemoryShardStore:
             position = namespace.base + len(namespace.index)
             entry = EndedEntry(position=position, task_id=task.task_id, end_ms=task.end_ms, record_bytes=len(task.record))
             namespace.index.append((task_marker, entry))
+            for term in task.terms:
+                namespace.terms.setdefault(term, deque()).append(position)
             namespace.records[task.task_id] = (task_marker, task.record)
             namespace.record_bytes += len(task.record)
         shard.sequence = sequence
@@ -266,10 +269,14 @@ class MemoryShardStore:
             records.append(record)
         return records
 
-    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int, terms: Sequence[Sequence[str]] = ()) -> list[EndedEntry]:
         """See ShardStore."""
         _after(await self._before(StoreCall.READ))
         held = self._namespace(namespace)
+        if terms:
+            groups = [[position for term in group for position in held.terms.get(term, ())] for group in terms]
+            found = sorted((position for position in min(groups, key=len) if before is None or position < before), reverse=True)
+            return [held.index[position - held.base][1] for position in found[:limit]]
         stop = len(held.index) if before is None else min(len(held.index), before - held.base)
         latest_first = islice(reversed(held.index), len(held.index) - max(stop, 0), None)
         return [entry for _, entry in islice(latest_first, limit)]
@@ -307,6 +314,11 @@ class MemoryShardStore:
                 del held.records[entry.task_id]
             else:
                 held.superseded -= 1
+        for term, positions in list(held.terms.items()) if expired else ():
+            while positions and positions[0] < held.base:
+                positions.popleft()
+            if not positions:
+                del held.terms[term]
         return expired
 
     async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:

@@ -1,8 +1,8 @@
 """A shard in Redis or Valkey. Owns the calls and their arguments; key names are in `layout`, the Lua in `scripts`."""
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -30,6 +30,7 @@ from coordinator.journal.scripts import (
     WRITE_SNAPSHOT,
     Script,
 )
+from coordinator.journal.term_scripts import CLEAR_TERMS, DEAD_TERMS, FIND_ENDED
 from coordinator.ports import (
     MAX_READ_BYTES,
     AppendAnswer,
@@ -44,6 +45,7 @@ from coordinator.ports import (
 
 _ANSWERS = {answer.value.encode(): answer for answer in AppendAnswer}
 _KEYS_PER_READ = 1000  # one script blocks the server for about a millisecond
+_TERMS_PER_CALL = 500  # likewise
 
 
 class RedisShardStore:
@@ -98,9 +100,16 @@ class RedisShardStore:
         keys = [self._keys.head, self._keys.journal]
         arguments: list[Any] = [self._token, sequence, sequence - 1, commit_nonce, blob, len(by_namespace)]
         groups = [pack_tasks(tasks, sequence=sequence, prefix=self._keys.tasks(namespace)) for namespace, tasks in by_namespace.items()]
+        lists: list[str] = []
+        runs: list[str] = []
         for namespace, group in zip(by_namespace, groups, strict=True):
-            keys += (self._keys.ended(namespace), self._keys.counters(namespace))
-            arguments += (len(group.keys), group.record_bytes, len(gone.get(namespace, ())))
+            keys += (self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace))
+            arguments += (len(group.keys), group.record_bytes, len(group.runs), len(gone.get(namespace, ())))
+            for term, having in group.runs.items():
+                lists.append(self._keys.term(namespace, term))
+                runs += (term, having)
+        keys += lists
+        arguments += runs
         for group in groups:
             keys += group.keys
             arguments += group.lines
@@ -175,16 +184,26 @@ class RedisShardStore:
                 break
         return values
 
-    async def list_ended(self, namespace: str, *, before: int | None, limit: int) -> list[EndedEntry]:
+    async def list_ended(self, namespace: str, *, before: int | None, limit: int, terms: Sequence[Sequence[str]] = ()) -> list[EndedEntry]:
         """See ShardStore."""
+        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
+        found: list[EndedEntry] = []
+        if terms:
+            lists = [self._keys.term(namespace, term) for group in terms for term in group]
+            base, indexed, positions, lines = await self._run_read(
+                FIND_ENDED, keys=(ended, counters, *lists), arguments=("" if before is None else before, limit, *map(len, terms))
+            )
+            found = _entries(lines, positions)
+            if len(found) >= limit or base >= indexed:
+                return found
+            before, limit = indexed if before is None else min(before, indexed), limit - len(found)  # the rest, as it is in no list
         first, *rest = await self._run_read(
             LIST_ENDED,
-            keys=(self._keys.ended(namespace), self._keys.counters(namespace)),
+            keys=(ended, counters),
             arguments=("" if before is None else before, limit),
         )
-        entries = _entries(rest[0], base=first) if rest else []
-        entries.reverse()
-        return entries
+        entries = _entries(rest[0], count(first)) if rest else []
+        return found + entries[::-1]
 
     async def count_ended(self, namespace: str) -> int:
         """See ShardStore."""
@@ -193,9 +212,11 @@ class RedisShardStore:
 
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """See ShardStore. Answers 0 as well when the shard has another owner: the next append says so."""
-        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
-        base, held_bytes, superseded, held, date_ms, lines = await self._run_read(OLDEST_ENDED, keys=(ended, counters), arguments=(limit,))
-        entries = _entries(lines, base=base)
+        ended, counters, terms = self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace)
+        base, held_bytes, superseded, held, date_ms, lines, dead_terms = await self._run_read(
+            OLDEST_ENDED, keys=(ended, counters, terms), arguments=(limit,)
+        )
+        entries = _entries(lines, count(base))
         prefix = self._keys.tasks(namespace)
         stale: set[int] = set()
         if superseded:
@@ -204,6 +225,8 @@ class RedisShardStore:
             stale = {entry.position for entry, line, found in known if found != marker_of_line(line)}
         held -= superseded
         expired = count_expired(entries, held=held, held_bytes=held_bytes, retention=retention, date_ms=date_ms, superseded=stale)
+        if dead_terms and not expired:  # somebody was interrupted
+            await self._clear_terms(namespace)
         if not expired:
             return 0
         with as_store_errors():
@@ -218,6 +241,7 @@ class RedisShardStore:
                     ),
                 ],
             )
+        await self._clear_terms(namespace)
         return removed
 
     async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:
@@ -240,11 +264,23 @@ class RedisShardStore:
             )
         return [task_id for task_id, is_gone in zip(wanted, gone, strict=True) if is_gone]
 
+    async def _clear_terms(self, namespace: str) -> None:
+        """Removes what is left of expired tasks in the lists of their terms: no more than they had."""
+        counters, terms = self._keys.counters(namespace), self._keys.terms(namespace)
+        while dead := await self._run_read(DEAD_TERMS, keys=(counters, terms), arguments=(_TERMS_PER_CALL,)):
+            lists = [self._keys.term(namespace, term.decode()) for term in dead]
+            with as_store_errors():
+                cleared = await self._writes.run(
+                    CLEAR_TERMS, keys=[self._keys.head, counters, terms, *lists], arguments=[self._token, *dead]
+                )
+            if not cleared:
+                return
+
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
         """See ShardStore."""
         ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
         first, lines = await self._run_read(UNSLIMMED_ENDED, keys=(ended, counters), arguments=(limit,))
-        task_ids = [entry.task_id for entry in _entries(lines, base=first)]
+        task_ids = [entry.task_id for entry in _entries(lines, count(first))]
         values = await self._values(namespace, task_ids, MAX_READ_BYTES) if task_ids else []
         arguments: list[Any] = [self._token, first]
         for line, value in zip(lines, values, strict=False):
@@ -290,8 +326,8 @@ def _entry(entry: tuple[bytes, list[bytes]]) -> tuple[int, bytes]:
     return int(entry_id.partition(b"-")[0]), fields[1]
 
 
-def _entries(lines: Sequence[bytes], *, base: int) -> list[EndedEntry]:
+def _entries(lines: Sequence[bytes], positions: Iterable[int]) -> list[EndedEntry]:
     try:
-        return [unpack_line(line, position=base + index) for index, line in enumerate(lines)]
+        return [unpack_line(line, position=position) for position, line in zip(positions, lines, strict=False)]
     except (struct.error, UnicodeDecodeError) as error:
         raise StoreCorrupt("the index of ended tasks holds a line that can't be read") from error

@@ -63,15 +63,16 @@ return {epoch, tonumber(sequence), now, tonumber(head[4] or '0'), tonumber(head[
 # MSET takes a seventh less of the server than a SET for each record. Passing the records as one packed argument and unpacking them in Lua
 # was within 10 % of passing them as they are, and would hide the keys.
 APPEND: Final = Script("""#!lua
--- Writes one commit. KEYS: head, journal, then for each namespace with ended or redriven tasks its list and its counters, then the record
--- keys of all that ended, then of all that were redriven. ARGV: token, sequence, previous sequence, commit nonce, commit, number of
--- namespaces, then for each namespace how many tasks ended, in how many bytes, and how many were redriven, then all index lines, then all
--- records.
+-- Writes one commit. KEYS: head, journal, then for each namespace with ended or redriven tasks its list, its counters and its terms, then
+-- the lists of terms, then the record keys of all that ended, then of all that were redriven. ARGV: token, sequence, previous sequence,
+-- commit nonce, commit, number of namespaces, then for each namespace how many tasks ended, in how many bytes, how many terms they have,
+-- and how many tasks were redriven, then for each term its name and which of the tasks have it, then all index lines, then all records.
 -- Answers what became of it, and the time in ms.
 local function answer(what)
   local time = redis.call('TIME')
   return {what, time[1] * 1000 + math.floor(time[2] / 1000)}
 end
+local function type_of(key) return redis.call('TYPE', key).ok end
 
 local head = redis.call('HMGET', KEYS[1], 'token', 'sequence', 'nonce')
 if head[1] ~= ARGV[1] then return answer('FENCED') end
@@ -79,30 +80,43 @@ if head[2] == ARGV[2] and head[3] == ARGV[4] then return answer('ALREADY_MINE') 
 if head[2] ~= ARGV[3] then return answer('DIVERGED') end
 
 local namespaces = tonumber(ARGV[6])
-local first_key = 3 + 2 * namespaces
-local first_line = 7 + 3 * namespaces
-local tasks = (#ARGV - first_line + 1) / 2
-local first_gone = first_key + tasks
-if tasks % 1 ~= 0 or first_gone > #KEYS + 1 then return redis.error_reply('CORRUPT the arguments do not match the keys') end
-local counted, redriven = 0, 0
-local gone = {}
+local tasks, terms, redriven = 0, 0, 0
 for i = 1, namespaces do
-  local list = redis.call('TYPE', KEYS[1 + 2 * i]).ok
-  if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[1 + 2 * i] .. ' is a ' .. list) end
-  local bytes = redis.call('HGET', KEYS[2 + 2 * i], 'bytes')
-  if bytes and not string.match(bytes, '^%d+$') then
-    return redis.error_reply('CORRUPT ' .. KEYS[2 + 2 * i] .. ' has no number of bytes')
+  tasks = tasks + tonumber(ARGV[3 + 4 * i])
+  terms = terms + tonumber(ARGV[5 + 4 * i])
+  redriven = redriven + tonumber(ARGV[6 + 4 * i])
+end
+local first_list = 3 + 3 * namespaces
+local first_key = first_list + terms
+local first_gone = first_key + tasks
+local first_term = 7 + 4 * namespaces
+local first_line = first_term + 2 * terms
+if #ARGV ~= first_line - 1 + 2 * tasks then return redis.error_reply('CORRUPT the arguments do not match the counts') end
+if #KEYS ~= first_gone - 1 + redriven then return redis.error_reply('CORRUPT the keys do not match the counts') end
+local positions, unindexed, gone = {}, {}, {}
+local next_gone = first_gone
+for i = 1, namespaces do
+  local list, set = type_of(KEYS[3 * i]), type_of(KEYS[2 + 3 * i])
+  if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[3 * i] .. ' is a ' .. list) end
+  if set ~= 'none' and set ~= 'zset' then return redis.error_reply('CORRUPT ' .. KEYS[2 + 3 * i] .. ' is a ' .. set) end
+  local counters = redis.call('HMGET', KEYS[1 + 3 * i], 'bytes', 'base', 'indexed')
+  if not string.match(counters[1] or '0', '^%d+$') or not string.match(counters[2] or '0', '^%d+$') then
+    return redis.error_reply('CORRUPT ' .. KEYS[1 + 3 * i] .. ' has no numbers')
   end
-  counted = counted + tonumber(ARGV[4 + 3 * i])
+  positions[i] = tonumber(counters[2] or '0') + redis.call('LLEN', KEYS[3 * i])
+  unindexed[i] = not counters[3]
   local lines, size = 0, 0
-  for _ = 1, tonumber(ARGV[6 + 3 * i]) do
-    local length = redis.call('STRLEN', KEYS[first_gone + redriven])
+  for _ = 1, tonumber(ARGV[6 + 4 * i]) do
+    local length = redis.call('STRLEN', KEYS[next_gone])
     if length > 0 then lines, size = lines + 1, size + length - 8 end
-    redriven = redriven + 1
+    next_gone = next_gone + 1
   end
   gone[i] = {lines, size}
 end
-if counted ~= tasks or first_gone + redriven - 1 ~= #KEYS then return redis.error_reply('CORRUPT the counts do not match the keys') end
+for i = first_list, first_key - 1 do
+  local list = type_of(KEYS[i])
+  if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[i] .. ' is a ' .. list) end
+end
 
 -- First the one command that can still be refused: an entry that is not above the journal's last. Lua's unpack ends at about 8,000.
 redis.call('XADD', KEYS[2], ARGV[2] .. '-0', 'c', ARGV[5])
@@ -116,16 +130,36 @@ for from = 0, tasks - 1, 2000 do
   end
   redis.call('MSET', unpack(fields, 1, n))
 end
-local line = first_line
+local line, term = first_line, 0
 for i = 1, namespaces do
-  local stop = line + tonumber(ARGV[4 + 3 * i])
+  if unindexed[i] then redis.call('HSET', KEYS[1 + 3 * i], 'indexed', string.format('%.0f', positions[i])) end
+  local stop = line + tonumber(ARGV[3 + 4 * i])
   while line < stop do
     local to = math.min(line + 4000, stop)
-    redis.call('RPUSH', KEYS[1 + 2 * i], unpack(ARGV, line, to - 1))
+    redis.call('RPUSH', KEYS[3 * i], unpack(ARGV, line, to - 1))
     line = to
   end
-  redis.call('HINCRBY', KEYS[2 + 2 * i], 'bytes', string.format('%.0f', ARGV[5 + 3 * i] - gone[i][2]))
-  if gone[i][1] > 0 then redis.call('HINCRBY', KEYS[2 + 2 * i], 'superseded', gone[i][1]) end
+  redis.call('HINCRBY', KEYS[1 + 3 * i], 'bytes', string.format('%.0f', ARGV[4 + 4 * i] - gone[i][2]))
+  if gone[i][1] > 0 then redis.call('HINCRBY', KEYS[1 + 3 * i], 'superseded', gone[i][1]) end
+  for _ = 1, tonumber(ARGV[5 + 4 * i]) do
+    local key, pushed, last = KEYS[first_list + term], 0, nil
+    local entries = {}
+    for first, count in string.gmatch(ARGV[first_term + 2 * term + 1], '(%d+)%+(%d+)') do
+      local position = positions[i] + first
+      last = last or position + count - 1
+      entries[#entries + 1] = string.format('%.0f', position) .. (count == '1' and '' or '+' .. count)
+      if #entries == 4000 then
+        pushed = pushed + 4000
+        redis.call('RPUSH', key, unpack(entries))
+        entries = {}
+      end
+    end
+    local length = #entries > 0 and redis.call('RPUSH', key, unpack(entries)) or pushed
+    if length == pushed + #entries then
+      redis.call('ZADD', KEYS[2 + 3 * i], string.format('%.0f', last), ARGV[first_term + 2 * term])
+    end
+    term = term + 1
+  end
 end
 redis.call('HSET', KEYS[1], 'sequence', ARGV[2], 'nonce', ARGV[4])
 return answer('APPLIED')
@@ -166,8 +200,9 @@ return {base + start, redis.call('LRANGE', KEYS[1], start, stop - 1)}
 """)
 
 OLDEST_ENDED: Final = Script("""#!lua flags=no-writes
--- What a decision on expiry needs, read at once; a transaction would be refused when memory is full. KEYS: list, counters. ARGV: how many.
--- Answers base, bytes, how many lines are superseded, length, time in ms, and the first lines.
+-- What a decision on expiry needs, read at once; a transaction would be refused when memory is full. KEYS: list, counters, terms.
+-- ARGV: how many. Answers base, bytes, how many lines are superseded, length, time in ms, the first lines, and how many terms have dead
+-- entries.
 local counters = redis.call('HMGET', KEYS[2], 'base', 'bytes', 'superseded')
 local time = redis.call('TIME')
 return {
@@ -177,6 +212,7 @@ return {
   redis.call('LLEN', KEYS[1]),
   time[1] * 1000 + math.floor(time[2] / 1000),
   redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1),
+  redis.call('ZCOUNT', KEYS[3], '-inf', '(' .. (counters[1] or '0')),
 }
 """)
 

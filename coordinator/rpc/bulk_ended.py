@@ -17,7 +17,8 @@ from coordinator.errors import LimitReached, Unavailable
 from coordinator.ports import MIN_RETAINED_MS, StoreCorrupt, StoreOutage
 from coordinator.rpc.bulk_tally import Skip, Tally
 from coordinator.rpc.pages import PageToken, position
-from coordinator.rpc.task_list import entries_within, facts_of_record
+from coordinator.rpc.task_list import entries_within
+from coordinator.rpc.task_search import ended_terms, facts_of_record
 from coordinator.rpc.task_views import record_view
 
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ async def on_ended(
         await _by_ids(shard, namespace, list(dict.fromkeys(selection.task_ids)), operation, tally)
         return tally.progress()
     wanted = filters.parse(selection.filter)
+    terms = ended_terms(wanted)
     token = PageToken.parse(selection.page_token, query=query)
     before = position(token.after, field="page_token") if token.after else None
     for _ in range(MAX_STEPS):
         here = "" if before is None else str(before)
         with shard.records.open():
-            entries = await shard.records.list_ended(namespace.name, before=before, limit=RECORDS_PER_STEP)
+            entries = await shard.records.list_ended(namespace.name, before=before, limit=RECORDS_PER_STEP, terms=terms)
             entries = list(entries_within(entries, STEP_BYTES))
             if not entries:
                 return tally.progress()

@@ -16,9 +16,8 @@ from coordinator import filters
 from coordinator.core.model import Now, Task
 from coordinator.errors import CursorInvalid
 from coordinator.rpc.bulk_tally import Skip, Tally
-from coordinator.rpc.live_walk import LiveWalk
 from coordinator.rpc.pages import PageToken, position
-from coordinator.rpc.task_list import facts_of
+from coordinator.rpc.task_search import facts_of, live_walk
 from coordinator.rpc.task_views import live_view
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ async def on_live(
         return tally.progress()
     wanted = filters.parse(selection.filter)
     start, until = _part(PageToken.parse(selection.page_token, query=query), namespace)
-    walk = LiveWalk(namespace.scheduler.state, start=start)
+    walk = live_walk(namespace.scheduler, wanted, start=start)
     for _ in range(MAX_SLICES):
         found = walk.slice(lambda task: task.number < until and wanted.matches(facts_of(task)), most=CHANGED_PER_STEP)
         await step.take(found)

@@ -22,7 +22,8 @@ from coordinator.ports import EndedEntry
 from coordinator.rpc.live_walk import LiveWalk
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import position
-from coordinator.rpc.task_list import entries_within, facts_of_record
+from coordinator.rpc.task_list import entries_within
+from coordinator.rpc.task_search import ended_terms, facts_of_record, live_walk, may_have_ended
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
@@ -171,7 +172,7 @@ class StateOfMatches:
             return await self._ended_page(self._missed)
         shard.require_current(namespace)
         if self._walk is None:
-            self._walk = LiveWalk(namespace.scheduler.state, start=1)
+            self._walk = live_walk(namespace.scheduler, self._filter, start=1)
         # With their output tasks are large: then a page has few of them, and the next ones follow at once.
         most = MAX_MESSAGE_BYTES // shard.settings.max_chunk_bytes if self._chunks else MAX_EVENTS
         tasks = self._walk.slice(lambda task: self._since.missed(task) and self._matches(task), most=max(most, 1))
@@ -181,8 +182,11 @@ class StateOfMatches:
     async def _ended_since(self, since_ms: int) -> deque[EndedEntry]:
         missed: deque[EndedEntry] = deque()  # oldest first
         before: int | None = None
+        if not may_have_ended(self._filter):
+            return missed
+        terms = ended_terms(self._filter)
         while len(missed) < MAX_MISSED:
-            entries = await self._shard.records.list_ended(self._namespace.name, before=before, limit=MISSED_PAGE)
+            entries = await self._shard.records.list_ended(self._namespace.name, before=before, limit=MISSED_PAGE, terms=terms)
             missed.extendleft(entry for entry in entries if entry.end_ms >= since_ms)
             if not entries:
                 break

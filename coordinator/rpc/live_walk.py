@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 from coordinator.core.model import Task
 from coordinator.core.state import State
@@ -12,7 +12,7 @@ from coordinator.core.state import State
 SLICE = 40_000  # some 6 ms: then others have a turn
 LOOK = 10  # at one task with a filter
 SHOW = 200  # one task, as a message
-REQUEST_BYTES_SHIFT = 10  # a filter may parse the request: 1 KiB of it is a unit
+REQUEST_BYTES_SHIFT = 10  # a look that parses the request: 1 KiB of it is a unit
 SPARSE = 32  # numbers for each live task: above, most numbers are of tasks that have ended
 
 
@@ -22,26 +22,31 @@ class LiveWalk:
     Args:
         state: whose tasks.
         start: the first number to look at.
+        numbers: the only ones to look at, in order, if not all; some may be below `start`, or of no live task.
     """
 
-    def __init__(self, state: State, *, start: int) -> None:
+    def __init__(self, state: State, *, start: int, numbers: Iterable[int] | None = None) -> None:
         self._by_number = state.by_number
         self._end = state.next_number
         first = max(start, next(iter(state.by_number), self._end))  # numbers are in order: the first is the oldest live task
-        self._numbers: Sequence[int] = range(first, self._end)
-        if len(self._numbers) > SPARSE * len(state.by_number):
-            numbers = list(state.by_number)
-            self._numbers = numbers[bisect_left(numbers, first) :]
-        self._at = 0
+        if numbers is None:
+            numbers = range(first, self._end)
+            if len(numbers) > SPARSE * len(state.by_number):
+                live = list(state.by_number)
+                numbers = live[bisect_left(live, first) :]
+        elif isinstance(numbers, list):
+            numbers = numbers[bisect_left(numbers, first) :]
+        self._numbers = iter(numbers)
+        self._next = next(self._numbers, self._end)
 
     def slice(self, matches: Callable[[Task], bool], *, most: int) -> list[Task]:
         """The next tasks that match, at most `most`; fewer, or none, when the slice's work is done."""
         found: list[Task] = []
-        numbers, by_number = self._numbers, self._by_number
-        at, stop, work = self._at, len(numbers), SLICE
-        while at < stop and work > 0 and len(found) < most:
-            task = by_number.get(numbers[at])
-            at += 1
+        by_number, numbers, end = self._by_number, self._numbers, self._end
+        number, work = self._next, SLICE
+        while number < end and work > 0 and len(found) < most:
+            task = by_number.get(number)
+            number = next(numbers, end)
             work -= 1
             if task is None:
                 continue
@@ -49,13 +54,13 @@ class LiveWalk:
             if matches(task):
                 found.append(task)
                 work -= SHOW
-        self._at = at
+        self._next = number
         return found
 
     def is_over(self) -> bool:
         """Whether all were looked at."""
-        return self._at >= len(self._numbers)
+        return self._next >= self._end
 
     def next_number(self) -> int:
         """Where a later walk goes on."""
-        return self._end if self.is_over() else self._numbers[self._at]
+        return min(self._next, self._end)

@@ -55,6 +55,8 @@ def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | 
             message.progress.CopyFrom(convert.progress_out(attempt.progress))
     spec = common_pb2.TaskSpec.FromString(task.spec.request)
     message.parent_task_id = spec.parent_task_id
+    if task.spec.labels:
+        message.labels.update(task.spec.labels)
     if view == task_pb2.TASK_VIEW_FULL:
         message.spec.CopyFrom(spec)
         message.checkpoint = task.checkpoint
@@ -85,6 +87,7 @@ def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType)
         cancel_requested=record.state == common_pb2.TASK_STATE_CANCELLED,
         parent_task_id=spec.parent_task_id,
         usage=record.usage,
+        labels=spec.labels,
     )
     if record.start_ms:
         message.start_time.CopyFrom(convert.timestamp(record.start_ms))

@@ -21,7 +21,7 @@ from coordinator.rpc.first_state import FirstState, Since, StateOfIds, StateOfMa
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import PageToken
 from coordinator.rpc.status import refusal_of
-from coordinator.rpc.task_list import facts_of
+from coordinator.rpc.task_search import facts_of
 from coordinator.rpc.task_views import live_view, record_view, task_view
 
 if TYPE_CHECKING:

@@ -46,8 +46,24 @@ def test_submit_prints_the_id_alone(muster, client):
         "run_timeout_s": 2.5,
         "progress_timeout_s": None,
         "scheduling": None,
+        "labels": {},
         "want_result": False,
     }
+
+
+def test_submit_gives_labels(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    assert muster("submit", "summarise", "--label", "team=red", "--label", "note=a=b", "--label", "empty=").exit_code == 0
+    [(_, _, options)] = client.calls
+    assert options["labels"] == {"team": "red", "note": "a=b", "empty": ""}
+
+
+@pytest.mark.parametrize(
+    "labels, says", [(["team"], "'team' is no label: write NAME=VALUE."), (["=red"], "is no label"), (["a=1", "a=2"], "given twice")]
+)
+def test_what_is_no_label_is_told(muster, client, labels, says):
+    result = muster("submit", "summarise", *(word for label in labels for word in ("--label", label)))
+    assert (result.exit_code, says in result.stderr, client.calls) == (2, True, [])
 
 
 def test_submit_says_what_it_asks_of_the_scheduler(muster, client):

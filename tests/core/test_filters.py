@@ -12,8 +12,10 @@ from coordinator.errors import InvalidRequest
 from coordinator.filters import MAX_DEPTH, MAX_FILTER_BYTES, TaskFacts, parse
 
 
-def facts(*, state=TaskState.RUNNING, task_type="summarise", priority=2, agent="worker-1", task_id="t-1", parent_task_id="p-1"):
-    return TaskFacts(state, task_type, priority, agent, task_id, lambda: parent_task_id)
+def facts(
+    *, state=TaskState.RUNNING, task_type="summarise", priority=2, agent="worker-1", task_id="t-1", parent_task_id="p-1", labels=None
+):
+    return TaskFacts(state, task_type, priority, agent, task_id, parent_task_id, tuple(sorted((labels or {}).items())))
 
 
 def refusal(text):
@@ -107,20 +109,91 @@ def test_strings(quoted, value, matches):
     assert parse(f"task_type = {quoted}").matches(facts(task_type=value)) is matches
 
 
-def test_the_parent_is_read_only_when_asked_for():
-    def unreadable():
-        raise AssertionError("the request was parsed for nothing")
+RED = facts(labels={"team": "red", "app/tier": "", "2nd": "x"})
 
-    one = facts()._replace(parent_task_id=unreadable)
-    assert parse("state = RUNNING").matches(one)
-    assert not parse("state = PENDING AND parent_task_id = x").matches(one)
-    assert parse("state = RUNNING OR parent_task_id = x").matches(one)
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "labels.team = red",
+        'labels.team = "red"',
+        "labels.team:*",
+        "labels.team : *",
+        "labels.team = r*",
+        "labels.team = *",
+        "labels.team != blue",
+        "labels.team != b*",
+        "labels.team > blue AND labels.team <= red",
+        'labels.app/tier = ""',
+        "labels.app/tier:*",
+        "labels.2nd = x",
+        "labels.other != red",
+        "NOT labels.other:*",
+        "labels.team = blue OR labels.team = red",
+    ],
+)
+def test_labels_match(text):
+    assert parse(text).matches(RED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "labels.team = blue",
+        "labels.team = re",
+        "labels.Team = red",
+        "labels.team != red",
+        "labels.team != r*",
+        "labels.other = red",
+        'labels.other = ""',
+        "labels.other = *",
+        "labels.other:*",
+        "labels.other < z",
+        "NOT labels.team:*",
+    ],
+)
+def test_labels_do_not_match(text):
+    assert not parse(text).matches(RED)
+
+
+@pytest.mark.parametrize(
+    "text, only",
+    [
+        ("", {}),
+        ("task_type = a AND labels.team = red", {"task_type": {"a"}, "labels.team": {"red"}}),
+        ("task_type = a OR task_type = b", {"task_type": {"a", "b"}}),
+        ("task_type = a OR labels.team = red", {}),
+        ("(agent = a AND task_id = x) OR (agent = b AND task_type = y)", {"agent": {"a", "b"}}),
+        ("task_type = a AND task_type = b", {"task_type": set()}),
+        ("task_type = a*", {}),
+        ("task_type != a", {}),
+        ("NOT task_type = a", {}),
+        ("NOT (NOT (task_type = a))", {}),
+        ("priority = HIGH AND labels.team:*", {}),
+        ("state = RUNNING OR state = PENDING", {"state": {TaskState.RUNNING, TaskState.PENDING}}),
+        ("state != COMPLETED AND state != FAILED", {"state": set(TaskState) - {TaskState.COMPLETED, TaskState.FAILED}}),
+    ],
+)
+def test_it_knows_what_it_asks_for(text, only):
+    assert parse(text).only == only
+    assert parse(text).states() == only.get("state", set(TaskState))
 
 
 @pytest.mark.parametrize(
     "text,position,says",
     [
-        ("status = RUNNING", 1, "did you mean state? The fields are state, task_type, priority, agent, task_id, parent_task_id"),
+        (
+            "status = RUNNING",
+            1,
+            "did you mean state? The fields are state, task_type, priority, agent, task_id, parent_task_id, labels.NAME",
+        ),
+        ("label.team = red", 1, "did you mean"),
+        ("labels = red", 1, "did you mean labels.NAME?"),
+        ("labels. = red", 1, "'labels.' names no label"),
+        ("labels.-x = red", 1, "names no label: one has 1 to 64 letters, digits and . _ / -"),
+        (f"labels.{'x' * 65} = red", 1, "names no label"),
+        ("labels.team:red", 12, "':' isn't supported but in labels.NAME:*"),
+        ("labels.team", 12, "expected one of = != < <= > >= after labels.team"),
         ("state = RUNNING AND agent_name = a", 21, "did you mean agent?"),
         ("State = RUNNING", 1, "did you mean state?"),
         ("zzzz = 1", 1, "no field is called 'zzzz': The fields are"),
@@ -203,13 +276,15 @@ def written(text, quote):
 @st.composite
 def comparisons(draw):
     """A comparison as written, and its meaning."""
-    field = draw(st.sampled_from(["state", "priority", "task_type", "agent", "task_id", "parent_task_id"]))
+    field = draw(st.sampled_from(["state", "priority", "task_type", "agent", "task_id", "parent_task_id", "labels.x"]))
     gap = draw(st.sampled_from(["", " "]))
     if field == "state":
         sign, state = draw(st.sampled_from(["=", "!="])), draw(STATES)
         name = draw(st.sampled_from([state.name, state.name.lower(), f"TASK_STATE_{state.name}"]))
         return f"state{gap}{sign}{gap}{name}", lambda task: OPERATORS[sign](task["state"], state)
     sign = draw(st.sampled_from(sorted(OPERATORS)))
+    if field == "labels.x" and draw(st.integers(0, 3)) == 0:
+        return f"labels.x{gap}:{gap}*", lambda task: task["labels.x"] is not None
     if field == "priority":
         number = draw(st.integers(1, 4))
         name = draw(st.sampled_from([str(number), Priority(number).name, Priority(number).name.title()]))
@@ -218,8 +293,12 @@ def comparisons(draw):
     if draw(st.booleans()):
         sign = draw(st.sampled_from(["=", "!="]))
         source = f"{field}{gap}{sign}{gap}{quote}{written(text, quote)}*{quote}"
-        return source, lambda task: (task[field][: len(text)] == text) == (sign == "=")
-    return f"{field}{gap}{sign}{gap}{quote}{written(text, quote)}{quote}", lambda task: OPERATORS[sign](task[field], text)
+        return source, lambda task: (task[field] is not None and task[field][: len(text)] == text) == (sign == "=")
+
+    def means(task):
+        return sign == "!=" if task[field] is None else OPERATORS[sign](task[field], text)
+
+    return f"{field}{gap}{sign}{gap}{quote}{written(text, quote)}{quote}", means
 
 
 def joined(parts, word, blank):
@@ -237,19 +316,32 @@ def trees(inner):
 
 TASKS = st.fixed_dictionaries(
     {"state": STATES, "priority": st.integers(1, 4), "task_type": TEXTS, "agent": TEXTS, "task_id": TEXTS, "parent_task_id": TEXTS}
+    | {"labels.x": st.none() | TEXTS}
 )
+
+
+def facts_of(task):
+    labels = {} if task["labels.x"] is None else {"x": task["labels.x"]}
+    return facts(**{field: value for field, value in task.items() if field != "labels.x"}, labels=labels)
 
 
 @given(tree=st.recursive(comparisons(), trees, max_leaves=8), task=TASKS)
 def test_it_means_what_the_naive_evaluator_says(tree, task):
     source, meaning = tree
-    assert parse(source).matches(facts(**task)) == meaning(task)
+    assert parse(source).matches(facts_of(task)) == meaning(task)
 
 
 @given(groups=st.lists(st.lists(comparisons(), min_size=1, max_size=3), min_size=1, max_size=3), task=TASKS)
 def test_without_parentheses_it_is_an_and_of_ors(groups, task):
     source = " AND ".join(" OR ".join(text for text, _ in group) for group in groups)
-    assert parse(source).matches(facts(**task)) == all(any(meaning(task) for _, meaning in group) for group in groups)
+    assert parse(source).matches(facts_of(task)) == all(any(meaning(task) for _, meaning in group) for group in groups)
+
+
+@given(tree=st.recursive(comparisons(), trees, max_leaves=8), task=TASKS)
+def test_what_it_asks_for_leaves_out_nothing_that_matches(tree, task):
+    wanted = parse(tree[0])
+    if wanted.matches(facts_of(task)):
+        assert all(task[field] in values for field, values in wanted.only.items())
 
 
 PIECES = st.sampled_from(
@@ -277,6 +369,8 @@ PIECES = st.sampled_from(
         "3",
         " ",
         ":",
+        "labels.",
+        "labels.a",
     ]
 )
 

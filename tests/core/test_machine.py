@@ -77,6 +77,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         priority=st.integers(1, 4),
         max_retries=st.none() | st.integers(0, 2),
         max_crashes=st.none() | st.integers(0, 2),
+        labels=st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
+        parent=st.sampled_from(["", "task1"]),
     )
     def submit(self, task_id, scheduling, **options):
         if task_id in self.settled:

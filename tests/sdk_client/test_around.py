@@ -25,6 +25,7 @@ OPTIONS = {
     "progress_timeout_s": 2.0,
     "scheduling": Scheduling(fairness_key="key"),
     "parent_task_id": "parent",
+    "labels": {"team": "red"},
     "traceparent": "00-1",
     "want_result": False,
 }

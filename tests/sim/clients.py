@@ -138,4 +138,7 @@ def task_of(task_id, rng):
         spec.scheduling.cost = rng.choice([0, 0.5, 4])
         spec.scheduling.slots = rng.choice([0, 1, 2])
         spec.scheduling.sticky_key = rng.choice(["", "u", "v"])
+    if rng.random() < 0.3:
+        spec.labels[rng.choice("xy")] = rng.choice("12")
+        spec.parent_task_id = rng.choice(["", "a parent"])
     return spec

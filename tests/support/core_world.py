@@ -4,15 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-from muster.v1 import common_pb2
+from muster.v1 import common_pb2, event_pb2
 
 from coordinator import convert
+from coordinator.convert_operations import ended_run
 from coordinator.core.effects import Effect, TaskEnded
 from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
 from coordinator.core.evolve import evolve
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
+from coordinator.core.operations import Priorities, redrive, reprioritise
 from coordinator.core.placement import place
 from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
 from coordinator.core.reports import (
@@ -34,7 +36,7 @@ from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
-from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
+from coordinator.journal.codec import decode, decode_snapshot, encode, record_out, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
 
 Offers = Iterable[str] | Mapping[str, Capability]
@@ -61,11 +63,18 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    labels: Mapping[str, str] | None = None,
+    parent: str = "",
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
     message = common_pb2.TaskSpec(
-        task_id=task_id, task_type=task_type, payload=payload, priority=cast("common_pb2.Priority.ValueType", priority)
+        task_id=task_id,
+        task_type=task_type,
+        payload=payload,
+        priority=cast("common_pb2.Priority.ValueType", priority),
+        labels=labels,
+        parent_task_id=parent,
     )
     if scheduling:
         message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
@@ -204,6 +213,20 @@ class CoreWorld:
         was_there = delete_policy(self.scheduler, name, self.now)
         self.commit()
         return was_there
+
+    def reprioritise(self, task_id: str, priority: int, reason: str = "urgent") -> Priorities:
+        """An operator gives a live task another priority."""
+        changed = reprioritise(self.scheduler, self.task(task_id), priority, reason, self.now)
+        self.commit()
+        return changed
+
+    def redrive(self, task_id: str, reason: str = "mended", priority: int = 0) -> Task:
+        """An operator has an ended task run again, by its record as the store has it."""
+        record = event_pb2.TaskRecord.FromString(record_out(self.ends(task_id)[-1]))
+        task = redrive(self.scheduler, ended_run(record, self.settings.retry, priority), reason, self.now)
+        assert not isinstance(task, Refused)
+        self.commit()
+        return task
 
     def connect(
         self,

@@ -431,6 +431,26 @@ class TaskSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
@@ -443,6 +463,7 @@ class TaskSpec(_message.Message):
     SCHEDULING_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Unique in the namespace, 1 to 128 characters. Mint a UUIDv7 or bring your own: the same id again is the same task."""
     task_type: _builtins.str
@@ -475,6 +496,13 @@ class TaskSpec(_message.Message):
     def scheduling(self) -> Global___Scheduling:
         """In which order it is taken, and by whom. Unset: by its type, its priority and its age alone."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to find the task by later, such as {"team": "red"}: at most 16. A name has 1 to 64 letters, digits and . _ / -, and begins with a
+        letter or a digit; a value has at most 128 characters, all printable, and may be empty. Filters ask for `labels.team = "red"`. Nothing
+        to do with the labels of agents, which `scheduling` looks at.
+        """
+
     def __init__(
         self,
         *,
@@ -490,10 +518,11 @@ class TaskSpec(_message.Message):
         scheduling: Global___Scheduling | None = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "labels", b"labels", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

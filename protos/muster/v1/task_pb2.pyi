@@ -559,6 +559,26 @@ class Task(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -586,6 +606,7 @@ class Task(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Its id."""
     task_type: _builtins.str
@@ -664,6 +685,10 @@ class Task(_message.Message):
         look at the caller's own clock.
         """
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Its labels, as it was submitted with them."""
+
     def __init__(
         self,
         *,
@@ -694,10 +719,11 @@ class Task(_message.Message):
         checkpoint: _builtins.bytes = ...,
         history: _abc.Iterable[Global___TaskHistoryEntry] | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "progress", b"progress", "read_time", b"read_time", "spec", b"spec", "start_time", b"start_time", "waits_for", b"waits_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "end_time", b"end_time", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "read_time", b"read_time", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "end_time", b"end_time", "fence", b"fence", "history", b"history", "labels", b"labels", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "read_time", b"read_time", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -846,11 +872,16 @@ class ListTasksRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
-    """Which ones, in the AIP-160 manner: comparisons (= != < <= > >=) of state, task_type, priority, agent, task_id and parent_task_id,
-    joined by AND, OR, NOT and parentheses. `task_type = "summarise" AND (state = RUNNING OR state = RETRYING)`. As in AIP-160, OR binds
-    tighter than AND. States (with = and != only) and priorities (LOW to CRITICAL, or 1 to 4) may have their enum's prefix, and any
+    """Which ones, in the AIP-160 manner: comparisons (= != < <= > >=) of state, task_type, priority, agent, task_id, parent_task_id and
+    labels.NAME, joined by AND, OR, NOT and parentheses. `task_type = "summarise" AND (state = RUNNING OR state = RETRYING)`. As in AIP-160,
+    OR binds tighter than AND. States (with = and != only) and priorities (LOW to CRITICAL, or 1 to 4) may have their enum's prefix, and any
     case. Values with blanks or punctuation are quoted, with \\ before a quote. A trailing * in a string matches any end; \\* is a star.
-    An agent or a parent_task_id of "" is none. Empty is all. At most 4 KiB, and 32 parentheses deep.
+    An agent or a parent_task_id of "" is none. `labels.team = "red"` is a task with that label, `labels.team:*` one that has the label
+    at all; a task without it fulfils != alone. Empty is all. At most 4 KiB, and 32 parentheses deep.
+
+    Fast whatever the namespace holds are conditions by = (alone, or several of one field joined by OR) on task_id, labels, parent_task_id,
+    task_type and state; of live tasks also on agent. One of them is looked up, and the rest is checked on what it finds. Of all others a
+    bounded number of tasks is looked at per page, so that pages may be short, or empty.
     """
     page_size: _builtins.int
     """At most this many; 0 is 100, and at most 1,000."""

@@ -226,12 +226,15 @@ class TestRedrive:
         async with hosted(data=data) as muster:
             assert await ids_of(muster) == ["t", "u"]
             assert (await muster.get("t")).run == 2
-            await failed(muster, "v", agent=await muster.agent())
-            agent = await muster.agent("other")
-            await eventually(lambda: not muster.scheduler.state.ended, message="it to settle")
+            agent = await muster.agent()
+            (assignment,) = await agent.assigned()
+            await agent.report(failure("t", assignment.fence, message="broken again", non_retryable=True))
+            await settled(muster)
         async with hosted(data=data) as muster:
-            assert (await muster.get("v")).state == FAILED
-            assert (await muster.get("t")).run == 2
+            seen = await muster.get("t", full=True)
+            assert (seen.state, seen.run) == (FAILED, 2)
+            assert await ids_of(muster, "state = FAILED") == ["t", "u"]
+            assert await retained(muster) == 2
 
     async def test_one_whose_payload_was_dropped_says_so(self, muster):
         await failed(muster, "t", "u")
