@@ -53,9 +53,9 @@ class TestPriority:
         """Its entry was passed over, or dropped, or stands there still."""
         for number in range(200):
             world.submit(f"t{number}")
-        for number in range(100, 200):
+        for number in range(50, 200):
             world.reprioritise(f"t{number}", 1)
-        for number in range(100, 200):
+        for number in range(50, 200):
             world.reprioritise(f"t{number}", 2)
         assert order(world) == [f"t{number}" for number in range(200)]
 

@@ -50,7 +50,16 @@ def assert_it_says(found, expected):
         assert says["policies"] == expected[name].get("policies", {})
         assert says["tasks"].keys() == expected[name]["tasks"].keys()
         for task_id, fields in expected[name]["tasks"].items():
-            assert {field: says["tasks"][task_id][field] for field in fields} == fields, task_id
+            assert known_of(says["tasks"][task_id], fields) == fields, task_id
+
+
+def known_of(found, expected):
+    """What of `found` the release that recorded `expected` knew."""
+    if isinstance(expected, dict):
+        return {field: known_of(found[field], value) for field, value in expected.items()} if isinstance(found, dict) else found
+    if isinstance(expected, list) and isinstance(found, list) and len(found) == len(expected):
+        return [known_of(one, other) for one, other in zip(found, expected, strict=True)]
+    return found
 
 
 def test_the_journal_replays(recording):
