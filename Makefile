@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 OWN   := $(wildcard coordinator agent_node scripts tests/support tests/typing benchmarks examples)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup check format stubs test chaos demo bench clean
+.PHONY: help setup check format stubs test chaos soak demo bench scale clean
 .DEFAULT_GOAL := help
 
 help:           ## Show this list
@@ -41,11 +41,17 @@ test: setup     ## Run the tests: make test ARGS="tests/rules -x"
 chaos: setup    ## Kill everything for longer: make chaos ARGS="--chaos-tasks=200000 --chaos-kills=20 --randomly-seed=7"
 	python -m pytest tests/e2e/test_chaos.py -s --chaos-tasks=100000 --chaos-kills=10 $(ARGS)
 
+soak: setup     ## A day in ten minutes: make soak ARGS="--seconds 120 --json soak.json", or --leak coordinator, which must fail
+	python -m tests.soak $(ARGS)
+
 demo: setup     ## Run the demo on the project's own documents, or: make demo INPUT=folder
 	$(if $(INPUT),INPUT='$(INPUT)' )python -m examples.demo $(ARGS)
 
 bench: setup    ## Measure dispatch: make bench ARGS="--agents 50"
 	muster bench dispatch $(ARGS)
+
+scale: setup    ## Measure the core beside 100,000 lanes, keys, delayed and cancelled tasks, and 1,000 kinds of agents
+	python -m benchmarks.scale $(ARGS)
 
 clean:          ## Remove everything that the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TaskHandle,
         TaskOutput,
         TaskRequest,
+        Webhook,
         as_completed,
     )
     from agent_node.context import Context
@@ -77,6 +78,7 @@ __all__ = [
     "TaskOutput",
     "TaskRequest",
     "UnavailableError",
+    "Webhook",
     "as_completed",
 ]
 

@@ -38,6 +38,7 @@ class Attempt:
     last_checkpoint: bytes  # empty when there is none
     traceparent: str
     tracestate: str
+    deadline_at_s: float | None = None  # by this machine's clock of durations: its task has failed then
     reports: "AttemptReports | None" = None  # once its handler has reported something
     stop_cause: StopCause | None = None  # once its handler is asked to stop
     stop_reason: str = ""

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from agent_node.attempt import Attempt, Progress
+from agent_node.clock import now_s
 from agent_node.reports import MAX_MESSAGE_CHARACTERS, AttemptReports, ReportsHost, reports_of
 from agent_node.typed import from_json
 from agent_node.wire_text import wire_text
@@ -100,6 +101,12 @@ class Context:
     def last_checkpoint(self) -> bytes | None:
         """The last checkpoint of an earlier attempt; None when there is none."""
         return self._attempt.last_checkpoint or None
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds until the task's deadline, when it fails and the handler is asked to stop; 0 after that, and None without one."""
+        deadline_at_s = self._attempt.deadline_at_s
+        return None if deadline_at_s is None else max(0.0, deadline_at_s - now_s())
 
     @property
     def traceparent(self) -> str:

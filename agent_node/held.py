@@ -89,8 +89,8 @@ class Counters:
     duplicate_assignments: int = 0
 
 
-def attempt_of(key: AttemptKey, assignment: Assignment) -> Attempt:
-    """What an assignment asks for. Copied out, so that a long attempt doesn't keep the message of 256 alive."""
+def attempt_of(key: AttemptKey, assignment: Assignment, now_s: float) -> Attempt:
+    """What an assignment that has just come asks for. Copied out, so that a long attempt doesn't keep the message of 256 alive."""
     task = assignment.task
     return Attempt(
         key,
@@ -102,6 +102,7 @@ def attempt_of(key: AttemptKey, assignment: Assignment) -> Attempt:
         assignment.checkpoint,
         task.traceparent,
         task.tracestate,
+        now_s + assignment.time_left.ToTimedelta().total_seconds() if assignment.HasField("time_left") else None,
     )
 
 

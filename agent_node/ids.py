@@ -1,8 +1,9 @@
-"""Task ids, UUIDv7 (RFC 9562, section 5.7) at about a microsecond each, and jitter.
+"""Task ids, UUIDv7 (RFC 9562, section 5.7) at about a microsecond each, jitter, and secrets for webhooks.
 
 The one place of the SDK that draws random numbers, and reads a wall clock for an id.
 """
 
+import base64
 import functools
 import os
 import random
@@ -73,3 +74,8 @@ def _process_mint() -> IdMint:
 def new_jitter() -> Callable[[], float]:
     """A source of random numbers from 0 up to 1."""
     return random.Random().random
+
+
+def new_webhook_secret() -> str:
+    """A secret to sign webhooks with: `whsec_` and 32 random bytes in base64."""
+    return "whsec_" + base64.b64encode(os.urandom(32)).decode()

@@ -316,7 +316,7 @@ class Session:
             if key in self._held or key in self._lingering:
                 self.counters.duplicate_assignments += 1
                 continue
-            attempt = attempt_of(key, assignment)
+            attempt = attempt_of(key, assignment, self._now_s)
             held = self._held[key] = Held(attempt)
             if self._drain is not None:
                 self._end(held, Unfinished(self._drain.reason))

@@ -22,9 +22,11 @@ from agent_node.client import Client, SubmitMiddleware
 from agent_node.payloads import Payloads
 
 try:
+    from coordinator.convert import Bounds
     from coordinator.core.model import Settings
     from coordinator.journal.memory_store import MemoryShard, MemoryShardStore
     from coordinator.settings import CoordinatorSettings
+    from coordinator.webhook_urls import WebhookRules, parse_networks
     from coordinator.wiring import serve
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
@@ -35,20 +37,24 @@ __all__ = ["local_coordinator", "muster_in_process"]
 
 
 @asynccontextmanager
-async def local_coordinator(*, lease_s: float = 30.0, session_grace_s: float = 15.0) -> AsyncIterator[str]:
+async def local_coordinator(
+    *, lease_s: float = 30.0, session_grace_s: float = 15.0, webhook_allow: Sequence[str] = ()
+) -> AsyncIterator[str]:
     """A coordinator in this process and event loop, forgotten at the end of the block.
 
     Args:
         lease_s: how many seconds it believes in an attempt without hearing of it; agents renew three times in it. Shorten it to test what
             happens when an agent hangs.
         session_grace_s: how many seconds a broken agent stream may take to come back. Shorten it to test what happens when one dies.
+        webhook_allow: networks that webhooks may go to beside public addresses, such as "127.0.0.1" for a receiver of the test's own.
 
     Yields:
         Its address, `127.0.0.1:port`.
     """
     store = MemoryShardStore(shard=MemoryShard(), now_ms=clock.wall_ms)
     core = Settings(lease_s=lease_s, renew_period_s=lease_s / 3, session_grace_s=session_grace_s)
-    settings = CoordinatorSettings(listen="127.0.0.1:0", shards=1, core=core, stop_grace_s=0.0)
+    bounds = Bounds(webhooks=WebhookRules(allowed=parse_networks(webhook_allow)))
+    settings = CoordinatorSettings(listen="127.0.0.1:0", shards=1, core=core, bounds=bounds, stop_grace_s=0.0)
     async with serve(settings, [store], ("memory", "nothing survives the end of this process")) as running:
         yield f"127.0.0.1:{running.port}"
 

@@ -75,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
         "--weight", action="append", default=[], metavar="KEY=N", help="a fairness key's share beside the others' 1; may be repeated"
     )
     parser.add_argument(
+        "--webhook-allow",
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="let webhooks go to this network, too: by default they go to public addresses alone; may be repeated",
+    )
+    parser.add_argument(
+        "--max-pending-webhooks",
+        type=int,
+        metavar="N",
+        help="refuse submits with a webhook beyond this many undelivered ones (default 100000)",
+    )
+    parser.add_argument(
         "--snapshot-after",
         type=int,
         metavar="N",
@@ -89,10 +102,12 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     """The settings that the options ask for. Raises ValueError with a sentence."""
     from dataclasses import replace
 
+    from coordinator.convert import Bounds
     from coordinator.core.model import Settings as CoreSettings
     from coordinator.engine.snapshots import SnapshotSettings
     from coordinator.journal.layout import check_prefix
     from coordinator.settings import CoordinatorSettings
+    from coordinator.webhook_urls import WebhookRules, parse_networks
 
     host, colon, port = options.listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
@@ -112,7 +127,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         value = getattr(options, name)
         if value is not None and not MIN_DURATION_S <= value <= MAX_DURATION_S:  # nor NaN
             raise ValueError(f"--{name.replace('_', '-')} {value:g} is out of range: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
-    least = {"max_live_tasks": 1, "max_live_bytes": 1, "snapshot_after": 1, "store_memory": MIN_STORE_MEMORY}
+    least = {"max_live_tasks": 1, "max_live_bytes": 1, "max_pending_webhooks": 1, "snapshot_after": 1, "store_memory": MIN_STORE_MEMORY}
     for name, minimum in least.items():
         value = getattr(options, name)
         if value is not None and value < minimum:
@@ -124,9 +139,14 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         "ack_timeout_s": options.ack_timeout,
         "max_live_tasks": options.max_live_tasks,
         "max_live_bytes": options.max_live_bytes,
+        "max_pending_webhooks": options.max_pending_webhooks,
     }
     core = replace(CoreSettings(), **{name: value for name, value in given.items() if value is not None})
     core = _order(core, options)
+    try:
+        webhooks = WebhookRules(allowed=parse_networks(options.webhook_allow))
+    except ValueError as error:
+        raise ValueError(f"--webhook-allow: {error}") from None
     snapshots = SnapshotSettings() if options.snapshot_after is None else SnapshotSettings(min_journal_bytes=options.snapshot_after)
     return CoordinatorSettings(
         listen=options.listen,
@@ -137,6 +157,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         shards=options.shards,
         key_prefix=options.key_prefix,
         core=core,
+        bounds=Bounds(webhooks=webhooks),
         snapshots=snapshots,
     )
 

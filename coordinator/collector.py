@@ -66,6 +66,7 @@ class Collector:
 
 
 def count_tasks(shards: Sequence[Shard]) -> tuple[int, int]:
-    """How many tasks of these shards are live, and how many were submitted since they were recovered."""
+    """How many tasks of these shards are live, waiting webhooks included, and how many were submitted since they were recovered."""
     schedulers = [namespace.scheduler for shard in shards for namespace in shard.namespaces.values()]
-    return sum(len(one.state.tasks) for one in schedulers), sum(one.totals.submitted for one in schedulers)
+    live = sum(len(one.state.tasks) + len(one.state.deliveries.pending) for one in schedulers)
+    return live, sum(one.totals.submitted for one in schedulers)

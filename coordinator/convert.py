@@ -11,14 +11,16 @@ from sys import intern
 from typing import cast
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, event_pb2
 
+from coordinator import convert_webhooks
 from coordinator.checks import MAX_ID_CHARS, check_name
 from coordinator.convert_scheduling import labels_in, reported_cost, scheduling_in
+from coordinator.convert_timing import MAX_DURATION_S, duration, seconds, timestamp, timing_in
 from coordinator.core.events import Cost
 from coordinator.core.history import HistoryEntry, HistoryKind
 from coordinator.core.model import (
+    MAX_FAILURE_MESSAGE,
     Failure,
     FailureKind,
     Progress,
@@ -30,50 +32,24 @@ from coordinator.core.model import (
 )
 from coordinator.core.reports import Failed, GivenBack, Result, Stopped, Success
 from coordinator.errors import InvalidRequest
+from coordinator.webhook_urls import PUBLIC_ONLY, WebhookRules
 
-MAX_FAILURE_MESSAGE = 4096
+__all__ = ["MAX_DURATION_S", "MAX_FAILURE_MESSAGE", "duration", "seconds", "timestamp"]  # what is defined elsewhere
+
 MAX_STACK_TRACE = 16384
-MAX_DURATION_S = 366 * 24 * 3600  # a year: longer is a mistake in a unit
 MAX_OPTIONS_BYTES = 8 * 1024  # of a task beside its payload: with a checkpoint, too, it must fit into one message to an agent
 MAX_OUTCOME_EXTRA_BYTES = 64 * 1024  # of an outcome beside its payload: usage of some hundred models
-MAX_NANOS = 999_999_999  # of a google.protobuf.Duration
 MAX_USAGE_ENTRIES = 64  # per report; the SDK sends no more
 MAX_PROGRESS_MESSAGE = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Sizes that requests must keep to, in bytes."""
+    """What requests must keep to; sizes in bytes."""
 
     max_payload_bytes: int = 1024 * 1024
     max_checkpoint_bytes: int = 256 * 1024
-
-
-def seconds(duration: Duration, field: str) -> float:
-    """A duration in seconds, not negative and not absurd."""
-    value = duration.seconds + duration.nanos / 1e9
-    if abs(duration.nanos) > MAX_NANOS or duration.seconds * duration.nanos < 0:
-        raise InvalidRequest(
-            f"{field} is no valid Duration: nanos has the sign of seconds, and stays below a second (seconds {duration.seconds}, "
-            f"nanos {duration.nanos})",
-            field=field,
-        )
-    if value < 0:
-        raise InvalidRequest(f"{field} is negative ({value:g} s): give a positive duration, or leave it out", field=field)
-    if value > MAX_DURATION_S:
-        raise InvalidRequest(f"{field} is {value:g} s: at most {MAX_DURATION_S} s (a year) are allowed", field=field)
-    return value
-
-
-def duration(value_s: float) -> Duration:
-    """Seconds as a message."""
-    whole, nanos = divmod(round(value_s * 1e9), 1_000_000_000)
-    return Duration(seconds=whole, nanos=nanos)
-
-
-def timestamp(date_ms: int) -> Timestamp:
-    """Milliseconds since 1970 as a message."""
-    return Timestamp(seconds=date_ms // 1000, nanos=date_ms % 1000 * 1_000_000)
+    webhooks: WebhookRules = PUBLIC_ONLY  # where they may go
 
 
 def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds) -> Spec:
@@ -97,7 +73,10 @@ def spec_in(message: common_pb2.TaskSpec, defaults: RetryPolicy, bounds: Bounds)
     request = message.SerializeToString()
     if len(request) - payload_bytes > MAX_OPTIONS_BYTES:
         raise _options_too_large(message, len(request) - payload_bytes)
-    return spec_stored(message, request, defaults)
+    spec = spec_stored(message, request, defaults)
+    if spec.webhook is not None:
+        convert_webhooks.webhook_in(message.webhook, bounds.webhooks)
+    return spec
 
 
 def _options_too_large(message: common_pb2.TaskSpec, size: int) -> InvalidRequest:
@@ -125,10 +104,14 @@ def spec_stored(message: common_pb2.TaskSpec, request: bytes, defaults: RetryPol
         _timeout_in(message.progress_timeout, "progress_timeout") if message.HasField("progress_timeout") else None,
         *(scheduling_in(message.scheduling, message.task_type) if message.HasField("scheduling") else ()),
     )
+    if message.HasField("deadline") or message.HasField("queue_timeout") or message.WhichOneof("start"):  # 0.2 us
+        spec.timing = timing_in(message)
     if message.labels:
         spec.labels = labels_in(message.labels)
     if parent := message.parent_task_id:
         spec.parent = intern(parent)  # one string for all its children
+    if message.HasField("webhook"):
+        spec.webhook = convert_webhooks.webhook_stored(message.webhook)
     return spec
 
 
@@ -142,23 +125,22 @@ def _timeout_in(message: Duration, field: str) -> float:
     return value
 
 
-def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy) -> RetryPolicy:
+def retry_in(message: common_pb2.RetryPolicy, defaults: RetryPolicy, field: str = "retry_policy") -> RetryPolicy:
     """A retry policy with the defaults where it says nothing."""
     multiplier = message.backoff_multiplier or defaults.multiplier
     if not 1 <= multiplier <= 1000:  # written so that NaN fails too
-        raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field="retry_policy.backoff_multiplier")
+        raise InvalidRequest(f"backoff_multiplier is {multiplier:g}: use 1 to 1000", field=f"{field}.backoff_multiplier")
     return RetryPolicy(
         max_retries=message.max_retries if message.HasField("max_retries") else defaults.max_retries,
         initial_backoff_s=(
-            seconds(message.initial_backoff, "retry_policy.initial_backoff")
+            seconds(message.initial_backoff, f"{field}.initial_backoff")
             if message.HasField("initial_backoff")
             else defaults.initial_backoff_s
         ),
-        max_backoff_s=(
-            seconds(message.max_backoff, "retry_policy.max_backoff") if message.HasField("max_backoff") else defaults.max_backoff_s
-        ),
+        max_backoff_s=(seconds(message.max_backoff, f"{field}.max_backoff") if message.HasField("max_backoff") else defaults.max_backoff_s),
         multiplier=multiplier,
         max_crashes=message.max_crashes if message.HasField("max_crashes") else defaults.max_crashes,
+        is_of_type=defaults.is_of_type,
     )
 
 
@@ -343,6 +325,10 @@ def record_out(task: Task) -> bytes:
     record.end_ms = task.ended_ms
     record.max_retries = task.spec.retry.max_retries
     record.result_fence = task.result_fence
+    if task.first_ready_ms != task.created_ms:
+        record.first_ready_ms = task.first_ready_ms
+    if task.run_created_ms != task.created_ms:
+        record.run_create_ms = task.run_created_ms
     if task.history or task.usage or task.chunks:
         _seldom_recorded(record, task)
     return record.SerializeToString()

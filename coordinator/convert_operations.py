@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from muster.v1 import bulk_pb2, common_pb2, event_pb2
 
 from coordinator import convert
@@ -39,15 +41,16 @@ def lacks_payload(record: event_pb2.TaskRecord) -> bool:
     return record.outcome_dropped and convert.request_digest(record.request) != record.request_digest
 
 
-def ended_run(record: event_pb2.TaskRecord, defaults: RetryPolicy, priority: int) -> EndedRun:
+def ended_run(record: event_pb2.TaskRecord, defaults: Callable[[str], RetryPolicy], priority: int) -> EndedRun:
     """What the next run of an ended task begins with.
 
     Args:
         record: the task's.
-        defaults: the retry policy where its request gives none: a new run counts from nothing, by the rules that hold now.
+        defaults: the retry policy of a task type where its request gives none: a new run counts from nothing, by the rules that hold now.
         priority: that the operator gives it; 0 keeps what it had.
     """
-    spec = convert.spec_stored(common_pb2.TaskSpec.FromString(record.request), record.request, defaults)
+    request = common_pb2.TaskSpec.FromString(record.request)
+    spec = convert.spec_stored(request, record.request, defaults(request.task_type))
     reprioritised = priority or record.priority
     return EndedRun(
         spec=spec.at(reprioritised) if reprioritised else spec,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from sys import intern
 
 from muster.v1 import agent_pb2, common_pb2
 
@@ -25,7 +26,7 @@ def scheduling_in(message: common_pb2.Scheduling, task_type: str) -> tuple[Needs
     Raises:
         InvalidRequest: names the field at fault.
     """
-    for field in ("fairness_key", "sticky_key"):
+    for field in ("fairness_key", "sticky_key", "concurrency_key", "rate_key"):
         if key := getattr(message, field):
             check_name(key, f"scheduling.{field}")
     if message.slots > MAX_SLOTS:
@@ -41,7 +42,7 @@ def scheduling_in(message: common_pb2.Scheduling, task_type: str) -> tuple[Needs
     cost = cost_in(message.cost, "scheduling.cost")
     return (
         None if needs == (task_type, (), 1, 0) else _interned(needs),
-        Scheduling(message.fairness_key, cost, message.sticky_key, needs.slots),
+        Scheduling(message.fairness_key, cost, message.sticky_key, needs.slots, intern(message.concurrency_key), intern(message.rate_key)),
     )
 
 

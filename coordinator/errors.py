@@ -5,6 +5,7 @@
     │   ├── InvalidRequest        a field is wrong
     │   ├── NotFound              no such namespace, task or agent
     │   ├── AlreadyExists         the id is taken by a task with another content
+    │   ├── PreconditionFailed    something must be done, or said, first
     │   ├── CursorInvalid         a cursor or page token that this request didn't hand out
     │   └── SessionSuperseded     a newer session has the agent's name
     ├── LimitReached              come back later: says which limit, and how full it is
@@ -54,6 +55,14 @@ class AlreadyExists(CallerError):
     reason = "TASK_ALREADY_EXISTS"
 
 
+class PreconditionFailed(CallerError):
+    """Something must be done, or said, first."""
+
+    def __init__(self, message: str, *, reason: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.reason = reason
+
+
 class CursorInvalid(CallerError):
     """A cursor or page token that this request didn't hand out."""
 
@@ -72,9 +81,11 @@ class SessionSuperseded(CallerError):
 class LimitReached(MusterError):
     """A limit is reached. Nothing already accepted is affected."""
 
-    def __init__(self, message: str, *, limit: str, used: int, allowed: int, retry_after_s: float | None) -> None:
+    def __init__(
+        self, message: str, *, limit: str, used: int, allowed: int, retry_after_s: float | None, reason: str = "LIMIT_REACHED"
+    ) -> None:
         super().__init__(message, metadata={"limit": limit, "used": str(used), "allowed": str(allowed)})
-        self.reason = "LIMIT_REACHED"
+        self.reason = reason
         self.limit = limit
         self.retry_after_s = retry_after_s
 

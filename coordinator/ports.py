@@ -7,7 +7,9 @@ from typing import NamedTuple, Protocol
 
 from coordinator.core.events import Commit
 from coordinator.core.model import RetryPolicy, Task
-from coordinator.core.policies import StandingPolicy
+from coordinator.core.policies import PolicyName, StandingPolicy
+from coordinator.core.rates import Starts
+from coordinator.core.webhooks import Delivery, GivenUp
 
 MIN_RETAINED_MS = 10 * 60 * 1000
 """G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
@@ -93,6 +95,7 @@ class Retention:
     max_age_ms: int
     max_count: int
     max_bytes: int
+    min_age_ms: int = 10 * 60 * 1000  # G6: an id and its outcome stay this long, whatever the bounds; SDKs re-send for five minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,13 @@ class ShardStore(Protocol):
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """Removes at most `limit` ended tasks that a bound of `retention` no longer covers, the oldest first. Answers how many.
 
-        Nothing younger than ten minutes is removed: G6 needs its id and outcome.
+        Nothing younger than its `min_age_ms` is removed: G6 needs its id and outcome.
+        """
+
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """Removes at most `limit` ended tasks of a namespace that was deleted, whatever their age, and at last all else that it has.
+
+        Answers how many; 0 when nothing is left. Answers 0 as well when the shard has another owner: the next append says so.
         """
 
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
@@ -228,12 +237,20 @@ class ShardStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotNamespace:
-    """A namespace as a snapshot has it, but for its tasks. Its policies are in the first piece only."""
+    """A namespace as a snapshot has it, but for its tasks.
+
+    Its policies, what began under rate limits, and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are
+    those of one piece. Of one that was deleted, the store may still hold records; nothing else is left of it.
+    """
 
     name: str
     created_ms: int
     next_number: int
     policies: tuple[StandingPolicy, ...] = ()
+    deleted: bool = False
+    rate_logs: tuple[tuple[PolicyName, str, Starts], ...] = ()
+    next_delivery: int = 0
+    webhooks: tuple[Delivery | GivenUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +267,9 @@ class SnapshotEncoder(Protocol):
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
         """Takes a task in as it is now."""
+
+    def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
+        """Takes in a webhook's delivery."""
 
     def take(self) -> bytes | None:
         """The next full piece, if there is one."""
@@ -278,6 +298,41 @@ class JournalCodec(Protocol):
 
     def decode_snapshot(self, blob: bytes) -> SnapshotPiece:
         """What a piece holds that a release up to this one wrote."""
+
+
+class WebhookVerdict(Enum):
+    """What became of one attempt to deliver."""
+
+    DELIVERED = "DELIVERED"  # it answered 2xx
+    GONE = "GONE"  # it answered that it wants no more
+    FAILED = "FAILED"  # it answered something else, or broke off
+    UNREACHABLE = "UNREACHABLE"  # no answer: whatever else is for the same host would fare no better
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What became of one attempt to deliver, in a sentence without what the URL hides; `retry_after_s` is the receiver's wish."""
+
+    verdict: WebhookVerdict
+    reason: str
+    retry_after_s: float | None = None
+
+
+class WebhookCodec(Protocol):
+    """What is sent. `coordinator.convert_deliveries` is the one."""
+
+    def event_id(self, namespace: str, delivery: Delivery) -> str:
+        """The same at every attempt and after every restart, and that of no other delivery."""
+
+    def body(self, namespace: str, delivery: Delivery, record: bytes | None) -> bytes:
+        """What is posted; `record` is the task's, if it is still there."""
+
+
+class WebhookSender(Protocol):
+    """Sends webhook requests. `coordinator.webhooks.sender` is the one."""
+
+    async def send(self, *, url: str, secrets: Sequence[str], event_id: str, date_s: int, body: bytes) -> WebhookAnswer:
+        """POSTs `body` to `url`, signed with each of `secrets`. Bounded in time; raises nothing but CancelledError."""
 
 
 class Clock(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 from coordinator.convert import Bounds
 from coordinator.core.model import Settings as CoreSettings
 from coordinator.engine.snapshots import SnapshotSettings
+from coordinator.engine.webhooks import WebhookSettings
 from coordinator.ports import Retention
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
@@ -26,6 +27,7 @@ class CoordinatorSettings:
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     retention: Retention = field(
         default_factory=lambda: Retention(
             max_age_ms=24 * 3600 * 1000,  # a day: long enough to look at yesterday's failures

@@ -11,11 +11,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from coordinator import convert_deliveries
 from coordinator.clock import BootClock
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
+from coordinator.engine.webhooks import WebhookDispatcher
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
@@ -27,6 +29,7 @@ from coordinator.rpc.agent_service import AgentService
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
 from coordinator.rpc.task_service import TaskService
+from coordinator.webhooks.sender import HttpWebhookSender
 
 if TYPE_CHECKING:
     from coordinator.ports import ShardStore, StoreGauge
@@ -91,6 +94,15 @@ async def serve(
     """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
+    start_ms = await stores[0].now_ms()
+    rules = settings.bounds.webhooks
+    sender = HttpWebhookSender(
+        rules=rules,
+        connect_s=settings.webhooks.connect_s,
+        total_s=settings.webhooks.answer_s,
+        user_agent=f"Muster/{version('muster-agents')}",
+    )
+    webhooks = WebhookDispatcher(sender=sender, codec=convert_deliveries, clock=clock, entropy=entropy, settings=settings.webhooks)
     shards = [
         Shard(
             number=number,
@@ -102,6 +114,7 @@ async def serve(
             snapshots=settings.snapshots,
             room=room,
             default_here=home(DEFAULT_NAMESPACE) == number,
+            webhooks_due=webhooks.due,
         )
         for number, shard_store in enumerate(stores)
     ]
@@ -111,18 +124,18 @@ async def serve(
         instance_id=entropy.nonce()[:16],
         store=product,
         durability=durability,
-        start_ms=await stores[0].now_ms(),
+        start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
     directory = Shards(shards=shards, shard_of=home)
     server = Server(
         tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        admin=AdminService(shards=directory, facts=facts, stalls=stalls),
+        admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    work = [asyncio.create_task(sweeper.run(), name="sweeper")]
+    work = [asyncio.create_task(sweeper.run(), name="sweeper"), asyncio.create_task(webhooks.run(), name="webhooks")]
     if gauge is not None:
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
@@ -145,6 +158,7 @@ async def serve(
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        await sender.close()
         if not failed.done():
             failed.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -14,12 +14,7 @@ CORE_MUTATIONS = [
     ),
     Mutation("fences grow with the epoch", CORE + "model.py", "max(last + 1, epoch << FENCES_PER_EPOCH_BITS)", "last + 1"),
     Mutation("evolve: a fence must grow", CORE + "evolve.py", " or event.fence <= task.fence", ""),
-    Mutation(
-        "evolve: an id lives once",
-        CORE + "evolve.py",
-        ' or spec.task_id in state.tasks:\n        raise IllegalEvent(f"task {spec.task_id} submitted',
-        ':\n        raise IllegalEvent(f"task {spec.task_id} submitted',
-    ),
+    Mutation("evolve: an id lives once", CORE + "evolve.py", " or spec.task_id in state.tasks", ""),
     # Capacity and capability: G3.
     Mutation("capacity", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.ready_limit -"),
     Mutation("the ready level", CORE + "load_map.py", "min(self.capacity, self.ready_limit) -", "self.capacity -"),
@@ -96,7 +91,7 @@ CORE_MUTATIONS = [
         "        self.put(item, FIRST)\n",
         "        self.put(item, self._bounds.get(item, FIRST))\n",
     ),
-    Mutation("a better head is placed", CORE + "scheduler.py", "        self.awake[lane] = None\n", "        pass\n"),
+    Mutation("a better head is placed", CORE + "scheduler.py", "improved()\n        self.awake[lane] = None\n", "improved()\n"),
     Mutation("a freed slot wakes its class", CORE + "scheduler.py", "                self.awake[room] = None\n", "                pass\n"),
     Mutation(
         "a freed slot is told to lanes",
@@ -104,7 +99,8 @@ CORE_MUTATIONS = [
         "                    room.improved()\n                self.awake",
         "                    pass\n                self.awake",
     ),
-    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "        room.lanes.tell(lane)\n", "        pass\n"),
+    Mutation("a new class hears of waiting tasks", CORE + "load_map.py", "            room.lanes.put(lane, rank)\n", "            pass\n"),
+    Mutation("a linked lane tells its class", CORE + "load_map.py", "        lane.watchers[room.lanes] = None\n", "        pass\n"),
     Mutation("a new class is known to lanes", CORE + "load_map.py", "        lane.takers.tell(room)\n", "        pass\n"),
     Mutation("late turns are put right step by step", CORE + "lazy_heap.py", "if drifted >= MAX_DRIFTED and", "if False and"),
     Mutation("a room isn't asked for late turns", CORE + "placement.py", "max(bound, after)", "bound"),
@@ -115,13 +111,15 @@ CORE_MUTATIONS = [
         "        self.ask(room, room.lanes.found)",
         "        pass",
     ),
-    Mutation("a cancelled task leaves the queue", CORE + "submits.py", "            scheduler.ready.forget(task)\n", "            pass\n"),
+    Mutation("a cancelled task leaves the queue", CORE + "scheduler.py", "            self.ready.forget(task)\n", "            pass\n"),
     Mutation(
         "a cancelled task leaves its backoff",
-        CORE + "submits.py",
-        "scheduler.backoffs.pop(task.number, None)",
-        "scheduler.backoffs.get(task.number)",
+        CORE + "scheduler.py",
+        "self.backoffs.pop(task.number, None)",
+        "self.backoffs.get(task.number)",
     ),
+    Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
+    Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
     Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and not self._waits(fresh[0]):", "while False:"),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
@@ -131,7 +129,7 @@ CORE_MUTATIONS = [
         "min(task.spec.priority + max(steps, 0), Priority.CRITICAL)",
         "task.spec.priority + max(steps, 0)",
     ),
-    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.lane)\n", "            pass\n"),
+    Mutation("an aged head is told", CORE + "ticks.py", "            scheduler.hurry(fifo.line)\n", "            pass\n"),
     Mutation("an aged queue is told to its lane", CORE + "ticks.py", "            fifo.improved()\n", "            pass\n"),
     Mutation("the timer is armed", CORE + "fifo.py", "ages.wheel.arm(self, due_ms)", "pass"),
     Mutation(
@@ -190,6 +188,78 @@ CORE_MUTATIONS = [
     Mutation(
         "so many sticky keys are remembered", CORE + "preferences.py", "if len(sticky) > scheduler.settings.max_sticky_keys:", "if False:"
     ),
+    # Limits
+    Mutation("so many of a key run", CORE + "limits.py", "len(self.running) < self.policy.max_running", "True"),
+    Mutation("who runs is counted", CORE + "limits.py", "        self.running[task.number] = task\n", "        pass\n"),
+    Mutation("who has ended isn't", CORE + "limits.py", "        limiter.running.pop(task.number, None)\n", "        pass\n"),
+    Mutation(
+        "who ran before a restart is counted",
+        CORE + "scheduler.py",
+        "                self.limits.began(task, now.date_ms)\n",
+        "                pass\n",
+    ),
+    Mutation("a limit that opens is told", CORE + "pools.py", "                pool.best.tell(stand)\n", "                pass\n"),
+    Mutation("each of a task's limits holds it up", CORE + "pools.py", "            if blocker is None:\n", "            if True:\n"),
+    Mutation("a stand's own limit holds it up", CORE + "pools.py", "        if not self.limiter.open:\n", "        if False:\n"),
+    Mutation(
+        "a better head is told to a group's stand",
+        CORE + "pools.py",
+        "        super().improved()\n        self.stand.improved()\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "limited tasks follow new rooms",
+        CORE + "load_map.py",
+        "            self.pools.regroup(linked, linked=True)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "limited tasks leave rooms that go",
+        CORE + "load_map.py",
+        "            self.pools.regroup(unlinked, linked=False)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a limited type's tasks leave their lanes", CORE + "limits.py", "    waiting = load.pools.give_up(lanes)\n", "    waiting = []\n"
+    ),
+    Mutation(
+        "a raised limit wakes",
+        CORE + "limits.py",
+        "            limiter.policy = self.key_policies.match(limiter.key)\n            if limiter.refresh():\n",
+        "            limiter.policy = self.key_policies.match(limiter.key)\n            if limiter.refresh() and False:\n",
+    ),
+    Mutation(
+        "an exact name wins", CORE + "patterns.py", "(value := values.get(key)) is not None:\n", "(value := values.get(key)) is None:\n"
+    ),
+    Mutation("the longest prefix wins", CORE + "patterns.py", "if count), reverse=True)", "if count))"),
+    Mutation("a full key refuses", CORE + "submits.py", "scheduler.limits.when_full(key) is WhenFull.REJECT else", "False else"),
+    Mutation("a full key cancels its oldest", CORE + "submits.py", "        if oldest is not None:\n", "        if False:\n"),
+    Mutation(
+        "full is as many live tasks as may run",
+        CORE + "limits.py",
+        "or live < policy.max_running else",
+        "or live <= policy.max_running else",
+    ),
+    Mutation("who is being cancelled doesn't count", CORE + "limits.py", "    return task.cancel_reason is None and", "    return"),
+    Mutation("so many begin in a period", CORE + "limits.py", "self.used_at(date_ms) < rule.policy.count", "True"),
+    Mutation("what begins is noted", CORE + "evolve.py", "        state.rates.note(task.spec, date_ms)\n", "        pass\n"),
+    Mutation(
+        "a start counts for a whole period", CORE + "rates.py", "if began_ms + policy.period_ms > date_ms:\n", "if began_ms >= date_ms:\n"
+    ),
+    Mutation("a start in a slot counts from its end", CORE + "rates.py", "* slot_ms + slot_ms - 1", "* slot_ms"),
+    Mutation("a rate key's date is waited for", CORE + "limits.py", "            self._wheel.arm(self, free_ms)\n", "            pass\n"),
+    Mutation(
+        "what an outage held up counts from its end",
+        CORE + "rates.py",
+        "            self.starts = (*earlier, (max(",
+        "            _ = (*earlier, (max(",
+    ),
+    Mutation(
+        "a snapshot has what began",
+        "coordinator/journal/snapshot_codec.py",
+        "            part.rate_logs.extend(",
+        "            _ = list(",
+    ),
     # Submits: G6 and G7.
     Mutation("a known id is the same task", CORE + "submits.py", "    if known is not None:\n", "    if False:\n"),
     Mutation(
@@ -198,8 +268,8 @@ CORE_MUTATIONS = [
         "return self.tasks.get(task_id) or self.ended.get(task_id)",
         "return self.tasks.get(task_id)",
     ),
-    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= settings.max_live_tasks:", "if False:"),
-    Mutation("full memory", CORE + "submits.py", "> settings.max_live_bytes else", "> settings.max_live_bytes * 1000 else"),
+    Mutation("a full queue", CORE + "submits.py", "if len(state.tasks) >= scheduler.max_live_tasks:", "if False:"),
+    Mutation("full memory", CORE + "submits.py", "> scheduler.max_live_bytes:", "> scheduler.max_live_bytes * 1000:"),
     # What ends a task
     Mutation("max_retries", CORE + "retries.py", "return task.retries >= task.spec.retry.max_retries", "return False"),
     Mutation("max_crashes", CORE + "retries.py", "return task.crashes >= task.spec.retry.max_crashes", "return False"),
@@ -207,7 +277,7 @@ CORE_MUTATIONS = [
     Mutation("a cancelled task is not tried again", CORE + "retries.py", "if task.cancel_reason is not None:", "if False:"),
     Mutation("a failure for good", CORE + "retries.py", "if failure.non_retryable:", "if False:"),
     Mutation("retry_after", CORE + "retries.py", "failure.retry_after_s or 0.0", "0.0"),
-    Mutation("backoff", CORE + "scheduler.py", "if task.ready_at_ms > now.date_ms:", "if False:"),
+    Mutation("backoff", CORE + "scheduler.py", "if task.ready_at_ms > now.date_ms or", "if"),
     Mutation("a returned attempt keeps its number", CORE + "evolve.py", "task.attempt -= 1", "task.attempt -= 0"),
     Mutation(
         "an undelivered attempt is given back, not failed",
@@ -256,6 +326,7 @@ CORE_MUTATIONS = [
         "            self.policy_changed(name, now)\n        until_s",
         "            pass\n        until_s",
     ),
+    Mutation("limits: a pool that got queues is looked at", CORE + "pools.py", "        self._hurry(pool)", "        pass"),
     Mutation("timers are not early", CORE + "timers.py", "int(due / self._width) + 1", "int(due / self._width)"),
     # What is stored
     Mutation("a checkpoint is kept", CORE + "evolve.py", "task.checkpoint = event.data", "task.checkpoint = b''"),
@@ -295,4 +366,81 @@ CORE_MUTATIONS = [
         "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
     ),
     Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in history)", "for entry in ())"),
+    # What live tasks are found by.
+    Mutation(
+        "a label that no task has any more goes",
+        CORE + "task_index.py",
+        "                if not numbers:\n                    del self.labels[label]\n",
+        "",
+    ),
+    Mutation(
+        "what runs again is no longer found as waiting",
+        CORE + "placement.py",
+        "        scheduler.index.tried.pop(task.number, None)\n",
+        "        pass\n",
+    ),
+    Mutation("an ended task is found by nothing", CORE + "scheduler.py", "            index.remove(task)\n", "            pass\n"),
+    Mutation(
+        "a task that waits again is found so",
+        CORE + "scheduler.py",
+        "            self.index.tried[task.number] = None\n            self.enqueue",
+        "            self.enqueue",
+    ),
+    Mutation("a recovered task is found", CORE + "scheduler.py", "            self.index.add(task)\n", ""),
+    Mutation(
+        "a block with a live task stays",
+        CORE + "task_index.py",
+        "if block == self._block or not self._state.by_number.keys().isdisjoint(_numbers_of(block)):",
+        "if block == self._block:",
+    ),
+    Mutation(
+        "blocks of ended tasks go",
+        CORE + "task_index.py",
+        "            if len(self._blocks) <= max(_MIN_BLOCKS, 2 * live):\n                return\n",
+        "            return\n",
+    ),
+    Mutation(
+        "a recovered state has its tasks by age",
+        CORE + "snapshot.py",
+        "    state.by_number = {number: state.by_number[number] for number in numbers}",
+        "    state.by_number = dict(state.by_number)",
+    ),
+    # What is counted.
+    Mutation(
+        "a date that has come delays no more",
+        CORE + "ticks.py",
+        "        scheduler.statistics.delayed(task, -1)\n",
+        "",
+    ),
+    Mutation(
+        "a cancelled task delays no more",
+        CORE + "scheduler.py",
+        "            self.statistics.delayed(task, -1)\n",
+        "",
+    ),
+    Mutation("an attempt that failed runs no more", CORE + "scheduler.py", "        self.statistics.failed_attempt(task)\n", ""),
+    Mutation(
+        "histories are bounded",
+        CORE + "statistics.py",
+        "            if len(self._histories) > MAX_HISTORIES:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "a row of live tasks is kept",
+        CORE + "statistics.py",
+        "        return not self.happened() and not self._live and not self.delayed\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "a row is forgotten in its own place only",
+        CORE + "statistics.py",
+        "        if rows is not None and rows[priority] is row:",
+        "        if rows is not None:",
+    ),
+    Mutation(
+        "a tick goes over so many rows",
+        CORE + "statistics.py",
+        "range(min(MAX_LOOKED_AT, len(self._left)))",
+        "range(len(self._left))",
+    ),
 ]

@@ -4,7 +4,8 @@ from tests.mutation_row import CORE, ENGINE, Mutation
 
 _APPEND = (
     "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
-    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n            self.commits.written()\n"
+    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n"
+    "            self.commits.written()\n"
 )
 _RELEASE = "            self._releaser.release(commit)\n"
 
@@ -15,6 +16,12 @@ ENGINE_MUTATIONS = [
         ENGINE + "shard.py",
         _APPEND + _RELEASE,
         _RELEASE + _APPEND,
+    ),
+    Mutation(
+        "what an outage held up is told to limits",
+        ENGINE + "shard.py",
+        "            namespace.scheduler.limits.postpone(since_ms, now.date_ms)\n",
+        "            pass\n",
     ),
     Mutation(
         "answers wait for the append", ENGINE + "shard.py", "        self.commits.last.answers.append(answer)\n", "        answer()\n"
@@ -48,7 +55,7 @@ ENGINE_MUTATIONS = [
         "if False:",
     ),
     Mutation(
-        "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and state.find(spec.task_id) is None]", "if False]"
+        "ids sent again are looked up", ENGINE + "intake.py", "if isinstance(spec, Spec) and spec.task_id not in state.tasks]", "if False]"
     ),
     Mutation(
         "a commit is bounded in bytes",
@@ -74,7 +81,7 @@ ENGINE_MUTATIONS = [
     Mutation(
         "no answer before the store was asked",
         ENGINE + "shard.py",
-        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))\n",
+        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n",
         "                pass\n",
     ),
     Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),
@@ -134,6 +141,12 @@ ENGINE_MUTATIONS = [
         "        _after",
     ),
     # Room in the store: G7.
+    Mutation(
+        "what has just ended is looked up, too",
+        ENGINE + "intake.py",
+        "and spec.task_id not in state.tasks]",
+        "and state.find(spec.task_id) is None]",
+    ),
     Mutation("a full store takes nothing new", ENGINE + "intake.py", "if full is not None and", "if False and"),
     Mutation(
         "what is there already is known in a full store", ENGINE + "intake.py", " and scheduler.state.find(spec.task_id) is None:", ":"
@@ -163,5 +176,59 @@ ENGINE_MUTATIONS = [
         "coordinator/journal/memory_store.py",
         "if shard.sequence == sequence and shard.commit_nonce == commit_nonce:",
         "if False:",
+    ),
+    # Namespaces that are deleted.
+    Mutation(
+        "nothing of a namespace goes before its deletion is durable",
+        ENGINE + "deletion.py",
+        "if name not in shard.deleted or shard.deleted[name] is not None:",
+        "if name not in shard.deleted:",
+    ),
+    Mutation(
+        "whoever follows a deleted namespace is told when it is durable",
+        ENGINE + "deletion.py",
+        "    shard.when_durable(lambda: _is_durable(shard, namespace))\n",
+        "    _is_durable(shard, namespace)\n",
+    ),
+    Mutation(
+        "the end of a purge is journalled",
+        ENGINE + "deletion.py",
+        "                shard.journal(name, NamespaceDeleted(purged=True))\n",
+        "",
+    ),
+    Mutation(
+        "a name is free only when nothing is left of it", ENGINE + "shard.py", "        if name in self.deleted:\n", "        if False:\n"
+    ),
+    Mutation(
+        "nothing is decided on a deleted namespace",
+        ENGINE + "shard.py",
+        "        if self.deleted.get(namespace.name) is namespace:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "a snapshot names what is being deleted",
+        ENGINE + "snapshots.py",
+        "*(SnapshotNamespace(name, 0, 0, deleted=True) for name in deleted)",
+        "",
+    ),
+    Mutation("a recovered deletion goes on", ENGINE + "shard.py", "        self.deleted |= dict.fromkeys(recovered.deleted)\n", ""),
+    Mutation(
+        "a namespace's own retention counts",
+        ENGINE + "sweeper.py",
+        "self._retention_of(shard, name), calls=None",
+        "self._retention, calls=None",
+    ),
+    # What operators let a namespace hold.
+    Mutation(
+        "a namespace's own limit of live tasks counts",
+        CORE + "scheduler.py",
+        "                self.max_live_tasks = limits.max_live_tasks or self.settings.max_live_tasks\n",
+        "",
+    ),
+    Mutation(
+        "a namespace's own limit of bytes counts",
+        CORE + "scheduler.py",
+        "                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes\n",
+        "",
     ),
 ]

@@ -20,6 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("coordinator", "agent_node", "protos", "tests", "pyproject.toml")
 SUITES = {
     "unit": ["tests/core", "tests/engine", "--deselect", "tests/core/test_machine.py"],
+    "webhooks": [
+        "tests/core/test_webhooks.py",
+        "tests/engine/test_webhooks.py",
+        "tests/webhooks",
+        "--ignore",
+        "tests/webhooks/test_other_languages.py",
+    ],
     "machine": ["tests/core/test_machine.py"],
     "simulation": [f"tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens[{batch}]" for batch in range(3)],
 }

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from agent_node.cli import fleet_commands, namespace_commands, policy_commands, submit_command, task_commands
+from agent_node.cli import (
+    fleet_commands,
+    limit_commands,
+    namespace_commands,
+    policy_commands,
+    queue_commands,
+    submit_command,
+    task_commands,
+    webhook_commands,
+)
 from agent_node.cli.bench import bench_commands
 from agent_node.cli.exits import EXIT_CODES_HELP
 from agent_node.cli.invocation import ADDRESS_VARIABLE, DEFAULT_ADDRESS, DEFAULT_NAMESPACE, Invocation, JsonOption
@@ -54,7 +63,10 @@ def build_app() -> typer.Typer:
     submit_command.register(app)
     task_commands.register(app)
     fleet_commands.register(app)
+    queue_commands.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
     app.add_typer(policy_commands.build(), name="policies")
+    app.add_typer(limit_commands.build(), name="limits")
+    app.add_typer(webhook_commands.build(), name="webhooks")
     app.add_typer(bench_commands.build(), name="bench")
     return app

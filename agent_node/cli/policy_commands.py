@@ -19,6 +19,7 @@ def build() -> typer.Typer:
     command(app, "list")(list_policies)
     command(app, "delete")(delete)
     command(app, "weight")(weight)
+    command(app, "retry-defaults")(retry_defaults)
     return app
 
 
@@ -75,6 +76,34 @@ async def weight(
     from muster.v1.policy_pb2 import Policy, WeightPolicy
 
     await set_and_show(invocation, Policy(weight=WeightPolicy(fairness_key=fairness_key, weight=number)))
+
+
+async def retry_defaults(
+    invocation: Invocation,
+    *,
+    task_type: Annotated[str, typer.Argument(metavar="TYPE", help="The task type.")],
+    max_retries: Annotated[int | None, typer.Option("--max-retries", min=0, help="Attempts after the first one.")] = None,
+    initial_backoff: Annotated[
+        float | None, typer.Option("--initial-backoff", min=0, metavar="SECONDS", help="The first wait's upper bound.")
+    ] = None,
+    max_backoff: Annotated[float | None, typer.Option("--max-backoff", min=0, metavar="SECONDS", help="No bound grows past this.")] = None,
+    multiplier: Annotated[float | None, typer.Option("--multiplier", min=1, help="Each bound is so many times the last.")] = None,
+    max_crashes: Annotated[int | None, typer.Option("--max-crashes", min=0, help="Lost leases before the task fails.")] = None,
+) -> None:
+    """Set how tasks of a type are retried where they don't say, from now on."""
+    from muster.v1.common_pb2 import RetryPolicy
+    from muster.v1.policy_pb2 import Policy, RetryDefaultsPolicy
+
+    from agent_node.connection import duration
+
+    policy = RetryPolicy(max_retries=max_retries, max_crashes=max_crashes, backoff_multiplier=multiplier or 0.0)
+    if initial_backoff is not None:
+        policy.initial_backoff.CopyFrom(duration(initial_backoff))
+    if max_backoff is not None:
+        policy.max_backoff.CopyFrom(duration(max_backoff))
+    if not policy.ListFields():
+        raise CommandFailure("give at least one option, such as --max-retries.", ExitCode.USAGE)
+    await set_and_show(invocation, Policy(retry_defaults=RetryDefaultsPolicy(task_type=task_type, retry_policy=policy)))
 
 
 async def set_and_show(invocation: Invocation, policy: "Policy") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from contextlib import AsyncExitStack
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,19 @@ async def submit(
         float | None,
         typer.Option("--progress-timeout", min=0, metavar="SECONDS", help="Fail an attempt that makes no progress for this long."),
     ] = None,
+    delay: Annotated[float | None, typer.Option("--delay", min=0, metavar="SECONDS", help="Begin no sooner than this from now.")] = None,
+    not_before: Annotated[
+        str | None, typer.Option("--not-before", metavar="DATE", help="Begin no sooner: 2027-01-31T09:00, in local time or with +00:00.")
+    ] = None,
+    queue_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--queue-timeout", min=0, metavar="SECONDS", help="Fail it unless an agent gets it within this of its becoming ready."
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", min=0, metavar="SECONDS", help="Fail it if it hasn't ended this long after it was taken.")
+    ] = None,
     key: Annotated[str, typer.Option("--key", help="Fairness key: keys share agents by weight, however much each submits.")] = "",
     cost: Annotated[float | None, typer.Option("--cost", help="What the task costs its fairness key. [default: 1]")] = None,
     slots: Annotated[int, typer.Option("--slots", min=1, help="How many of an agent's slots it takes.")] = 1,
@@ -75,6 +89,15 @@ async def submit(
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label to find the task by. May be repeated.")
     ] = None,
     sticky: Annotated[str, typer.Option("--sticky", metavar="KEY", help="Prefer the agent that served this key last.")] = "",
+    concurrency_key: Annotated[
+        str, typer.Option("--concurrency-key", metavar="KEY", help="Run only so many of this key at a time as its limit says.")
+    ] = "",
+    rate_key: Annotated[
+        str, typer.Option("--rate-key", metavar="KEY", help="Begin only so many of this key in a period as its limit says.")
+    ] = "",
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", metavar="URL", help="Tell this URL of the task's end, beside the namespace's webhooks.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print the result; exit 1 if the task fails.")] = False,
     stream: Annotated[bool, typer.Option("--stream", "-s", help="Wait, and print partial output as it arrives.")] = False,
     timeout_s: Annotated[
@@ -88,11 +111,23 @@ async def submit(
     from agent_node.client.scheduling import Scheduling
     from agent_node.client.tasks import Priority
 
-    asked = Scheduling(fairness_key=key, cost=cost, slots=slots, selectors=needs or (), min_version=min_version, sticky_key=sticky)
+    asked = Scheduling(
+        fairness_key=key,
+        cost=cost,
+        slots=slots,
+        selectors=needs or (),
+        min_version=min_version,
+        sticky_key=sticky,
+        concurrency_key=concurrency_key,
+        rate_key=rate_key,
+    )
     try:
         asked.message()
     except ValueError as error:
         raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
+    if delay is not None and not_before is not None:
+        raise CommandFailure("give --delay or --not-before, not both.", ExitCode.USAGE)
+    begins = None if not_before is None else read_date(not_before)
     labels = read_labels(label or ())
     content = read_payload(payload, file)
     handle = None
@@ -110,8 +145,13 @@ async def submit(
                         max_retries=max_retries,
                         run_timeout_s=run_timeout,
                         progress_timeout_s=progress_timeout,
+                        not_before=begins,
+                        delay_s=delay,
+                        queue_timeout_s=queue_timeout,
+                        deadline_s=deadline,
                         scheduling=None if asked == Scheduling() else asked,
                         labels=labels,
+                        webhook=webhook,
                         want_result=wait or stream,
                     )
                 finally:
@@ -134,6 +174,16 @@ def _what_goes_on(handle: "TaskHandle | None", timeout_s: float) -> str:
     if handle is None:
         return f"the task was not acknowledged within {timeout_s:g} s, and may be taken all the same; `muster list` shows it then."
     return f"task {handle.task_id} has not ended within {timeout_s:g} s; it goes on: `muster watch {handle.task_id}` follows it."
+
+
+def read_date(text: str) -> datetime:
+    """A date as ISO 8601 writes it, in local time unless it names a zone. Raises CommandFailure for anything else."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise CommandFailure(
+            f"--not-before {text!r} is no date: write it as 2027-01-31T09:00 or 2027-01-31T08:00Z.", ExitCode.USAGE
+        ) from None
 
 
 def read_labels(texts: "Sequence[str]") -> dict[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from agent_node.cli.limit_cells import concurrency_cells, rate_cells
 from agent_node.cli.payloads import payload_text
 
 NONE = "–"
@@ -158,7 +159,10 @@ def task_details(task: task_pb2.Task) -> Group:
         ("parent", Text(task.parent_task_id)),
         ("labels", Text(" ".join(f"{name}={value}" for name, value in sorted(task.labels.items())))),
         ("created", local_time(task.create_time)),
+        ("ready", local_time(task.ready_time)),
         ("started", local_time(task.start_time)),
+        ("queue deadline", local_time(task.queue_deadline_time)),
+        ("deadline", local_time(task.deadline_time)),
         ("ended", local_time(task.end_time) + (f", after {seconds_text(took_s)}" if took_s is not None else "")),
         ("failure", failure_text(task.last_failure)),
         *(("usage", _usage_text(usage)) for usage in task.usage),
@@ -199,6 +203,8 @@ def explanation(answer: task_pb2.ExplainTaskResponse) -> Group:
             ("state", state_text(answer.task.state)),
             ("ahead", f"{answer.ahead} tasks" if answer.ahead else ""),
             ("until", local_time(answer.task.waits_for.until_time) if answer.task.waits_for.HasField("until_time") else ""),
+            ("queue deadline", local_time(answer.task.queue_deadline_time) if not answer.task.HasField("start_time") else ""),
+            ("deadline", local_time(answer.task.deadline_time)),
         ]
     )
     if not answer.agents:
@@ -255,6 +261,16 @@ def statistics(
             ("agents", f"{connected} connected, {load.running} of {load.capacity} slots in use"),
             ("live tasks", f"{live} of {stats.max_live_tasks}" if stats.max_live_tasks else str(live)),
             ("now", f"{stats.pending} pending, {stats.running} running, {stats.retrying} retrying, {stats.retained} ended and kept"),
+            *(
+                [
+                    (
+                        "webhooks",
+                        f"{stats.webhooks_pending} wait, {stats.webhooks_given_up} given up: `muster webhooks deliveries` shows them",
+                    )
+                ]
+                if stats.webhooks_pending or stats.webhooks_given_up
+                else []
+            ),
             (
                 "since start",
                 (
@@ -298,9 +314,73 @@ def policies_table(policies: Iterable[policy_pb2.Policy]) -> Table:
     return table
 
 
+def limits_text(limits: policy_pb2.NamespaceLimitsPolicy) -> str:
+    """What a namespace may hold, as far as it is set."""
+    set_here = [
+        (limits.HasField("max_live_tasks"), f"{limits.max_live_tasks} live tasks"),
+        (limits.HasField("max_live_bytes"), f"{limits.max_live_bytes} bytes of live tasks"),
+        (limits.HasField("retain_for"), f"ended tasks for {duration_text(limits.retain_for)}"),
+        (limits.HasField("max_retained_tasks"), f"{limits.max_retained_tasks} ended tasks"),
+        (limits.HasField("max_retained_bytes"), f"{limits.max_retained_bytes} bytes of ended tasks"),
+    ]
+    return "at most " + ", ".join(text for is_set, text in set_here if is_set)
+
+
 POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] = {
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
+    "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
+    "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
+    "concurrency_limit": concurrency_cells,
+    "rate_limit": rate_cells,
+    "webhook": lambda policy: (policy.webhook.task_type, _webhook_rule(policy.webhook)),
 }
+
+
+def _retries(policy: common_pb2.RetryPolicy) -> str:
+    """What a retry policy says, and nothing of what it leaves out."""
+    said = []
+    for field, value in policy.ListFields():
+        shown = f"{value.ToTimedelta().total_seconds():g} s" if isinstance(value, Duration) else f"{value:g}"
+        said.append(f"{field.name} {shown}")
+    return ", ".join(said)
+
+
+def limits_table(limits: Iterable[admin_pb2.LimitUse]) -> Table:
+    """Limits, and how much of each is in use."""
+    table = new_table("kind", "limit", "allows", "key", "used", "waiting", "next")
+    for use in limits:
+        if use.policy.WhichOneof("policy") == "concurrency_limit":
+            kind, (pattern, rule), used = "concurrency", concurrency_cells(use.policy), use.running
+        else:
+            kind, (pattern, rule), used = "rate", rate_cells(use.policy), use.started
+        until = local_time(use.next_time) if use.HasField("next_time") else NONE
+        table.add_row(kind, Text(pattern), Text(rule), Text(use.key or NONE), str(used), str(use.waiting), until)
+    return table
+
+
+def _webhook_rule(webhook: policy_pb2.WebhookPolicy) -> str:
+    states = [short_name(common_pb2.TaskState.Name(state), "TASK_STATE_") for state in webhook.states]
+    signed = f"signed with {webhook.secret_count} secret{'s' * (webhook.secret_count != 1)}" if webhook.secret_count else "unsigned"
+    return f"{webhook.url or 'signs own webhooks only'}, {' and '.join(states) or 'every end'}, {signed}"
+
+
+def deliveries_table(deliveries: Iterable[admin_pb2.WebhookDelivery]) -> Table:
+    """Webhooks' deliveries: which, of what, where to, and why not yet."""
+    table = new_table("number", "task", "end", "webhook", "goes to", "state", "tries", "next", "reason")
+    for one in deliveries:
+        given_up = one.state == admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP
+        table.add_row(
+            str(one.number),
+            Text(one.task_id),
+            short_name(common_pb2.TaskState.Name(one.task_state), "TASK_STATE_"),
+            Text(("of type " + one.hook if one.hook else "of every type") if one.HasField("hook") else "the task's own"),
+            Text(one.origin or NONE),
+            "given up" if given_up else "waits",
+            str(one.attempts),
+            local_time(one.next_time) if one.HasField("next_time") else NONE,
+            Text(one.reason),
+        )
+    return table
 
 
 def event_line(event: task_pb2.TaskEvent) -> Text:

@@ -3,14 +3,14 @@
 Answers go to stdout, and everything else (progress, notes) to stderr, where it doesn't disturb a pipe.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from agent_node.cli.exits import without_controls
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 PIPE_WIDTH = 250  # columns when the output isn't a terminal: nothing there wraps, so ids stay whole
 
@@ -70,3 +70,33 @@ def progress_bar(description: str, total: float | None) -> Iterator[Bar]:
                 progress.update(task_id, description=description, completed=completed, total=total)
 
         yield ProgressBar()
+
+
+class Screen:
+    """Part of the terminal that is shown anew again and again.
+
+    Args:
+        console: where.
+        show: replaces what is there.
+    """
+
+    def __init__(self, console: "Console", show: "Callable[[RenderableType], None]") -> None:
+        self._console = console
+        self.show = show
+
+    def rows(self) -> int | None:
+        """How many rows of a table fit beside a dozen lines of facts; None for any number, without a terminal."""
+        return max(self._console.height - 12, 3) if self._console.is_terminal else None
+
+
+@contextmanager
+def live_screen() -> Iterator[Screen]:
+    """A screen on stdout, left as it was shown last. Without a terminal all that is shown comes one below the other."""
+    from rich.live import Live
+
+    console = stdout_console()
+    if not console.is_terminal:
+        yield Screen(console, console.print)
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        yield Screen(console, lambda shown: live.update(shown, refresh=True))

@@ -52,6 +52,7 @@ def timeline(task: task_pb2.Task) -> Group:
         ("type", Text(task.task_type)),
         ("state", state_text(task.state) + (f", after {seconds_text(total_s)}{so_far}" if total_s is not None else "")),
         ("submitted", local_time(first)),
+        ("deadline", local_time(task.deadline_time)),
         ("run", str(task.run) if task.run > 1 else ""),
         ("retries", f"{task.retry_count} of {task.max_retries}"),
         ("crashes", str(task.crash_count) if task.crash_count else ""),
@@ -97,6 +98,8 @@ class _Story:
         match entry.kind:
             case common_pb2.TASK_HISTORY_KIND_SUBMITTED:
                 self._waits_since = moment
+                delay_s = seconds_between(moment, entry.ready_time)
+                self._backoff = Text("" if delay_s is None else f"{seconds_text(delay_s)} of it delayed")
             case common_pb2.TASK_HISTORY_KIND_ATTEMPT_STARTED:
                 self._waited(moment)
                 self._attempts[entry.fence] = row = Row(moment, Timestamp(), f"attempt {entry.attempt} on {entry.agent_name}", Text())

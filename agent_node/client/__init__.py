@@ -7,6 +7,7 @@ from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Priority, RetryPolicy, TaskOutput, TaskRequest
 from agent_node.client.watch import WatchedEvent
+from agent_node.client.webhook import Webhook
 
 __all__ = [
     "BlockingClient",
@@ -23,5 +24,6 @@ __all__ = [
     "TaskOutput",
     "TaskRequest",
     "WatchedEvent",
+    "Webhook",
     "as_completed",
 ]

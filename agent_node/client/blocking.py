@@ -5,6 +5,7 @@ too, as in Jupyter. Single calls need no loop: they use a blocking channel of th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Self, TypeVar
 
 import grpc
@@ -30,6 +31,7 @@ from agent_node.client.loop_thread import LoopThread
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
+from agent_node.client.webhook import Webhook
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.payloads import Payloads
@@ -166,7 +168,12 @@ class BlockingClient(BlockingFleetCalls):
         retry: RetryPolicy | None = None,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        not_before: datetime | None = None,
+        delay_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        deadline_s: float | None = None,
         scheduling: Scheduling | None = None,
+        webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         traceparent: str = "",
@@ -187,7 +194,12 @@ class BlockingClient(BlockingFleetCalls):
                 retry=retry,
                 run_timeout_s=run_timeout_s,
                 progress_timeout_s=progress_timeout_s,
+                not_before=not_before,
+                delay_s=delay_s,
+                queue_timeout_s=queue_timeout_s,
+                deadline_s=deadline_s,
                 scheduling=scheduling,
+                webhook=webhook,
                 parent_task_id=parent_task_id,
                 labels=labels,
                 traceparent=traceparent,
@@ -237,12 +249,8 @@ class BlockingClient(BlockingFleetCalls):
     def list(self, filter: str = "", *, page_size: int = 0, full: bool = False) -> Iterator[Task]:  # noqa: A002
         """The tasks that match, fetched page by page as they are read; see `Client.list`."""
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
-        while True:
-            response = self._call(self._tasks.ListTasks, request)
-            yield from response.tasks
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
+        for page in self._pages(self._tasks.ListTasks, request):
+            yield from page.tasks
 
     def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
         """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to."""

@@ -1,34 +1,46 @@
 """The part of a BlockingClient that is about the fleet, as `fleet_calls` is of a Client."""
 
-import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
     Namespace,
+    RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
+    WebhookDeliveryState,
 )
 from muster.v1.admin_pb2_grpc import AdminServiceStub
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.agent_pb2_grpc import AgentServiceStub
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
+from agent_node.client.paged import PagedRequest, PagedResponse
 from agent_node.connection import duration
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_PagedRequest = TypeVar("_PagedRequest", bound=PagedRequest)
+_PagedResponse = TypeVar("_PagedResponse", bound=PagedResponse)
 
 
 class BlockingFleetCalls(ABC):
@@ -39,14 +51,7 @@ class BlockingFleetCalls(ABC):
 
     def agents(self) -> Sequence[AgentInfo]:
         """The namespace's agents, with what they can do and what they run."""
-        agents: builtins.list[AgentInfo] = []
-        request = ListAgentsRequest()
-        while True:
-            response = self._call(self._agents.ListAgents, request)
-            agents.extend(response.agents)
-            if not response.next_page_token:
-                return agents
-            request.page_token = response.next_page_token
+        return [one for page in self._pages(self._agents.ListAgents, ListAgentsRequest()) for one in page.agents]
 
     def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
         """Tells an agent to take no new work and to end; see `Client.drain_agent`."""
@@ -59,6 +64,10 @@ class BlockingFleetCalls(ABC):
         """What waits and what runs, by task type and priority."""
         return self._call(self._admin.GetQueueStats, GetQueueStatsRequest())
 
+    def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority; see `Client.queue_history`."""
+        return self._call(self._admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
+
     def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""
         return self._call(self._admin.GetLoadMap, GetLoadMapRequest())
@@ -67,16 +76,13 @@ class BlockingFleetCalls(ABC):
         """Creates a namespace, or returns the one there is."""
         return self._call(self._admin.CreateNamespace, CreateNamespaceRequest(name=name)).namespace
 
+    def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds; see `Client.delete_namespace`."""
+        return self._call(self._admin.DeleteNamespace, DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run))
+
     def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""
-        namespaces: builtins.list[Namespace] = []
-        request = ListNamespacesRequest()
-        while True:
-            response = self._call(self._admin.ListNamespaces, request)
-            namespaces.extend(response.namespaces)
-            if not response.next_page_token:
-                return namespaces
-            request.page_token = response.next_page_token
+        return [one for page in self._pages(self._admin.ListNamespaces, ListNamespacesRequest()) for one in page.namespaces]
 
     def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
@@ -92,13 +98,32 @@ class BlockingFleetCalls(ABC):
 
     def policies(self, kind: PolicyKind.ValueType | None = None) -> Sequence[Policy]:
         """The namespace's policies, by kind and key; those of one kind, if it is given."""
-        policies: builtins.list[Policy] = []
         request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
+        return [one for page in self._pages(self._admin.ListPolicies, request) for one in page.policies]
+
+    def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
+        """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""
+        request = ListWebhookDeliveriesRequest(state=state or 0, page_size=limit)  # type: ignore[arg-type]  # 0 is both
+        return self._call(self._admin.ListWebhookDeliveries, request)
+
+    def retry_webhooks(self, numbers: Iterable[int] = (), *, all_given_up: bool = False) -> int:
+        """Has webhooks tried again at once; see `Client.retry_webhooks`."""
+        request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
+        return self._call(self._admin.RetryWebhookDeliveries, request).count
+
+    def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        return [one for page in self._pages(self._admin.ListLimits, ListLimitsRequest(page_size=1000)) for one in page.limits]
+
+    def _pages(
+        self, method: "grpc.UnaryUnaryMultiCallable[_PagedRequest, _PagedResponse]", request: _PagedRequest
+    ) -> Iterator[_PagedResponse]:
+        """The pages of a list, each fetched when it is asked for."""
         while True:
-            response = self._call(self._admin.ListPolicies, request)
-            policies.extend(response.policies)
+            response = self._call(method, request)
+            yield response
             if not response.next_page_token:
-                return policies
+                return
             request.page_token = response.next_page_token
 
     @abstractmethod

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +31,7 @@ from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
+from agent_node.client.webhook import Webhook
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
@@ -121,7 +123,12 @@ class Client(FleetCalls):
         retry: RetryPolicy | None = None,
         run_timeout_s: float | None = None,
         progress_timeout_s: float | None = None,
+        not_before: datetime | None = None,
+        delay_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        deadline_s: float | None = None,
         scheduling: Scheduling | None = None,
+        webhook: Webhook | str | None = None,
         parent_task_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         traceparent: str = "",
@@ -143,7 +150,16 @@ class Client(FleetCalls):
             run_timeout_s: an attempt that runs longer, in seconds, has failed; None is no limit.
             progress_timeout_s: an attempt that shows no progress, usage, checkpoint or output for so many seconds has failed; None is no
                 limit.
+            not_before: the task becomes ready at this date of the store's clock; with a time zone. A date that has passed is now; at
+                most 366 days away.
+            delay_s: the task becomes ready so many seconds after it was accepted. Prefer it to a `not_before` that you would compute: it
+                needs no clock here, and the same submit again is the same task.
+            queue_timeout_s: the task fails unless an agent is given its first attempt within so many seconds of its becoming ready. Retries
+                are not bound by it.
+            deadline_s: the task fails if it hasn't ended so many seconds after it was accepted: a running attempt is stopped, and no retry
+                begins after that. Its handler sees the rest as `ctx.time_left_s`.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
+            webhook: who is told of the task's end, beside whom the namespace's webhooks tell: a URL, or a Webhook.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
             labels: what to find the task by later, such as {"team": "red"}: at most 16; names of 1 to 64 letters, digits and . _ / -,
                 values of at most 128 characters. None is none.
@@ -155,8 +171,8 @@ class Client(FleetCalls):
             LimitError: a limit is reached; `retry_after_s` says when to come back.
             RefusedError: something is wrong with the task; `field` says what.
             UnavailableError: it could not be acknowledged within `give_up_s`.
-            ValueError, TypeError: `max_retries` and `retry` are both given, `scheduling` is wrong in itself, or JSON can't hold the
-                payload. Nothing was sent.
+            ValueError, TypeError: `max_retries` and `retry`, or `not_before` and `delay_s`, are both given, `not_before` has no time zone,
+                `scheduling` or `webhook` is wrong in itself, or JSON can't hold the payload. Nothing was sent.
         """
         if self.around is not None:
             return await self.around.submit(
@@ -170,7 +186,12 @@ class Client(FleetCalls):
                     retry=retry,
                     run_timeout_s=run_timeout_s,
                     progress_timeout_s=progress_timeout_s,
+                    not_before=not_before,
+                    delay_s=delay_s,
+                    queue_timeout_s=queue_timeout_s,
+                    deadline_s=deadline_s,
                     scheduling=scheduling,
+                    webhook=webhook,
                     parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
                     labels=labels,
                     traceparent=traceparent,
@@ -190,7 +211,12 @@ class Client(FleetCalls):
             retry=retry,
             run_timeout_s=run_timeout_s,
             progress_timeout_s=progress_timeout_s,
+            not_before=not_before,
+            delay_s=delay_s,
+            queue_timeout_s=queue_timeout_s,
+            deadline_s=deadline_s,
             scheduling=scheduling,
+            webhook=webhook,
             parent_task_id=self._parent_task_id if parent_task_id is None else parent_task_id,
             labels=labels,
             traceparent=traceparent,
@@ -312,13 +338,9 @@ class Client(FleetCalls):
             full: with payload, outcome and checkpoint.
         """
         request = ListTasksRequest(filter=filter, page_size=page_size, view=view_of(full=full))
-        while True:
-            response = await self._call(self._live.tasks.ListTasks, request)
-            for task in response.tasks:
+        async for page in self._pages(self._live.tasks.ListTasks, request):
+            for task in page.tasks:
                 yield task
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def cancel(self, task_ids: Sequence[str], reason: str = "") -> Sequence[CancelledTask]:
         """Asks for at most 1,000 tasks to be stopped; the answers, in their order, say what that came to.

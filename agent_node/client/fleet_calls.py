@@ -1,30 +1,40 @@
 """What a client asks about the fleet: agents, queues, namespaces, policies, the coordinator; and the unary calls of all its methods."""
 
 import asyncio
-import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
+    DeleteNamespaceRequest,
+    DeleteNamespaceResponse,
     DeletePoliciesRequest,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
     GetLoadMapResponse,
+    GetQueueHistoryRequest,
+    GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    LimitUse,
+    ListLimitsRequest,
     ListNamespacesRequest,
     ListPoliciesRequest,
+    ListWebhookDeliveriesRequest,
+    ListWebhookDeliveriesResponse,
     Namespace,
+    RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
+    WebhookDeliveryState,
 )
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
+from agent_node.client.paged import PagedRequest, PagedResponse
 from agent_node.client.stream import SessionStream
 from agent_node.connection import duration, from_rpc_error
 
@@ -35,6 +45,8 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_PagedRequest = TypeVar("_PagedRequest", bound=PagedRequest)
+_PagedResponse = TypeVar("_PagedResponse", bound=PagedResponse)
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,7 @@ class FleetCalls(ABC):
 
     async def agents(self) -> Sequence[AgentInfo]:
         """The namespace's agents, with what they can do and what they run."""
-        agents: builtins.list[AgentInfo] = []
-        request = ListAgentsRequest()
-        while True:
-            response = await self._call(self._live.agents.ListAgents, request)
-            agents.extend(response.agents)
-            if not response.next_page_token:
-                return agents
-            request.page_token = response.next_page_token
+        return [one async for page in self._pages(self._live.agents.ListAgents, ListAgentsRequest()) for one in page.agents]
 
     async def drain_agent(self, name: str, *, deadline_s: float | None = None, reason: str = "") -> DrainAgentResponse:
         """Tells an agent to take no new work, to finish or give back what it runs, and to end. Returns at once.
@@ -97,6 +102,14 @@ class FleetCalls(ABC):
         """What waits and what runs, by task type and priority."""
         return await self._call(self._live.admin.GetQueueStats, GetQueueStatsRequest())
 
+    async def queue_history(self, task_type: str = "") -> GetQueueHistoryResponse:
+        """What has happened over the last hour, by task type and priority: counts, and percentiles of waits and runs.
+
+        Args:
+            task_type: of this type alone, minute by minute; by default of all, and minute by minute in all.
+        """
+        return await self._call(self._live.admin.GetQueueHistory, GetQueueHistoryRequest(task_type=task_type))
+
     async def load_map(self) -> GetLoadMapResponse:
         """Who runs what."""
         return await self._call(self._live.admin.GetLoadMap, GetLoadMapRequest())
@@ -110,16 +123,24 @@ class FleetCalls(ABC):
         response = await self._call(self._live.admin.CreateNamespace, CreateNamespaceRequest(name=name))
         return response.namespace
 
+    async def delete_namespace(self, name: str, *, force: bool = False, dry_run: bool = False) -> DeleteNamespaceResponse:
+        """Deletes a namespace with all that it holds: tasks, records and policies. Returns what that was.
+
+        Args:
+            name: its name; "default" can't be deleted.
+            force: although it has live tasks, which are cancelled with it.
+            dry_run: delete nothing, and only say what would be.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            RefusedError: it has live tasks, and `force` isn't given.
+        """
+        request = DeleteNamespaceRequest(name=name, force=force, dry_run=dry_run)
+        return await self._call(self._live.admin.DeleteNamespace, request)
+
     async def namespaces(self) -> Sequence[Namespace]:
         """All namespaces, by name."""
-        namespaces: builtins.list[Namespace] = []
-        request = ListNamespacesRequest()
-        while True:
-            response = await self._call(self._live.admin.ListNamespaces, request)
-            namespaces.extend(response.namespaces)
-            if not response.next_page_token:
-                return namespaces
-            request.page_token = response.next_page_token
+        return [one async for page in self._pages(self._live.admin.ListNamespaces, ListNamespacesRequest()) for one in page.namespaces]
 
     async def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
@@ -147,13 +168,47 @@ class FleetCalls(ABC):
 
     async def policies(self, kind: PolicyKind.ValueType | None = None) -> Sequence[Policy]:
         """The namespace's policies, by kind and key; those of one kind, if it is given."""
-        policies: builtins.list[Policy] = []
         request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
+        return [one async for page in self._pages(self._live.admin.ListPolicies, request) for one in page.policies]
+
+    async def webhook_deliveries(
+        self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100
+    ) -> ListWebhookDeliveriesResponse:
+        """The oldest of the webhooks' deliveries that wait or were given up, and how many there are.
+
+        Args:
+            state: WEBHOOK_DELIVERY_STATE_PENDING or WEBHOOK_DELIVERY_STATE_GIVEN_UP of muster.v1 for those alone.
+            limit: at most so many of each; up to 1,000.
+        """
+        request = ListWebhookDeliveriesRequest(state=state or 0, page_size=limit)  # type: ignore[arg-type]  # 0 is both
+        return await self._call(self._live.admin.ListWebhookDeliveries, request)
+
+    async def retry_webhooks(self, numbers: Iterable[int] = (), *, all_given_up: bool = False) -> int:
+        """Has webhooks tried again at once. Returns how many there were.
+
+        Args:
+            numbers: the deliveries', at most 1,000.
+            all_given_up: instead, all that were given up.
+
+        Raises:
+            RefusedError: both are given, or neither.
+        """
+        request = RetryWebhookDeliveriesRequest(numbers=numbers, all_given_up=all_given_up)
+        return (await self._call(self._live.admin.RetryWebhookDeliveries, request)).count
+
+    async def limits(self) -> Sequence[LimitUse]:
+        """The namespace's limits that are policies, and how much of each is in use, key by key."""
+        return [one async for page in self._pages(self._live.admin.ListLimits, ListLimitsRequest(page_size=1000)) for one in page.limits]
+
+    async def _pages(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[_PagedRequest, _PagedResponse]", request: _PagedRequest
+    ) -> AsyncIterator[_PagedResponse]:
+        """The pages of a list, each fetched when it is asked for."""
         while True:
-            response = await self._call(self._live.admin.ListPolicies, request)
-            policies.extend(response.policies)
+            response = await self._call(method, request)
+            yield response
             if not response.next_page_token:
-                return policies
+                return
             request.page_token = response.next_page_token
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:

@@ -22,6 +22,8 @@ class Scheduling:
             these), "gpu" (has it, whatever its value), "!gpu" (doesn't have it).
         min_version: the least version of the agent's handler; 0, the default, is any.
         sticky_key: tasks of one key go to the agent that served the key last, unless it is full or much busier than the others.
+        concurrency_key: of tasks of one key at most so many run at a time as the namespace's limit for it says; none by default.
+        rate_key: of tasks of one key at most so many attempts begin in any period as the namespace's limit for it says; none by default.
     """
 
     fairness_key: str = ""
@@ -30,6 +32,8 @@ class Scheduling:
     selectors: Sequence[str] = ()
     min_version: int = 0
     sticky_key: str = ""
+    concurrency_key: str = ""
+    rate_key: str = ""
 
     def message(self) -> common_pb2.Scheduling:
         """The same as it travels.
@@ -48,6 +52,8 @@ class Scheduling:
             selectors=[parse_selector(text) for text in self.selectors],
             min_version=self.min_version,
             sticky_key=self.sticky_key,
+            concurrency_key=self.concurrency_key,
+            rate_key=self.rate_key,
         )
 
 

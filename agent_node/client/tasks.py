@@ -6,6 +6,7 @@ The one module of the client that knows how TaskSpec and TaskResult are laid out
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Any, TypeVar, overload
 
@@ -14,6 +15,8 @@ from muster.v1.common_pb2 import FailureKind, TaskSpec, Usage
 from muster.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, TaskResult, TaskView
 
 from agent_node.client.scheduling import Scheduling
+from agent_node.client.timing import set_timing
+from agent_node.client.webhook import Webhook
 from agent_node.connection import duration, from_refusal
 from agent_node.errors import MusterError, TaskCancelledError, TaskFailedError
 from agent_node.typed import DataclassLike, ModelLike, from_json, to_json
@@ -70,7 +73,12 @@ class TaskRequest:
     retry: RetryPolicy | None = None
     run_timeout_s: float | None = None
     progress_timeout_s: float | None = None
+    not_before: datetime | None = None
+    delay_s: float | None = None
+    queue_timeout_s: float | None = None
+    deadline_s: float | None = None
     scheduling: Scheduling | None = None
+    webhook: Webhook | str | None = None
     parent_task_id: str | None = None
     labels: Mapping[str, str] | None = None
     traceparent: str = ""
@@ -144,7 +152,12 @@ def build_spec(
     retry: RetryPolicy | None,
     run_timeout_s: float | None,
     progress_timeout_s: float | None,
+    not_before: datetime | None,
+    delay_s: float | None,
+    queue_timeout_s: float | None,
+    deadline_s: float | None,
     scheduling: Scheduling | None,
+    webhook: Webhook | str | None,
     parent_task_id: str | None,
     labels: Mapping[str, str] | None,
     traceparent: str,
@@ -166,8 +179,12 @@ def build_spec(
         spec.run_timeout.CopyFrom(duration(run_timeout_s))
     if progress_timeout_s is not None:
         spec.progress_timeout.CopyFrom(duration(progress_timeout_s))
+    if not_before is not None or delay_s is not None or queue_timeout_s is not None or deadline_s is not None:
+        set_timing(spec, not_before, delay_s, queue_timeout_s, deadline_s)
     if scheduling is not None:
         spec.scheduling.CopyFrom(scheduling.message())
+    if webhook is not None:
+        spec.webhook.CopyFrom((Webhook(webhook) if isinstance(webhook, str) else webhook).message())
     if parent_task_id:
         spec.parent_task_id = parent_task_id
     if labels:
@@ -189,7 +206,12 @@ def build_requested(task_id: str, request: TaskRequest) -> TaskSpec:
         retry=request.retry,
         run_timeout_s=request.run_timeout_s,
         progress_timeout_s=request.progress_timeout_s,
+        not_before=request.not_before,
+        delay_s=request.delay_s,
+        queue_timeout_s=request.queue_timeout_s,
+        deadline_s=request.deadline_s,
         scheduling=request.scheduling,
+        webhook=request.webhook,
         parent_task_id=request.parent_task_id,
         labels=request.labels,
         traceparent=request.traceparent,

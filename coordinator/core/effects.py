@@ -1,9 +1,15 @@
 """What the outside must do once a decision is durable. The engine carries effects out in the order in which they were decided."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from coordinator.core.model import Progress, Task
+
+if TYPE_CHECKING:
+    from coordinator.core.webhooks import Delivery
 
 
 @dataclass(slots=True)
@@ -17,6 +23,7 @@ class Assign:
     attempt: int
     fence: int
     checkpoint: bytes
+    time_left_ms: int = 0  # until its task's deadline; 0 where there is none
 
 
 @dataclass(slots=True)
@@ -89,4 +96,13 @@ class WatchOpened:
     begin: Callable[[], None]
 
 
-Effect = WatchOpened | Assign | StopAttempt | CloseSession | DrainSession | TaskEnded | TaskChanged | ChunkEmitted | ProgressMade
+@dataclass(slots=True)
+class WebhookDue:
+    """A webhook is to be delivered."""
+
+    delivery: Delivery
+
+
+Effect = (
+    WebhookDue | WatchOpened | Assign | StopAttempt | CloseSession | DrainSession | TaskEnded | TaskChanged | ChunkEmitted | ProgressMade
+)

@@ -43,6 +43,13 @@ class Submitted:
 
 
 @dataclass(slots=True)
+class BecameReady:
+    """The date of a delayed task has come: it takes its place."""
+
+    number: int
+
+
+@dataclass(slots=True)
 class Assigned:
     """An attempt was given to an agent."""
 
@@ -152,6 +159,7 @@ class Redriven:
 
 Event = (
     Submitted
+    | BecameReady
     | Assigned
     | Acknowledged
     | Completed
@@ -172,6 +180,14 @@ class NamespaceCreated:
     number: ClassVar[int] = 0  # no task's
 
 
+@dataclass(frozen=True, slots=True)
+class NamespaceDeleted:
+    """A namespace was deleted; `purged` once nothing of it is left in the store."""
+
+    number: ClassVar[int] = 0  # no task's
+    purged: bool
+
+
 @dataclass(slots=True)
 class PolicySet:
     """A policy was set, in place of the one with its name."""
@@ -188,7 +204,32 @@ class PolicyDeleted:
     name: PolicyName
 
 
-NamespaceEvent = NamespaceCreated | PolicySet | PolicyDeleted
+@dataclass(slots=True)
+class WebhookDelivered:
+    """A pending delivery was answered well. That it was due follows from its task's end."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+
+
+@dataclass(slots=True)
+class WebhookGivenUp:
+    """A pending delivery won't be tried any more."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+    reason: str
+
+
+@dataclass(slots=True)
+class WebhookRetried:
+    """A delivery that had been given up is pending again."""
+
+    number: ClassVar[int] = 0  # no task's
+    delivery: int
+
+
+NamespaceEvent = NamespaceCreated | NamespaceDeleted | PolicySet | PolicyDeleted | WebhookDelivered | WebhookGivenUp | WebhookRetried
 AnyEvent = Event | NamespaceEvent
 
 

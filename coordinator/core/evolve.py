@@ -5,11 +5,13 @@ IllegalEvent and has changed nothing.
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
@@ -17,14 +19,24 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     Event,
+    NamespaceCreated,
+    NamespaceDeleted,
+    NamespaceEvent,
+    PolicyDeleted,
+    PolicySet,
     Redriven,
     Reprioritised,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
 from coordinator.core.history import HistoryKind, remember, remember_checkpoint
 from coordinator.core.model import WAITING, Task, TaskState, Usage
+from coordinator.core.policies import evolve_policies
 from coordinator.core.state import State
+from coordinator.core.webhooks import begin_deliveries, evolve_webhooks
 
 MOST_TOKENS, MOST_REQUESTS = 2**64 - 1, 2**32 - 1  # uint64 and uint32: a sum beyond them could not be journalled
 
@@ -56,6 +68,8 @@ def evolve(state: State, event: Event, date_ms: int) -> Task:
     elif kind is Acknowledged:
         _require(task, event, task.state is TaskState.RUNNING)
         task.acknowledged = True
+    elif kind is BecameReady:
+        _became_ready(state, task, event, date_ms)
     else:
         _seldom(state, task, event, date_ms)
         task.changed_ms = date_ms
@@ -102,12 +116,24 @@ def _seldom(state: State, task: Task, event: Event, date_ms: int) -> None:
             raise IllegalEvent(f"{event} doesn't fit {task}")
 
 
+def evolve_beside_tasks(state: State, event: NamespaceEvent, date_ms: int) -> None:
+    """Applies an event that is no task's: `evolve` for those."""
+    match event:
+        case PolicySet() | PolicyDeleted():
+            evolve_policies(state, event, date_ms)
+        case WebhookDelivered() | WebhookGivenUp() | WebhookRetried():
+            evolve_webhooks(state, event, date_ms)
+        case NamespaceCreated() | NamespaceDeleted():
+            pass  # of the namespaces that there are, not of one's state
+        case unreachable:
+            assert_never(unreachable)
+
+
 def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
     spec = event.spec
     if event.number < state.next_number or spec.task_id in state.tasks:
         raise IllegalEvent(f"task {spec.task_id} submitted twice, or out of order")
     task = Task(event.number, spec, date_ms)
-    task.ready_at_ms = date_ms
     state.tasks[spec.task_id] = task
     state.by_number[event.number] = task
     state.next_number = event.number + 1
@@ -118,10 +144,13 @@ def _submitted(state: State, event: Submitted, date_ms: int) -> Task:
 def _redriven(state: State, event: Redriven, date_ms: int) -> Task:
     ended = event.ended
     spec = ended.spec
-    if event.number < state.next_number or spec.task_id in state.tasks:
+    if spec.task_id in state.tasks or event.number < state.next_number:
         raise IllegalEvent(f"task {spec.task_id} redriven while it is live, or out of order")
     task = Task(event.number, spec, ended.created_ms)
-    task.first_ready_ms = task.ready_at_ms = task.changed_ms = date_ms
+    task.run_created_ms = task.changed_ms = date_ms
+    if task.ready_at_ms <= date_ms:  # a delay isn't waited for again
+        task.place = event.number
+        task.first_ready_ms = task.ready_at_ms = date_ms
     task.reprioritised = ended.reprioritised
     task.run = ended.run + 1
     task.fence = ended.fence
@@ -138,8 +167,16 @@ def _redriven(state: State, event: Redriven, date_ms: int) -> Task:
     return task
 
 
+def _became_ready(state: State, task: Task, event: Event, date_ms: int) -> None:
+    """Its place is a number that no task gets, and greater than those of all that have been submitted so far."""
+    _require(task, event, task.state is TaskState.PENDING and not task.place)
+    task.place = state.next_number
+    state.next_number += 1
+    task.first_ready_ms = date_ms
+
+
 def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
-    if task.state not in WAITING or event.fence <= task.fence:
+    if task.state not in WAITING or event.fence <= task.fence or not task.place:
         raise IllegalEvent(f"{event} doesn't fit {task}")
     state.retrying -= task.state is TaskState.RETRYING
     task.state = TaskState.RUNNING
@@ -150,6 +187,8 @@ def _assigned(state: State, task: Task, event: Assigned, date_ms: int) -> None:
     task.acknowledged = False
     task.chunks = None
     task.chunk_end = 0
+    if state.rates.in_use:
+        state.rates.note(task.spec, date_ms)
 
 
 def _completed(state: State, task: Task, event: Completed, date_ms: int) -> None:
@@ -209,6 +248,8 @@ def _end(state: State, task: Task, end: TaskState, date_ms: int) -> None:
     del state.tasks[task.spec.task_id]
     del state.by_number[task.number]
     state.ended[task.spec.task_id] = task
+    if state.hooks or task.spec.webhook is not None:
+        begin_deliveries(state, task)
 
 
 def _require(task: Task, event: Event, holds: bool) -> None:  # noqa: FBT001

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
+from coordinator.core.limits import ConcurrencyLimiter, RateLimiter
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import WAITING, Needs, Priority, Task
+from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
 
 MAX_AGENTS = 100
 MAX_AHEAD = 10_000
+MAX_HOLDERS = 3  # of a limit, that a reason names
 
 
 class WaitKind(Enum):
@@ -22,6 +25,9 @@ class WaitKind(Enum):
     QUEUED = 4
     AGENTS_DRAINING = 5
     STORE_UNAVAILABLE = 6
+    DELAYED = 7
+    CONCURRENCY_LIMIT = 8
+    RATE_LIMIT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,9 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     """Why a task waits; None when it doesn't."""
     if task.state not in WAITING:
         return None
+    if not task.place:
+        what = "its not_before hasn't come" if task.spec.timing.not_before_ms else "its delay hasn't ended"
+        return WaitReason(WaitKind.DELAYED, what, task.ready_at_ms)
     if task.number in scheduler.backoffs:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
     needs = needs_of(task)
@@ -112,6 +121,9 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     if not any(agent.capacity >= needs.slots for group in groups for agent in group.agents.values()):
         return WaitReason(WaitKind.NO_CAPABLE_AGENT, _nobody(scheduler, needs))
     lane = scheduler.ready.lanes.get(task.spec.needs)
+    limiter = scheduler.limits.blocker(lane, task) if lane is not None else None
+    if limiter is not None:
+        return _held_up(scheduler, limiter)
     if lane is not None and any(room.least_loaded() is not None for room in lane.rooms):
         return WaitReason(WaitKind.QUEUED, "tasks ahead of it are being taken")
     offer = _named(needs)
@@ -120,6 +132,31 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     count = sum(len(group.agents) for group in groups)
     turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
     return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {offer} are full{turn}")
+
+
+def _held_up(scheduler: Scheduler, limiter: Limiter) -> WaitReason:
+    """Which limit holds a task up, who uses it, and until when."""
+    if isinstance(limiter, RateLimiter):
+        what = "task type" if scheduler.limits.type_rates.get(limiter.key) is limiter else "rate key"
+        policy, until_ms = limiter.policy, limiter.free_at()
+        if policy is None or until_ms is None:
+            return WaitReason(WaitKind.RATE_LIMIT, f"the limit of {what} {limiter.key} lets nothing begin: its count is 0")
+        period = f"{policy.period_ms / 1000:g} s"
+        return WaitReason(
+            WaitKind.RATE_LIMIT, f"{what} {limiter.key} has begun all {policy.count} that its limit allows in {period}", until_ms
+        )
+    if not isinstance(limiter, ConcurrencyLimiter) or limiter.policy is None:
+        raise TypeError(f"{limiter} holds nothing up")
+    what = "task type" if scheduler.limits.types.get(limiter.key) is limiter else "concurrency key"
+    allowed = limiter.policy.max_running
+    if not allowed:
+        return WaitReason(WaitKind.CONCURRENCY_LIMIT, f"the limit of {what} {limiter.key} lets nothing run: its max_running is 0")
+    holders = ", ".join(task.spec.task_id for task in islice(limiter.running.values(), MAX_HOLDERS))
+    more = " and others" if len(limiter.running) > MAX_HOLDERS else ""
+    return WaitReason(
+        WaitKind.CONCURRENCY_LIMIT,
+        f"{len(limiter.running)} of {what} {limiter.key} run, of the {allowed} that its limit allows: {holders}{more}",
+    )
 
 
 def _named(needs: Needs) -> str:
@@ -172,9 +209,9 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     others = (agent for agent in scheduler.load.agents.values() if agent.name not in known)
     considered = [*capable[:MAX_AGENTS], *islice(others, max(0, MAX_AGENTS - len(capable)))]
     agents = [(agent, ruled_out(agent, needs)) for agent in considered]
-    ahead = _ahead(scheduler, task) if reason.kind is not WaitKind.BACKOFF else 0
+    ahead = _ahead(scheduler, task) if reason.kind not in (WaitKind.BACKOFF, WaitKind.DELAYED) else 0
     summary = f"It waits because {reason.message}."
-    level = scheduler.ages.level(task)
+    level = scheduler.ages.level(task) if task.place else task.spec.priority
     if level > task.spec.priority:
         summary += f" It has waited so long that it counts as {Priority(level).name}."
     if ahead:
@@ -195,5 +232,7 @@ def _ahead(scheduler: Scheduler, task: Task) -> int:
         return 0
     ages, key = scheduler.ages, task.spec.scheduling.fairness_key
     own = (-ages.level(task), task.place)
-    waiting = islice((other for fifo in lane.fifos() if fifo.key == key for other in fifo), 4 * MAX_AHEAD)
+    limits = lane.limits_of(task)
+    fifos = (fifo for fifo in lane.fifos() if fifo.key == key and (None if fifo.group is None else fifo.group.keys) == limits)
+    waiting = islice((other for fifo in fifos for other in fifo), 4 * MAX_AHEAD)
     return min(sum((-ages.level(other), other.place) < own for other in waiting), MAX_AHEAD)

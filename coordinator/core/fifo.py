@@ -15,6 +15,8 @@ from coordinator.core.model import WAITING, Priority, Task
 from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
+    from coordinator.core.line import Line
+    from coordinator.core.pools import Group
     from coordinator.core.ready_queue import Lane
 
 _MIN_STALE = 64  # compact only when it pays
@@ -69,9 +71,11 @@ class Fifo(Ranked):
         "_returned",
         "_stale",
         "due_slot",
+        "group",
         "key",
         "lane",
         "level",
+        "line",
         "live",
         "priority",
         "share",
@@ -82,6 +86,8 @@ class Fifo(Ranked):
     def __init__(self, lane: "Lane", key: str, priority: int, serial: int, ages: Ages) -> None:
         super().__init__(serial)
         self.lane = lane
+        self.line: Line = lane  # where agents find it: its lane, or a pool when its tasks are limited
+        self.group: Group | None = None  # of the pool
         self.key = key
         self.priority = priority
         self.level = priority  # effective, of `top`
@@ -137,7 +143,13 @@ class Fifo(Ranked):
             heapq.heappop(self._returned)
         self.live -= 1
         if not self.live:
-            del self.top  # a queue at rest would hold on to it when it has ended
+            self._emptied()
+
+    def improved(self) -> None:
+        """The head has got better, or more urgent."""
+        super().improved()
+        if self.group is not None:
+            self.group.improved()
 
     def forget(self) -> None:
         """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
@@ -152,7 +164,8 @@ class Fifo(Ranked):
         self.live -= 1
         self._stale += 1
         if not self.live:
-            del self.top
+            self._emptied()
+            return
         self._head()  # what leaves from the front on, as when an operator cancels what is oldest first, is gone at once
         if self._stale > _MIN_STALE and self._stale > self.live:
             self._fresh = deque([task for task in self._fresh if task.state in WAITING and task not in self._moved])
@@ -163,6 +176,15 @@ class Fifo(Ranked):
 
     def _waits(self, task: Task) -> bool:
         return task.state in WAITING and task not in self._moved
+
+    def _emptied(self) -> None:
+        """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
+        del self.top
+        if self._stale:
+            self._fresh.clear()
+            self._returned.clear()
+            self._moved.clear()
+            self._stale = 0
 
     def close(self) -> None:
         """It is empty, and will not be used again."""
@@ -210,7 +232,7 @@ class Fifo(Ranked):
         if self.share is None or level != self.level:
             if self.share is not None:
                 self.share.race.leave(self.share)
-            self.share = ages.races[level].join(self.key, self.lane.starts.at[level])
+            self.share = ages.races[level].join(self.key, self.line.starts.at[level])
             self.level = level
         if level < Priority.CRITICAL and not self._ageless:
             due_ms = head.first_ready_ms + (level - self.priority + 1) * ages.period_ms

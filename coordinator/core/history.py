@@ -75,7 +75,7 @@ def remember(
         ready_at_ms: when a backoff that follows will have ended; 0 for none.
         priority: that an operator gave it; 0 for none.
     """
-    entry = _entry(task, kind, date_ms, state, _shortened(failure), _short(reason), cost, ready_at_ms if ready_at_ms > date_ms else 0)
+    entry = _entry(task, kind, date_ms, state, shortened(failure), short(reason), cost, ready_at_ms if ready_at_ms > date_ms else 0)
     _add(task, replace(entry, priority=priority) if priority else entry)
 
 
@@ -114,11 +114,13 @@ def _add(task: Task, entry: HistoryEntry) -> None:
     task.history = history
 
 
-def _shortened(failure: Failure | None) -> Failure | None:
+def shortened(failure: Failure | None) -> Failure | None:
+    """A failure as an entry has it."""
     if failure is None or (not failure.stack_trace and len(failure.message) <= MAX_MESSAGE_CHARS):
         return failure
-    return replace(failure, message=_short(failure.message), stack_trace="")
+    return replace(failure, message=short(failure.message), stack_trace="")
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """A text as an entry has it."""
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"

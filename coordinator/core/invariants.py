@@ -4,7 +4,10 @@ from collections import Counter
 
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
+from coordinator.core.policies import PolicyKind
+from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
 
 
 class InvariantBroken(AssertionError):
@@ -15,12 +18,14 @@ def check(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when state, queue and load map don't agree, or a guarantee doesn't hold."""
     state, load = scheduler.state, scheduler.load
     _hold(len(state.tasks) == len(state.by_number), "tasks by id and by number differ")
+    _hold(sorted(state.by_number) == list(state.by_number), "tasks aren't in the order of their numbers")
     running = {number: agent for agent in load.agents.values() for number in agent.running}
     _hold(sum(len(agent.running) for agent in load.agents.values()) == len(running), "G3: a task runs on two agents")
     ready = {task.number for lane in scheduler.ready.lanes.values() for fifo in lane.fifos() for task in fifo}
     for lane in scheduler.ready.lanes.values():
         for fifo in lane.fifos():
-            _hold(fifo.live == sum(1 for _ in fifo) > 0, f"lane {lane.needs} counts wrongly")
+            _hold(fifo.live == len({task.number for task in fifo}) == sum(1 for _ in fifo) > 0, f"lane {lane.needs} counts wrongly")
+            _hold(all(task.spec.priority == fifo.priority for task in fifo), f"a task of lane {lane.needs} stands where its priority isn't")
     for task in state.tasks.values():
         _hold(state.by_number.get(task.number) is task, f"{task} isn't filed under its number")
         if task.state is TaskState.RUNNING:
@@ -35,10 +40,16 @@ def check(scheduler: Scheduler) -> None:
         _hold(task.crashes <= task.spec.retry.max_crashes, f"{task} has crashed too often")
     _hold(running.keys() <= state.by_number.keys(), "the load map has a task that isn't live")
     _hold(scheduler.backoffs.keys() <= state.by_number.keys(), "a task that isn't live waits for a date")
+    _hold(scheduler.expiries.keys() <= state.by_number.keys(), "a task that isn't live has a deadline")
+    for task in state.tasks.values():
+        _hold(bool(task.place) or task.number in scheduler.backoffs, f"{task} isn't ready, and waits for no date")
+        if min(until_ms(task), queue_until_ms(task)) < NEVER_MS:
+            _hold(task.number in scheduler.expiries, f"{task} has a deadline, and nobody will look at it")
     _hold(scheduler.unjournalled_acks.keys() <= running.keys(), "an attempt that is over waits to be acknowledged")
     _hold(state.bytes == sum(len(task.spec.request) for task in state.tasks.values()), "the bytes of live tasks are counted wrongly")
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
     _check_index(scheduler)
+    _check_statistics(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -54,6 +65,20 @@ def check(scheduler: Scheduler) -> None:
                 number == sum(one.task.spec.task_type == task_type for one in agent.running.values()), f"{agent} counts {task_type} wrongly"
             )
     _check_shares(scheduler)
+    _check_limits(scheduler)
+    _check_webhooks(scheduler)
+
+
+def _check_webhooks(scheduler: Scheduler) -> None:
+    state = scheduler.state
+    deliveries = state.deliveries
+    hooks = {name.key: standing.policy for name, standing in state.policies.items() if name.kind is PolicyKind.WEBHOOK}
+    _hold(hooks == state.hooks, "the webhooks of types and their policies differ")
+    _hold(Counter(one.hook for one in deliveries.pending.values()) == Counter(deliveries.of_hook), "pending webhooks are counted wrongly")
+    _hold(all(number == one.number for number, one in deliveries.pending.items()), "a webhook isn't filed under its number")
+    _hold(not deliveries.pending.keys() & deliveries.given_up.keys(), "a webhook is pending and given up")
+    _hold(max([0, *deliveries.pending, *deliveries.given_up]) < deliveries.next_number, "a webhook's number will be given out again")
+    _hold(scheduler.next_delivery == deliveries.next_number, "a webhook is due, and nobody was told")
 
 
 def _check_index(scheduler: Scheduler) -> None:
@@ -67,6 +92,23 @@ def _check_index(scheduler: Scheduler) -> None:
     _hold(children == {parent: len(numbers) for parent, numbers in index.parents.items()}, "a parent finds what isn't live")
     tried = {task.number for task in tasks if task.state in WAITING and task.agent}
     _hold(tried == index.tried.keys(), "what waits and had an attempt isn't what is found as such")
+
+
+def _check_statistics(scheduler: Scheduler) -> None:
+    """Each row counts the live tasks of its type and priority, and nothing less than none."""
+    live: Counter[tuple[str, int]] = Counter()
+    running: Counter[tuple[str, int]] = Counter()
+    delayed: Counter[tuple[str, int]] = Counter()
+    for task in scheduler.state.tasks.values():
+        key = (task.spec.task_type, task.spec.priority)
+        live[key] += 1
+        running[key] += task.state is TaskState.RUNNING
+        delayed[key] += task.number in scheduler.backoffs
+    rows = {row.key: row for row in scheduler.statistics.rows()}
+    _hold(live.keys() <= rows.keys(), "live tasks have no row")
+    for key, row in rows.items():
+        counted, there = (row.live(), row.running(), row.delayed), (live[key], running[key], delayed[key])
+        _hold(counted == there, f"{key} counts live, running and delayed tasks as {counted}, and has {there}")
 
 
 def _check_shares(scheduler: Scheduler) -> None:
@@ -83,10 +125,39 @@ def _check_shares(scheduler: Scheduler) -> None:
     _hold(not users, f"keys without a share: {users}")
 
 
+def _check_limits(scheduler: Scheduler) -> None:
+    """What is counted under limits is what runs and waits, and each queue of limited tasks stands where agents find it."""
+    limits, tasks = scheduler.limits, scheduler.state.tasks.values()
+    for key, limiter in limits.keys.items():
+        mine = [task for task in tasks if task.spec.scheduling.concurrency_key == key]
+        running = {task.number for task in mine if task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of concurrency key {key} run, and it knows {limiter.running.keys()}")
+        _hold(limiter.live == sum(task.cancel_reason is None for task in mine), f"concurrency key {key} counts live tasks wrongly")
+        _hold(bool(mine), f"concurrency key {key} has no task any more")
+    for task_type, limiter in limits.types.items():
+        running = {task.number for task in tasks if task.spec.task_type == task_type and task.state is TaskState.RUNNING}
+        _hold(limiter.running.keys() == running, f"{running} of type {task_type} run, and it knows {limiter.running.keys()}")
+    everything: list[Limiter] = [*limits.keys.values(), *limits.types.values(), *limits.rate_keys.values(), *limits.type_rates.values()]
+    waiting: Counter[Limiter] = Counter()
+    for lane in scheduler.ready.lanes.values():
+        _hold(lane.limited_type == (lane.task_type if limits.is_named(lane.task_type) else ""), f"lane {lane.needs} isn't as its type is")
+        pool = lane.pool
+        _hold(pool is None or pool.rooms.keys() == lane.rooms.keys(), f"the limited tasks of lane {lane.needs} are where others look")
+        for fifo in lane.limited.values():
+            group = fifo.group
+            _hold(group is not None and pool is not None and pool.groups[group.keys] is group, f"{fifo} isn't in its pool")
+            if group is not None:
+                _hold(fifo in group.queues and group in group.stand.groups and group.stand.limiter in group.limiters, f"{fifo} is lost")
+                waiting.update(dict.fromkeys(group.limiters, fifo.live))
+                _hold(all(limiter in everything for limiter in group.limiters), f"{group.keys} is held up by a limit of the past")
+    for one in everything:
+        _hold(one.waiting == waiting[one], f"{one.key} has {waiting[one]} waiting, and counts {one.waiting}")
+
+
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
-        if lane.empty():
+        if not any(fifo.line not in scheduler.postponed and (fifo.group is None or fifo.group.blocker() is None) for fifo in lane.fifos()):
             continue
         for agent in scheduler.load.agents.values():
             if agent.group is not None and agent.group.can_take(lane.needs):

@@ -11,7 +11,9 @@ from itertools import count
 
 from coordinator.core.fairness import Starts
 from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
+from coordinator.core.line import Line
 from coordinator.core.model import INFINITY, Attempt, Capability, Needs
+from coordinator.core.pools import Pools
 from coordinator.core.ready_queue import Lane
 
 LOAD_STEPS = 16
@@ -127,7 +129,7 @@ class Room(Ranked):
         self.slots = slots  # that a task takes
         self.is_plain = not limited_type and slots == 1
         self.users = 0  # lanes that need just this
-        self.lanes: LazyHeap[Lane] = LazyHeap()
+        self.lanes: LazyHeap[Line] = LazyHeap()
         self._ranks = ranks
         self._buckets: dict[int, OrderedDict[Agent, None]] = {}
         self._loads: list[int] = []  # a heap of the buckets that exist
@@ -239,16 +241,20 @@ class AgentClass:
         """The room that tasks with such needs wait for, if there is one."""
         return self.rooms.get(self._key(needs)) if needs.task_type in self.capabilities else None
 
-    def link(self, lane: Lane) -> None:
-        """Its agents can take from the lane: each stands in the other's heap, until somebody looks and finds nothing."""
+    def link(self, lane: Lane) -> Room:
+        """Its agents can take from the lane: each stands in the other's heap, if it has something to offer."""
         key = self._key(lane.needs)
         room = self.rooms.get(key) or self._add_room(key)
         room.users += 1
         lane.rooms[room] = None
         lane.takers.tell(room)
-        room.lanes.tell(lane)
+        # With its rank: a slot that is freed beside 100,000 lanes that nobody has looked at yet would look at all of them at once.
+        lane.watchers[room.lanes] = None
+        if (rank := lane.rank()) is not None:
+            room.lanes.put(lane, rank)
+        return room
 
-    def unlink(self, lane: Lane) -> None:
+    def unlink(self, lane: Lane) -> Room:
         """The lane, or the class, is no more."""
         room = self.rooms[self._key(lane.needs)]
         del lane.rooms[room]
@@ -257,6 +263,7 @@ class AgentClass:
         room.users -= 1
         if not room.users and room is not self.plain:
             del self.rooms[room.limited_type, room.slots]
+        return room
 
     def _key(self, needs: Needs) -> tuple[str, int]:
         return needs.task_type if self.capabilities[needs.task_type].max_concurrent else "", needs.slots
@@ -269,9 +276,14 @@ class AgentClass:
 
 
 class LoadMap:
-    """The agents of a namespace, their classes, and which class can take from which lane."""
+    """The agents of a namespace, their classes, and which class can take from which lane.
 
-    def __init__(self) -> None:
+    Args:
+        pools: of limited tasks: they follow the lanes.
+    """
+
+    def __init__(self, pools: Pools) -> None:
+        self.pools = pools
         self.agents: dict[str, Agent] = {}
         self.by_session: dict[str, Agent] = {}
         self._classes: dict[Facts, AgentClass] = {}
@@ -306,6 +318,16 @@ class LoadMap:
             del self._lanes[lane.task_type]
         for room in list(lane.rooms):
             room.group.unlink(lane)
+        self.pools.close(lane)
+
+    def lanes(self) -> Iterator[Lane]:
+        """All lanes."""
+        for lanes in self._lanes.values():
+            yield from lanes
+
+    def lanes_of(self, task_type: str) -> Iterator[Lane]:
+        """The lanes of a type."""
+        yield from self._lanes.get(task_type, ())
 
     def agent(self, name: str) -> Agent:
         """The agent of that name, made if need be."""
@@ -320,11 +342,11 @@ class LoadMap:
         group = self._classes.get(facts)
         if group is None:
             group = self._classes[facts] = AgentClass(facts, self._serials, self._ranks)
+            linked = []
             for task_type in group.capabilities:
                 self._offering.setdefault(task_type, {})[group] = None
-                for lane in self._lanes.get(task_type, ()):
-                    if group.can_take(lane.needs):
-                        group.link(lane)
+                linked += [(lane, group.link(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+            self.pools.regroup(linked, linked=True)
         if agent.group is not group:
             self.leave(agent)
             agent.group = group
@@ -341,14 +363,14 @@ class LoadMap:
         agent.group = None
         if not group.agents:
             del self._classes[group.facts]
+            unlinked = []
             for task_type in group.capabilities:
                 offering = self._offering[task_type]
                 del offering[group]
                 if not offering:
                     del self._offering[task_type]
-                for lane in self._lanes.get(task_type, ()):
-                    if group.can_take(lane.needs):
-                        group.unlink(lane)
+                unlinked += [(lane, group.unlink(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+            self.pools.regroup(unlinked, linked=False)
 
     def remove(self, agent: Agent) -> None:
         """Forgets an agent that runs nothing."""

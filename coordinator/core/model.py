@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from coordinator.core.history import HistoryEntry
 
 FENCES_PER_EPOCH_BITS = 20
+MAX_FAILURE_MESSAGE = 4096  # characters that are kept
 
 
 class Now(NamedTuple):
@@ -46,6 +47,7 @@ class TaskState(IntEnum):  # not Enum, whose members are hashed in Python: 0.1 u
 
 WAITING = (TaskState.PENDING, TaskState.RETRYING)
 ENDED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+ALL_ENDS = frozenset(ENDED)
 
 
 class FailureKind(Enum):
@@ -61,6 +63,8 @@ class FailureKind(Enum):
     PROVIDER_REJECTED = 8
     NO_HANDLER = 9
     CANCELLED = 10
+    QUEUE_TIMEOUT = 11
+    DEADLINE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class RetryPolicy:
     max_backoff_s: float = 60.0
     multiplier: float = 2.0
     max_crashes: int = 3
+    is_of_type: bool = field(default=False, compare=False)  # defaults of the task's type are in it: the journal must say which
 
 
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0  # of a fairness key
@@ -177,6 +182,13 @@ class Needs(NamedTuple):
     min_version: int = 0
 
 
+class Webhook(NamedTuple):
+    """Who is told of a task's end."""
+
+    url: str
+    states: frozenset[TaskState] = ALL_ENDS  # the ends that are told of
+
+
 class Scheduling(NamedTuple):
     """What else a task asks of the scheduler."""
 
@@ -184,12 +196,30 @@ class Scheduling(NamedTuple):
     cost: float = 0.0  # to the key; 0: not given
     sticky_key: str = ""
     slots: int = 1  # of an agent's, that an attempt takes
+    concurrency_key: str = ""
+    rate_key: str = ""
 
 
 Labels = tuple[tuple[str, str], ...]
 """A task's labels: names with their values, by name. What tasks are found by: nothing is decided from them."""
 
 PLAIN = Scheduling()  # of nearly all tasks: told by `is`, so that they pay for nothing of it
+
+
+class Timing(NamedTuple):
+    """From when a task may begin, and until when it must have begun, or ended. Milliseconds; 0 is not given."""
+
+    not_before_ms: int = 0  # a date of the store's clock; or else
+    delay_ms: int = 0  # after it was accepted
+    queue_timeout_ms: int = 0  # from when it becomes ready to its first assignment
+    deadline_ms: int = 0  # from when its run began, when it was accepted or redriven, to its end
+
+    def ready_ms(self, created_ms: int) -> int:
+        """When a task that was accepted at `created_ms` becomes ready: never before that."""
+        return max(created_ms + self.delay_ms, self.not_before_ms)
+
+
+UNTIMED = Timing()  # of nearly all tasks: told by `is`
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +239,7 @@ class Settings:
     share_by: ShareBy = ShareBy.COST  # G4: what is shared between fairness keys; the same as by tasks where nobody gives a cost
     weights: Mapping[str, float] = field(default_factory=dict)  # G4: of fairness keys; 1 for those not named
     sticky_slack: float = 0.25  # a sticky key's agent is preferred while at most this share of a capacity busier than the least loaded
+    max_pending_webhooks: int = 100_000  # G7: to tasks' own webhooks, and again to those of all types together; about 500 bytes each
     max_sticky_keys: int = 100_000  # remembered: about 250 bytes each
 
 
@@ -227,6 +258,8 @@ class Spec:
         "scheduling",
         "task_id",
         "task_type",
+        "timing",
+        "webhook",
     )
 
     def __init__(
@@ -242,6 +275,8 @@ class Spec:
         scheduling: Scheduling = PLAIN,
         labels: Labels = (),
         parent: str = "",
+        timing: Timing = UNTIMED,
+        webhook: Webhook | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_type = task_type
@@ -254,6 +289,8 @@ class Spec:
         self.scheduling = scheduling
         self.labels = labels
         self.parent = parent  # the task that submitted it; empty when none did
+        self.timing = timing
+        self.webhook = webhook
 
     def at(self, priority: int) -> "Spec":
         """The same task with another priority."""
@@ -289,6 +326,7 @@ class Task:
         "result_fence",
         "retries",
         "run",
+        "run_created_ms",
         "spec",
         "started_ms",
         "state",
@@ -300,7 +338,12 @@ class Task:
         self.number = number  # grows by one per task of the namespace; how the journal names it
         self.spec = spec
         self.state = TaskState.PENDING
-        self.place = number  # its place among its equals, fixed when it first becomes ready
+        self.place = number  # its place among its equals, fixed when it first becomes ready: 0 until then
+        self.ready_at_ms = self.first_ready_ms = created_ms  # first_ready_ms: when that was, and 0 until then: ages count from it
+        self.run_created_ms = created_ms  # later if it was redriven
+        if spec.timing is not UNTIMED and (ready_ms := spec.timing.ready_ms(created_ms)) > created_ms:
+            self.ready_at_ms = ready_ms
+            self.place = self.first_ready_ms = 0
         self.run = 1
         self.attempt = 0  # attempts begun in this run
         self.fence = 0
@@ -310,11 +353,9 @@ class Task:
         self.crashes = 0
         self.undelivered = 0
         self.created_ms = created_ms
-        self.first_ready_ms = created_ms  # when it first became ready in this run: its age counts from here, as its place does
         self.changed_ms = created_ms  # by the last event that a watcher would want to hear of
         self.started_ms = 0
         self.ended_ms = 0
-        self.ready_at_ms = 0
         self.failure: Failure | None = None
         self.cancel_reason: str | None = None  # not None: a cancel was recorded
         self.checkpoint = b""

@@ -8,15 +8,19 @@ import heapq
 
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
+from coordinator.core.expiries import fail_waiting
 from coordinator.core.fairness import Charge
 from coordinator.core.lazy_heap import FIRST, Rank
+from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, Room
-from coordinator.core.model import Attempt, Now, Task, next_fence
+from coordinator.core.model import PLAIN, UNTIMED, Attempt, Now, Task, next_fence
 from coordinator.core.preferences import let_go, prefer, review
-from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.statistics import BUCKETS, TABLE_MS, bucket_of
+from coordinator.core.timing import overdue, until_ms
 
 LAST: Rank = (1,)  # after every lane's rank
+MAX_OVERDUE = 500  # tasks that one turn fails because they come up after their deadline: a few milliseconds
 
 
 def place(scheduler: Scheduler, now: Now) -> None:
@@ -28,9 +32,9 @@ def place(scheduler: Scheduler, now: Now) -> None:
         if scheduler.reserved:
             review(scheduler, [item for item in awake if isinstance(item, Room)])
         for item in awake:
-            if isinstance(item, Lane):
+            if isinstance(item, Line):
                 turns.nominate(item)
-                if item.needs.slots > 1:
+                if item.slots > 1:
                     scheduler.reserved.setdefault(item, None)
             else:
                 turns.ask(item)
@@ -46,14 +50,15 @@ class Turns:
     one, the best first, as far as what was nominated so far leaves room before it.
     """
 
-    __slots__ = ("_askers", "_heap", "_nominators")
+    __slots__ = ("_askers", "_heap", "_nominators", "overdue")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, int, Lane]] = []  # the lanes nominated; a rank here is a lower bound
+        self._heap: list[tuple[Rank, int, Line]] = []  # the lanes nominated; a rank here is a lower bound
         self._askers: list[tuple[Rank, int, Room]] = []  # a heap: classes by a lower bound of what they haven't nominated yet
-        self._nominators: dict[Lane, list[Room]] = {}  # from whose heaps each lane was taken
+        self._nominators: dict[Line, list[Room]] = {}  # from whose heaps each lane was taken
+        self.overdue = 0  # tasks that were failed instead of assigned
 
-    def nominate(self, lane: Lane) -> None:
+    def nominate(self, lane: Line) -> None:
         """Its head got better."""
         self._nominators[lane] = []
         self._enter(lane)
@@ -63,7 +68,7 @@ class Turns:
         if (bound := room.lanes.bound()) is not None:
             heapq.heappush(self._askers, (max(bound, after), room.serial, room))
 
-    def next(self) -> Lane | None:
+    def next(self) -> Line | None:
         """The lane whose head goes first. It stays nominated."""
         heap, askers = self._heap, self._askers
         while True:
@@ -108,15 +113,16 @@ class Turns:
             nominators.append(room)
         self.ask(room, room.lanes.found)  # the others may be late entries, of which a look puts right only so many
 
-    def _enter(self, lane: Lane) -> None:
+    def _enter(self, lane: Line) -> None:
         rank = lane.rank()
         if rank is not None:
             heapq.heappush(self._heap, (rank, lane.serial, lane))
 
 
-def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
+def _serve(scheduler: Scheduler, lane: Line, turns: Turns, now: Now) -> None:
     """Assigns a lane's tasks from its head on, while they go before the other lanes' heads and somebody is free."""
     rival = turns.rival()
+    row, date_ms = None, now.date_ms
     while (rank := lane.rank()) is not None:
         if rank > rival:
             return
@@ -125,17 +131,28 @@ def _serve(scheduler: Scheduler, lane: Lane, turns: Turns, now: Now) -> None:
             break
         fifo = lane.top
         task, share, charge = fifo.top, fifo.share, None
+        if task.spec.timing is not UNTIMED and (failure := overdue(task, now)) is not None:  # its timer is about to come
+            if turns.overdue == MAX_OVERDUE:
+                scheduler.postponed[lane] = None
+                break
+            turns.overdue += 1
+            fail_waiting(scheduler, task, failure, now)
+            continue
         scheduling = task.spec.scheduling
         if scheduling.sticky_key:
             agent = prefer(scheduler, lane, scheduling.sticky_key, agent)
         if share is not None and share.race.shares and agent.group is not None:  # there are others to share with
             charge = scheduler.fairness.serve(share, scheduling.cost, lane.starts, agent.group.starts, now.mono_s)
         lane.pop()
+        if row is None or fifo.priority != row.key[1] or task.spec.task_type != row.key[0]:  # a pool has several types
+            row = scheduler.statistics.row(task.spec.task_type, fifo.priority)
+        waited_ms = date_ms - task.ready_at_ms
+        row.waits[BUCKETS[waited_ms] if 0 <= waited_ms < TABLE_MS else bucket_of(waited_ms)] += 1
         _assign(scheduler, task, agent, charge, now)
     turns.drop()
 
 
-def _pick(lane: Lane) -> Agent | None:
+def _pick(lane: Line) -> Agent | None:
     """The least loaded agent with space among the lane's rooms; the longest idle of equals."""
     if len(lane.rooms) == 1:
         (room,) = lane.rooms
@@ -152,6 +169,8 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | Non
     scheduler.apply(Assigned(task.number, agent.name, task.attempt + 1, fence), now)
     if scheduler.index.tried:
         scheduler.index.tried.pop(task.number, None)
+    if task.spec.scheduling is not PLAIN or scheduler.limits.names_types:
+        scheduler.limits.began(task, now.date_ms)
     settings = scheduler.settings
     attempt = Attempt(task, now.mono_s, now.mono_s + settings.lease_s, now.mono_s + settings.ack_timeout_s)
     attempt.charge = charge
@@ -160,6 +179,8 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | Non
     if agent.group is not None:
         for room in agent.group.rooms.values():
             room.touch(agent)
-    scheduler.effects.append(Assign(agent.session, task.spec.task_id, task.spec.request, task.run, task.attempt, fence, task.checkpoint))
+    spec = task.spec
+    left_ms = 0 if spec.timing is UNTIMED or not spec.timing.deadline_ms else until_ms(task) - now.date_ms
+    scheduler.effects.append(Assign(agent.session, spec.task_id, spec.request, task.run, task.attempt, fence, task.checkpoint, left_ms))
     if agent.reserved:  # this is what it was kept for
         let_go(scheduler, agent)

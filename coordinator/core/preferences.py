@@ -9,13 +9,13 @@ Without ageing only what is submitted as CRITICAL is looked after so.
 from collections.abc import Sequence
 
 from coordinator.core.lazy_heap import Rank
+from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, AgentStatus, Room
 from coordinator.core.model import Priority
-from coordinator.core.ready_queue import Lane
 from coordinator.core.scheduler import Scheduler
 
 
-def prefer(scheduler: Scheduler, lane: Lane, sticky_key: str, least_loaded: Agent) -> Agent:
+def prefer(scheduler: Scheduler, lane: Line, sticky_key: str, least_loaded: Agent) -> Agent:
     """The agent for a task with a sticky key: the key's last one, unless it can't or is much busier than the least loaded."""
     sticky = scheduler.sticky
     agent = scheduler.load.agents.get(sticky.get(sticky_key, ""))
@@ -28,7 +28,7 @@ def prefer(scheduler: Scheduler, lane: Lane, sticky_key: str, least_loaded: Agen
     return agent
 
 
-def _is_near(scheduler: Scheduler, lane: Lane, agent: Agent, least_loaded: Agent) -> bool:
+def _is_near(scheduler: Scheduler, lane: Line, agent: Agent, least_loaded: Agent) -> bool:
     room = None if agent.group is None else agent.group.room_for(lane.needs)
     if room is None or room not in lane.rooms or not room.has_space(agent):
         return False
@@ -62,7 +62,7 @@ def let_go(scheduler: Scheduler, agent: Agent) -> None:
     scheduler.freed(agent)
 
 
-def _reserve(lane: Lane, rank: Rank, freed: Sequence[Room]) -> Agent | None:
+def _reserve(lane: Line, rank: Rank, freed: Sequence[Room]) -> Agent | None:
     """The least loaded agent of a class that has got space and whose next task by order is the lane's."""
     for room in freed:
         group = room.group
@@ -71,18 +71,18 @@ def _reserve(lane: Lane, rank: Rank, freed: Sequence[Room]) -> Agent | None:
             continue
         rival = group.plain.lanes.best()
         if rival is None or rank < (rival.rank() or rank):
-            agent.reserved = lane.needs.slots
+            agent.reserved = lane.slots
             group.touch(agent)
             return agent
     return None
 
 
-def _could_take(agent: Agent, lane: Lane) -> bool:
+def _could_take(agent: Agent, lane: Line) -> bool:
     """Whether the agent would take the lane's tasks, once it has finished what it runs."""
     group = agent.group
     return (
         agent.status is AgentStatus.CONNECTED
         and group is not None
         and group.room_for(lane.needs) in lane.rooms
-        and min(agent.capacity, agent.ready_limit) >= lane.needs.slots
+        and min(agent.capacity, agent.ready_limit) >= lane.slots
     )

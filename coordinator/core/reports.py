@@ -17,9 +17,10 @@ from coordinator.core.events import (
     Returned,
 )
 from coordinator.core.load_map import Agent
-from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Progress, Task, TaskState, Usage
+from coordinator.core.model import INFINITY, UNTIMED, Attempt, Failure, FailureKind, Now, Progress, Task, TaskState, Usage
 from coordinator.core.retries import backoff_ms, disposition_after
 from coordinator.core.scheduler import Scheduler
+from coordinator.core.timing import too_late_to_retry
 
 MAX_OFFSET = 2**62  # of partial output: what follows it must still be a 64-bit number
 
@@ -118,7 +119,7 @@ def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result:
     if type(result) is Success:  # the common case first, without the cost of `match`
         scheduler.apply(Completed(task.number, result.outcome, result.usage), now)
         scheduler.release(task, now, result.cost)
-        scheduler.ended(task)
+        scheduler.ended(task, now)
         return Verdict.ACCEPTED
     scheduler.apply_sized(_unsuccessful(scheduler, task, result, now), now)
     scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)
@@ -144,6 +145,10 @@ def attempt_failed(
     """The event for an attempt that failed or was given up: what it costs, and when the next one may begin."""
     disposition = disposition_after(task, failure, cost, scheduler.settings)
     ready_at_ms = now.date_ms + backoff_ms(task, failure, scheduler.jitter()) if disposition is Disposition.RETRY else 0
+    if ready_at_ms and cost is not Cost.DELIVERY and task.spec.timing is not UNTIMED:  # what wasn't delivered goes back without a backoff
+        too_late = too_late_to_retry(task, failure, ready_at_ms)
+        if too_late is not None:
+            disposition, failure, ready_at_ms = Disposition.FAIL, too_late, 0
     return AttemptFailed(task.number, failure, disposition, cost, ready_at_ms, usage, reported)
 
 

@@ -12,6 +12,7 @@ from coordinator.core.events import (
     Reprioritised,
     Returned,
     Submitted,
+    WebhookGivenUp,
 )
 from coordinator.core.history import HistoryEntry
 from coordinator.core.model import Failure, Task
@@ -52,7 +53,7 @@ def size_of_event(event: AnyEvent) -> int:
             ended = event.ended
             usage = USAGE_BYTES * len(ended.usage)
             return len(ended.spec.request) + usage + _size_of_failure(ended.failure) + _size_of_history(ended.history)
-        case CancelRecorded() | Returned() | Reprioritised():
+        case CancelRecorded() | Returned() | Reprioritised() | WebhookGivenUp():
             return len(event.reason.encode())
         case _:
             return 0

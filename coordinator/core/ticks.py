@@ -2,30 +2,59 @@
 
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
+from coordinator.core.expiries import become_ready, expiry_due
 from coordinator.core.load_map import Agent
-from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now
+from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
 from coordinator.core.reports import give_up, journal_acknowledgements
-from coordinator.core.scheduler import Scheduler
+from coordinator.core.scheduler import Backoff, Expiry, Scheduler
 
 MAX_AGED = 2000  # queues whose heads a tick looks at: a few milliseconds. The others follow with the next tick
+MAX_DATES = 1000  # backoffs, delays and deadlines that a tick ends: some ten milliseconds. The others follow at once
+MAX_FREED = 2000  # rate keys that a tick lets go on: likewise
 
 
 def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
+    scheduler.statistics.tick(now.date_ms)
     journal_acknowledgements(scheduler, now)
     scheduler.ages.at(now.date_ms)
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
         if fifo.aged():
             fifo.improved()
-            scheduler.hurry(fifo.lane)
-    for backoff in scheduler.dates.take_due(now.date_ms):
-        if scheduler.backoffs.pop(backoff.task.number, None) is backoff:
-            scheduler.enqueue(backoff.task, now)
+            scheduler.hurry(fifo.line)
+    for limiter in scheduler.limits.wheel.take_due(now.date_ms, at_most=MAX_FREED):
+        scheduler.limits.due(limiter, now.date_ms)
+    for lane in scheduler.postponed:
+        scheduler.hurry(lane)
+    scheduler.postponed.clear()
+    _dates_due(scheduler, now)
     for item in scheduler.liveness.take_due(now.mono_s):
         if isinstance(item, Attempt):
             _attempt_due(scheduler, item, now)
         else:
             _grace_due(scheduler, item, now)
+
+
+def _dates_due(scheduler: Scheduler, now: Now) -> None:
+    waited: list[Backoff] = []
+    for item in scheduler.dates.take_due(now.date_ms, at_most=MAX_DATES):
+        if isinstance(item, Expiry):
+            expiry_due(scheduler, item, now)
+        else:
+            waited.append(item)
+    delayed: list[Task] = []
+    for backoff in waited:  # after the deadlines: none of these has passed one
+        task = backoff.task
+        if scheduler.backoffs.get(task.number) is not backoff:
+            continue
+        del scheduler.backoffs[task.number]
+        scheduler.statistics.delayed(task, -1)
+        if task.place:
+            scheduler.enqueue(task, now)
+        else:
+            delayed.append(task)
+    if delayed:
+        become_ready(scheduler, delayed, now)
 
 
 def _attempt_due(scheduler: Scheduler, attempt: Attempt, now: Now) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from coordinator.convert import same_as_recorded, same_task
 from coordinator.core.model import Spec, Task
 from coordinator.core.submits import Refused, submit
+from coordinator.core.timing import Misfit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import Shard
 from coordinator.engine.sinks import ClientSink
-from coordinator.errors import AlreadyExists, LimitReached, MusterError
+from coordinator.errors import AlreadyExists, InvalidRequest, LimitReached, MusterError
 
 
 class Duplicate:
@@ -35,8 +36,10 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
             exceptions.append((index, full))
             continue
         task = submit(scheduler, spec, now)
-        if not isinstance(task, Task):
-            exceptions.append((index, queue_full(namespace, task)))
+        if isinstance(task, Misfit):
+            exceptions.append((index, InvalidRequest(task.message, field=task.field)))
+        elif not isinstance(task, Task):
+            exceptions.append((index, refusal(namespace, task, spec)))
         elif task.spec is spec:
             if sink is not None:
                 namespace.wait_for(spec.task_id, sink)
@@ -53,7 +56,8 @@ async def take_in(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Mus
         Unavailable: the store can't be asked.
     """
     state = namespace.scheduler.state
-    unknown = [spec.task_id for spec in specs if isinstance(spec, Spec) and state.find(spec.task_id) is None]
+    # Also those that have just ended: an older look-up may be what keeps them in memory, and be over before this one.
+    unknown = [spec.task_id for spec in specs if isinstance(spec, Spec) and spec.task_id not in state.tasks]
     if not unknown:
         return take_in_new(shard, namespace, specs, sink)
     with shard.records.open():
@@ -104,13 +108,35 @@ def _conflict(spec: Spec) -> AlreadyExists:
     return AlreadyExists(f"task {spec.task_id} exists with another content: choose another id", metadata={"task_id": spec.task_id})
 
 
-def queue_full(namespace: Namespace, refused: Refused) -> LimitReached:
+def refusal(namespace: Namespace, refused: Refused, spec: Spec) -> LimitReached:
     """The error for a task that there is no room for."""
-    state, settings = namespace.scheduler.state, namespace.scheduler.settings
+    scheduler, state = namespace.scheduler, namespace.scheduler.state
+    if refused is Refused.KEY_FULL:
+        key = spec.scheduling.concurrency_key
+        live, allowed = scheduler.limits.use_of(key)
+        return LimitReached(
+            f"concurrency key {key} has {live} live tasks of the {allowed} that may run, and its limit refuses more: "
+            "submit again when one has ended, or set when_full to WAIT",
+            limit="concurrency_key",
+            used=live,
+            allowed=allowed,
+            retry_after_s=None,
+            reason="CONCURRENCY_LIMIT",
+        )
+    if refused is Refused.WEBHOOKS_FULL:
+        used = state.deliveries.of_hook.get(None, 0)
+        return LimitReached(
+            f"{used} webhooks of tasks of namespace {namespace.name} wait to be delivered, "
+            f"of {scheduler.settings.max_pending_webhooks} allowed: submit again when some have been, or without a webhook",
+            limit="max_pending_webhooks",
+            used=used,
+            allowed=scheduler.settings.max_pending_webhooks,
+            retry_after_s=10.0,
+        )
     if refused is Refused.QUEUE_FULL:
-        limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), settings.max_live_tasks
+        limit, what, used, allowed = "max_live_tasks", "live tasks", len(state.tasks), scheduler.max_live_tasks
     else:
-        limit, what, used, allowed = "max_live_bytes", "bytes of live tasks", state.bytes, settings.max_live_bytes
+        limit, what, used, allowed = "max_live_bytes", "bytes of live tasks", state.bytes, scheduler.max_live_bytes
     return LimitReached(
         f"namespace {namespace.name} holds {used} {what} of {allowed} allowed: submit again when some have ended",
         limit=limit,

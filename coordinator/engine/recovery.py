@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.core.events import Commit, NamespaceCreated, PolicyDeleted, PolicySet
-from coordinator.core.evolve import evolve
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, NamespaceEvent
+from coordinator.core.evolve import evolve, evolve_beside_tasks
 from coordinator.core.model import Now
-from coordinator.core.policies import evolve_policies
+from coordinator.core.policies import restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
+from coordinator.core.webhooks import restore_delivery
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
-from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotPiece, StoreCorrupt, StoredSnapshot
+from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
 READ_PAGE = 20  # journal entries per command: each may hold megabytes
 BYTES_PER_STEP = 128 * 1024  # of the journal: some milliseconds; then other shards, and health checks
@@ -23,6 +24,7 @@ class Recovered:
     """What the store says: each namespace's state and date of creation, and the last entry's sequence and date."""
 
     states: dict[str, tuple[State, int]] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)  # namespaces of which the store may still hold records
     sequence: int = 0
     date_ms: int = 0
     journal_bytes: int = 0  # of the entries that were replayed
@@ -99,11 +101,17 @@ async def _load(store: ShardStore, codec: JournalCodec, claim: Claim, snapshot: 
 def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str, int]) -> None:
     recovered.date_ms = piece.date_ms
     for namespace, tasks in piece.parts:
+        if namespace.deleted:
+            recovered.deleted.add(namespace.name)
+            continue
         known = recovered.states.get(namespace.name)
         if known is None:
             known = recovered.states[namespace.name] = (State(), namespace.created_ms)
             next_numbers[namespace.name] = namespace.next_number
-        known[0].policies |= {standing.policy.name: standing for standing in namespace.policies}
+        try:
+            restore_beside_tasks(known[0], namespace)
+        except ValueError as error:
+            raise StoreCorrupt(f"the snapshot at entry {piece.sequence} can't be: {error}") from error
         for task in tasks:
             try:
                 restore(known[0], task)
@@ -111,14 +119,29 @@ def _take_in(piece: SnapshotPiece, recovered: Recovered, next_numbers: dict[str,
                 raise StoreCorrupt(f"the snapshot at entry {piece.sequence} can't be: {error}") from error
 
 
+def restore_beside_tasks(state: State, namespace: SnapshotNamespace) -> None:
+    """Puts what a snapshot's piece has of a namespace beside its tasks into a state. Raises ValueError when it can't be."""
+    restore_policies(state, namespace.policies, namespace.rate_logs)
+    for stored in namespace.webhooks:
+        restore_delivery(state, stored)
+    state.deliveries.next_number = max(state.deliveries.next_number, namespace.next_delivery)
+
+
 def _replay(commit: Commit, recovered: Recovered) -> None:
     for name, event in commit.events:
         if isinstance(event, NamespaceCreated):
             recovered.states[name] = (State(), commit.date_ms)
             continue
+        if isinstance(event, NamespaceDeleted):
+            if event.purged:
+                recovered.deleted.discard(name)
+            else:
+                del recovered.states[name]
+                recovered.deleted.add(name)
+            continue
         state = recovered.states[name][0]
-        if isinstance(event, PolicySet | PolicyDeleted):
-            evolve_policies(state, event, commit.date_ms)
+        if isinstance(event, NamespaceEvent):
+            evolve_beside_tasks(state, event, commit.date_ms)
             continue
         task = evolve(state, event, commit.date_ms)
         if task.ended_ms:

@@ -1,6 +1,6 @@
 """Carries out what a commit set off, once it is durable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from coordinator.core.effects import (
     Assign,
@@ -13,8 +13,10 @@ from coordinator.core.effects import (
     TaskChanged,
     TaskEnded,
     WatchOpened,
+    WebhookDue,
 )
 from coordinator.core.model import Task
+from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.records import RecordReader
@@ -26,14 +28,26 @@ class Releaser:
 
     Args:
         namespaces: the shard's, by name.
+        deleted: those that were deleted: what was decided before is still told.
         agent_sinks: ways to its agents, by session.
         records: who is looking for ended tasks: one is in memory until nobody is that began before it ended.
+        webhooks_due: takes what is to be delivered.
     """
 
-    def __init__(self, *, namespaces: Mapping[str, Namespace], agent_sinks: Mapping[str, AgentSink], records: RecordReader) -> None:
+    def __init__(
+        self,
+        *,
+        namespaces: Mapping[str, Namespace],
+        deleted: Mapping[str, Namespace | None],
+        agent_sinks: Mapping[str, AgentSink],
+        records: RecordReader,
+        webhooks_due: Callable[[Namespace, Iterable[Delivery]], None],
+    ) -> None:
         self._namespaces = namespaces
+        self._deleted = deleted
         self._agent_sinks = agent_sinks
         self._records = records
+        self._webhooks_due = webhooks_due
 
     def release(self, commit: PendingCommit) -> None:
         """The commit is durable: carries out what was decided, in order, and lets the answers go."""
@@ -44,7 +58,9 @@ class Releaser:
                 if sink is not None:
                     sink.assign(effect)
             elif type(effect) is TaskEnded:
-                self._ended(self._namespaces[name], effect.task)
+                namespace = self._namespaces.get(name) or self._deleted.get(name)
+                if namespace is not None:
+                    self._ended(namespace, effect.task)
             else:
                 self._carry_out(name, effect)
         for answer in commit.answers:
@@ -62,10 +78,14 @@ class Releaser:
         namespace.deliver(task)
 
     def _carry_out(self, name: str, effect: Effect) -> None:
-        namespace = self._namespaces[name]
+        namespace = self._namespaces.get(name) or self._deleted.get(name)
+        if namespace is None:  # whoever had a stream to it has been told that it was deleted
+            return
         match effect:
             case TaskChanged() | ChunkEmitted() | ProgressMade():
                 namespace.watches.publish(effect)
+            case WebhookDue():
+                self._webhooks_due(namespace, (effect.delivery,))
             case WatchOpened():
                 effect.begin()
             case StopAttempt():

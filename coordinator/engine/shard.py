@@ -6,15 +6,17 @@ which store it writes to.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from coordinator.core.effects import TaskEnded, WatchOpened
-from coordinator.core.events import Commit, NamespaceCreated, Redriven
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, Redriven
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.state import State
 from coordinator.core.ticks import tick
+from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership, ShardLost
@@ -41,6 +43,10 @@ TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
+def _to_nobody(_shard: "Shard", _namespace: Namespace, _deliveries: Iterable[Delivery]) -> None:
+    """Nobody delivers webhooks: they stay due."""
+
+
 class Shard:
     """One shard: its journal, its namespaces, and the loop that writes.
 
@@ -54,6 +60,7 @@ class Shard:
         snapshots: when they are taken.
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
+        webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
     """
 
     def __init__(
@@ -68,16 +75,25 @@ class Shard:
         snapshots: SnapshotSettings = DEFAULT_SETTINGS,
         room: StoreRoom | None = None,
         default_here: bool = False,
+        webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
     ) -> None:
         self.number = number
         self.settings = settings
         self.records = RecordReader(store=store)
         self.namespaces: dict[str, Namespace] = {}
+        self.deleted: dict[str, Namespace | None] = {}  # as `deletion` has it
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
         self.redrives = False  # a task was redriven, so that there may be more: commits are looked through for it
-        self._releaser = Releaser(namespaces=self.namespaces, agent_sinks=self.agent_sinks, records=self.records)
+        self._webhooks_due = partial(webhooks_due or _to_nobody, self)
+        self._releaser = Releaser(
+            namespaces=self.namespaces,
+            deleted=self.deleted,
+            agent_sinks=self.agent_sinks,
+            records=self.records,
+            webhooks_due=self._webhooks_due,
+        )
         self.store = store
         self._codec = codec
         self._clock = clock
@@ -131,10 +147,14 @@ class Shard:
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self.commits = CommitQueue()
         self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
+        self.deleted |= dict.fromkeys(recovered.deleted)
         self._serving = True
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
+        for namespace in self.namespaces.values():
+            if pending := namespace.scheduler.state.deliveries.pending:
+                self._webhooks_due(namespace, list(pending.values()))
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
         self._arm_timer()
 
@@ -156,6 +176,7 @@ class Shard:
         self.agent_sinks.clear()
         self.client_sinks.clear()
         self.namespaces.clear()
+        self.deleted.clear()
         self.outage_since_s = None
 
     # --- commands -------------------------------------------------------------------------------------------------------------
@@ -195,7 +216,10 @@ class Shard:
 
         Raises:
             Unavailable: it was.
+            NotFound: the namespace was deleted.
         """
+        if self.deleted.get(namespace.name) is namespace:
+            raise NotFound(f"namespace {namespace.name!r} was deleted", reason="NAMESPACE_NOT_FOUND")
         if self.namespaces.get(namespace.name) is not namespace:
             raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
 
@@ -212,15 +236,26 @@ class Shard:
         """Makes a namespace, or answers the one that is there.
 
         Raises:
-            Unavailable: the shard isn't served: what is made now would not be in its journal.
+            Unavailable: the shard isn't served: what is made now would not be in its journal; or the last one of this name is still being
+                removed from the store.
         """
         self.require_served()
+        if name in self.deleted:
+            raise Unavailable(
+                f"namespace {name!r} was deleted, and what it held is still being removed: try again", reason="NAMESPACE_BEING_DELETED"
+            )
         namespace = self.namespaces.get(name)
         if namespace is None:
             namespace = self.namespaces[name] = self._new_namespace(name, self.now().date_ms, State())
             self.commits.last.events.append((name, NamespaceCreated()))
             self._wake.set()
         return namespace
+
+    def journal(self, name: str, event: NamespaceDeleted) -> None:
+        """An event of a namespace that isn't there any more goes into the next commit."""
+        self.now()  # which dates the commit
+        self.commits.last.events.append((name, event))
+        self._wake.set()
 
     def decided(self, namespace: Namespace, now: Now) -> None:
         """After commands on a namespace: places what became ready, and hands all that was decided to the next commit.
@@ -327,11 +362,13 @@ class Shard:
             if self.commits.has_next():
                 self._wake.set()
             else:  # memory is now as it will be right after `commit`: nothing else has been decided
-                self._snapshots.begin_if_due(commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces)
+                self._snapshots.begin_if_due(
+                    commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
+                )
             if commit.events:
                 await self._append(commit)
             elif self.ownership.is_doubtful():
-                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence))
+                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)
             self.commits.written()
             self._releaser.release(commit)
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
@@ -347,12 +384,16 @@ class Shard:
         redriven = [(name, event.ended.spec.task_id) for name, event in commit.events if type(event) is Redriven] if self.redrives else ()
         sequence, nonce = self._sequence, self._entropy.nonce()
         await self._until_answered(
-            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven)
+            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
+            since_ms=commit.date_ms,
         )
         self._snapshots.wrote(len(blob))
 
-    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]]) -> None:
-        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours."""
+    async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:
+        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours.
+
+        What was decided at `since_ms` or later is carried out when an outage is over.
+        """
         retry_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         while True:
@@ -372,7 +413,7 @@ class Shard:
                 case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
                     self.ownership.confirmed(asked_s)
                     self._time.store_said(appended.date_ms)
-                    self._outage_over()
+                    self._outage_over(since_ms)
                     return
                 case AppendAnswer.FENCED:
                     raise ShardLost(f"shard {self.number} was taken over by another coordinator")
@@ -385,7 +426,7 @@ class Shard:
             self.outage_since_s = self._clock.now_s()
             self._time.freeze()
 
-    def _outage_over(self) -> None:
+    def _outage_over(self, since_ms: int) -> None:
         if self.outage_since_s is None:
             return
         log.warning("store.back shard=%d out_s=%.2f", self.number, self._clock.now_s() - self.outage_since_s)
@@ -394,4 +435,5 @@ class Shard:
         now = self._time.now()
         for namespace in self.namespaces.values():
             namespace.scheduler.extend_leases(now)
+            namespace.scheduler.limits.postpone(since_ms, now.date_ms)
         self._arm_timer()

@@ -12,6 +12,9 @@ class Stream(Protocol):
     def close(self, message: str) -> None:
         """End it, and say why."""
 
+    def gone(self, message: str) -> None:
+        """End it for good: its namespace was deleted."""
+
 
 class AgentSink(Protocol):
     """An agent's stream. Nothing here blocks: what is handed over is sent when the stream is free."""
@@ -31,9 +34,14 @@ class AgentSink(Protocol):
     def close(self, message: str) -> None:
         """End the stream: the shard is not served here any more, or not yet again."""
 
+    def gone(self, message: str) -> None:
+        """End the stream for good: its namespace was deleted."""
+
 
 class ClientSink(Protocol):
     """A client's session, waiting for tasks to end."""
+
+    namespace_name: str
 
     def result(self, task: Task) -> None:
         """A task that it waits for has ended."""
@@ -43,3 +51,6 @@ class ClientSink(Protocol):
 
     def close(self, message: str) -> None:
         """End the stream: the shard is not served here any more, or not yet again."""
+
+    def gone(self, message: str) -> None:
+        """End the stream for good: its namespace was deleted."""

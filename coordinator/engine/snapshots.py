@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from coordinator.core.snapshot import Walk
+from coordinator.core.webhooks import DeliveryWalk
 from coordinator.engine.commits import PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.room import StoreRoom
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 TRIMMED_PER_CALL = 500  # journal entries: about a millisecond of the store
 RETRY_AFTER = 8  # a snapshot that came to nothing is tried again when the journal has grown by this part of what makes one due
 TASK_BYTES = 32  # of a task in a snapshot, beside its request
+WEBHOOK_BYTES = 256  # of a webhook's delivery
 REST_SHARE = 1.0  # after each call, rest as long as it took: appends find the store free for half of the time
 
 
@@ -61,7 +63,7 @@ class Snapshotter:
         self._room = room
         self._outgrow_bytes = 0  # the last snapshot's size
         self._not_before_bytes = 0  # a snapshot came to nothing: not before the journal is so long
-        self._walks: list[Walk] = []
+        self._walks: list[Walk | DeliveryWalk] = []
         self._task: asyncio.Task[None] | None = None
         self._durable: asyncio.Future[None] | None = None
 
@@ -97,23 +99,31 @@ class Snapshotter:
         self.journal_bytes += count
         self._room.wrote(count)
 
-    def begin_if_due(self, commit: PendingCommit, *, sequence: int, namespaces: Mapping[str, Namespace]) -> None:
+    def begin_if_due(
+        self, commit: PendingCommit, *, sequence: int, namespaces: Mapping[str, Namespace], deleted: Iterable[str] = ()
+    ) -> None:
         """Begins a snapshot of the namespaces as they are now, if one is due.
 
         Args:
             commit: what is to be written next, and the last that was decided: the snapshot must not be current before it is durable.
             sequence: of the last journal entry then.
             namespaces: all of the shard.
+            deleted: names of those of which the store may still hold records.
         """
         if not self._is_due(namespaces.values()):
             return
         heads = [_head(one) for one in namespaces.values()]
         encoder = self._codec.snapshot_encoder(
-            sequence=sequence, date_ms=commit.date_ms, namespaces=heads, max_bytes=self._settings.piece_bytes
+            sequence=sequence,
+            date_ms=commit.date_ms,
+            namespaces=[*heads, *(SnapshotNamespace(name, 0, 0, deleted=True) for name in deleted)],
+            max_bytes=self._settings.piece_bytes,
         )
-        self._walks = [
-            Walk(namespace.scheduler.state, partial(encoder.add, head)) for namespace, head in zip(namespaces.values(), heads, strict=True)
-        ]
+        self._walks = []
+        for namespace, head in zip(namespaces.values(), heads, strict=True):
+            state = namespace.scheduler.state
+            self._walks.append(Walk(state, partial(encoder.add, head)))
+            self._walks.append(DeliveryWalk(state.deliveries, partial(encoder.add_webhook, head)))
         durable = self._durable = asyncio.get_running_loop().create_future()
         commit.waiters.append(durable)
         self._task = asyncio.create_task(self._take(encoder, sequence, durable), name="snapshot")
@@ -143,7 +153,7 @@ class Snapshotter:
         await self._trim()
 
     async def _write(
-        self, encoder: SnapshotEncoder, walks: Sequence[Walk], sequence: int, durable: asyncio.Future[None]
+        self, encoder: SnapshotEncoder, walks: Sequence[Walk | DeliveryWalk], sequence: int, durable: asyncio.Future[None]
     ) -> tuple[int, int]:
         nonce = self._entropy.nonce()
         pieces = size_bytes = 0
@@ -183,10 +193,17 @@ class Snapshotter:
 
 def _head(namespace: Namespace) -> SnapshotNamespace:
     state = namespace.scheduler.state
-    return SnapshotNamespace(namespace.name, namespace.created_ms, state.next_number, tuple(state.policies.values()))
+    return SnapshotNamespace(
+        namespace.name,
+        namespace.created_ms,
+        state.next_number,
+        tuple(state.policies.values()),
+        rate_logs=tuple(state.rates.logs()),
+        next_delivery=state.deliveries.next_number,
+    )
 
 
-def _end(walks: Sequence[Walk]) -> None:
+def _end(walks: Sequence[Walk | DeliveryWalk]) -> None:
     for walk in walks:
         walk.abandon()
 
@@ -194,4 +211,4 @@ def _end(walks: Sequence[Walk]) -> None:
 def size_of_next(namespaces: Iterable[Namespace]) -> int:
     """About how many bytes a snapshot of these would take now."""
     states = [namespace.scheduler.state for namespace in namespaces]
-    return sum(state.bytes + TASK_BYTES * len(state.tasks) for state in states)
+    return sum(state.bytes + TASK_BYTES * len(state.tasks) + WEBHOOK_BYTES * len(state.deliveries.pending) for state in states)

@@ -7,7 +7,10 @@ retention.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
+from coordinator.core.policies import NO_LIMITS, limits_of
+from coordinator.engine.deletion import purge
 from coordinator.engine.room import PERIOD_S as ROOM_PERIOD_S
 from coordinator.engine.shard import Shard
 from coordinator.ports import JournalCodec, Retention, StoreCorrupt, StoreOutage
@@ -16,7 +19,6 @@ log = logging.getLogger(__name__)
 
 MAX_PER_CALL = 500
 CALLS_PER_LOOK = 20  # where room is tight: then it is seen how much has come of them
-NOTHING = Retention(max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
 
 
 class Sweeper:
@@ -33,6 +35,7 @@ class Sweeper:
         self._shards = shards
         self._codec = codec
         self._retention = retention
+        self._least = replace(retention, max_age_ms=0, max_count=0, max_bytes=0)  # what stays is what must
         self._period_s = period_s
 
     async def run(self) -> None:
@@ -42,13 +45,32 @@ class Sweeper:
         while True:
             await asyncio.sleep(min(self._period_s, ROOM_PERIOD_S))
             for shard in self._shards:
+                for name in list(shard.deleted):
+                    await self._purge(shard, name)
                 for name in list(shard.namespaces) if shard.room.is_tight() else ():
                     await self._make_room(shard, name)
             if loop.time() >= due_s:
                 for shard in self._shards:
                     for name in list(shard.namespaces):
-                        await self._expire(shard, name, self._retention, calls=None)
+                        await self._expire(shard, name, self._retention_of(shard, name), calls=None)
                 due_s = loop.time() + self._period_s
+
+    def _retention_of(self, shard: Shard, name: str) -> Retention:
+        """A namespace's bounds: as operators have set them, or else the usual ones."""
+        namespace, usual = shard.namespaces.get(name), self._retention
+        limits = limits_of(namespace.scheduler.state) if namespace is not None else NO_LIMITS
+        return replace(
+            usual,
+            max_age_ms=usual.max_age_ms if limits.retain_for_s is None else round(limits.retain_for_s * 1000),
+            max_count=usual.max_count if limits.max_retained_tasks is None else limits.max_retained_tasks,
+            max_bytes=usual.max_bytes if limits.max_retained_bytes is None else limits.max_retained_bytes,
+        )
+
+    async def _purge(self, shard: Shard, name: str) -> None:
+        try:
+            await purge(shard, name, limit=MAX_PER_CALL, calls=CALLS_PER_LOOK)
+        except (StoreOutage, StoreCorrupt) as error:
+            log.warning("sweep.failed shard=%d namespace=%s reason=%s", shard.number, name, error)
 
     async def _make_room(self, shard: Shard, name: str) -> None:
         dropped = await _repeat(
@@ -57,7 +79,7 @@ class Sweeper:
         if dropped:
             log.warning("sweep.results_dropped shard=%d namespace=%s count=%d", shard.number, name, dropped)
         else:
-            await self._expire(shard, name, NOTHING, calls=CALLS_PER_LOOK)
+            await self._expire(shard, name, self._least, calls=CALLS_PER_LOOK)
 
     async def _expire(self, shard: Shard, name: str, retention: Retention, *, calls: int | None) -> None:
         removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=MAX_PER_CALL), shard, name, calls=calls)

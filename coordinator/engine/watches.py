@@ -70,6 +70,7 @@ class Watch:
         self._ready = asyncio.Event()
         self.overflowed = False
         self.closed: str | None = None
+        self.is_gone = False  # closed for good
         self.left = False
 
     def follows(self, task: Task) -> bool:
@@ -113,6 +114,11 @@ class Watch:
         """The shard stops serving: the watch ends with `message`."""
         self.closed = message
         self._ready.set()
+
+    def end(self, message: str) -> None:
+        """The namespace was deleted: the watch ends with `message`."""
+        self.is_gone = True
+        self.close(message)
 
     def is_over(self) -> bool:
         """Everything it followed by id has ended, and was handed out."""
@@ -214,3 +220,8 @@ class WatchRegistry:
         """The shard stops serving."""
         for watch in self._open:  # also those whose first events would have been released by a commit that never comes
             watch.close(message)
+
+    def gone(self, message: str) -> None:
+        """The namespace was deleted."""
+        for watch in self._open:
+            watch.end(message)

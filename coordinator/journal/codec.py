@@ -11,6 +11,7 @@ from coordinator.core.events import (
     AnyEvent,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
@@ -19,12 +20,16 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     NamespaceCreated,
+    NamespaceDeleted,
     PolicyDeleted,
     PolicySet,
     Redriven,
     Reprioritised,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 from coordinator.journal import operations_codec
@@ -73,6 +78,13 @@ def _encode_created(message: event_pb2.Commit, namespace: str, events: Sequence[
         message.records.add(namespace=namespace).namespace_created.SetInParent()
 
 
+def _encode_deleted(message: event_pb2.Commit, namespace: str, events: Sequence[NamespaceDeleted]) -> None:
+    for event in events:
+        deleted = message.records.add(namespace=namespace).namespace_deleted
+        deleted.purged = event.purged
+        deleted.SetInParent()
+
+
 def _encode_policy_set(message: event_pb2.Commit, namespace: str, events: Sequence[PolicySet]) -> None:
     for event in events:
         message.records.add(namespace=namespace).policy_set.policy.CopyFrom(convert_policies.policy_out(event.policy))
@@ -88,6 +100,16 @@ def _encode_submitted(message: event_pb2.Commit, namespace: str, events: Sequenc
     record.first_number = events[0].number
     record.requests.extend([event.spec.request for event in events])
     record.defaults.CopyFrom(convert.defaults_out(defaults))
+    if any(event.spec.retry.is_of_type for event in events):  # 30 ns a task
+        _encode_type_policies(record, events)
+
+
+def _encode_type_policies(record: event_pb2.TasksSubmitted, events: Sequence[Submitted]) -> None:
+    policies: dict[RetryPolicy, int] = {}
+    record.type_policy_numbers.extend(
+        [policies.setdefault(event.spec.retry, len(policies) + 1) if event.spec.retry.is_of_type else 0 for event in events]
+    )
+    record.type_policies.extend(map(convert.defaults_out, policies))
 
 
 def _encode_assigned(message: event_pb2.Commit, namespace: str, events: Sequence[Assigned]) -> None:
@@ -99,6 +121,10 @@ def _encode_assigned(message: event_pb2.Commit, namespace: str, events: Sequence
     record.attempts.extend([event.attempt for event in events])
     base = message.epoch << FENCES_PER_EPOCH_BITS
     record.fence_offsets.extend([event.fence - base for event in events])
+
+
+def _encode_ready(message: event_pb2.Commit, namespace: str, events: Sequence[BecameReady]) -> None:
+    message.records.add(namespace=namespace).tasks_became_ready.numbers.extend([event.number for event in events])
 
 
 def _encode_acknowledged(message: event_pb2.Commit, namespace: str, events: Sequence[Acknowledged]) -> None:
@@ -149,10 +175,27 @@ def _encode_chunk(message: event_pb2.Commit, namespace: str, events: Sequence[Ch
         record.number, record.offset, record.data = event.number, event.offset, event.data
 
 
+def _encode_webhooks_delivered(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookDelivered]) -> None:
+    message.records.add(namespace=namespace).webhooks_delivered.deliveries.extend([event.delivery for event in events])
+
+
+def _encode_webhook_given_up(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookGivenUp]) -> None:
+    for event in events:
+        record = message.records.add(namespace=namespace).webhook_given_up
+        record.delivery, record.reason = event.delivery, event.reason
+
+
+def _encode_webhook_retried(message: event_pb2.Commit, namespace: str, events: Sequence[WebhookRetried]) -> None:
+    for event in events:
+        message.records.add(namespace=namespace).webhook_retried.delivery = event.delivery
+
+
 _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]], None]] = {
     NamespaceCreated: _encode_created,
+    NamespaceDeleted: _encode_deleted,
     PolicySet: _encode_policy_set,
     PolicyDeleted: _encode_policy_deleted,
+    BecameReady: _encode_ready,
     Assigned: _encode_assigned,
     Acknowledged: _encode_acknowledged,
     Completed: _encode_completed,
@@ -163,6 +206,9 @@ _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]],
     ChunkStored: _encode_chunk,
     Reprioritised: operations_codec.encode_reprioritised,
     Redriven: operations_codec.encode_redriven,
+    WebhookDelivered: _encode_webhooks_delivered,
+    WebhookGivenUp: _encode_webhook_given_up,
+    WebhookRetried: _encode_webhook_retried,
 }
 
 
@@ -193,8 +239,10 @@ def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[AnyEve
 def _decode_submitted(record: event_pb2.Record, _fence_base: int) -> Iterator[Submitted]:
     submitted = record.tasks_submitted
     defaults = convert.defaults_in(submitted.defaults)
-    for number, request in enumerate(submitted.requests, submitted.first_number):
-        yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, defaults))
+    policies = [defaults, *map(convert.defaults_in, submitted.type_policies)]
+    of_types = submitted.type_policy_numbers or [0] * len(submitted.requests)
+    for number, (request, of_type) in enumerate(zip(submitted.requests, of_types, strict=True), submitted.first_number):
+        yield Submitted(number, convert.spec_stored(common_pb2.TaskSpec.FromString(request), request, policies[of_type]))
 
 
 def _decode_assigned(record: event_pb2.Record, fence_base: int) -> Iterator[Assigned]:
@@ -238,10 +286,15 @@ def _decode_chunk(record: event_pb2.Record, _fence_base: int) -> Iterator[ChunkS
 
 _DECODERS: dict[str, Callable[[event_pb2.Record, int], Iterator[AnyEvent]]] = {
     "namespace_created": lambda _record, _base: iter((NamespaceCreated(),)),
+    "namespace_deleted": lambda record, _base: iter((NamespaceDeleted(record.namespace_deleted.purged),)),
     "policy_set": lambda record, _base: iter((PolicySet(convert_policies.policy_stored(record.policy_set.policy)),)),
     "policy_deleted": lambda record, _base: iter((PolicyDeleted(convert_policies.name_stored(record.policy_deleted.name)),)),
+    "webhooks_delivered": lambda record, _base: map(WebhookDelivered, record.webhooks_delivered.deliveries),
+    "webhook_given_up": lambda record, _base: iter((WebhookGivenUp(record.webhook_given_up.delivery, record.webhook_given_up.reason),)),
+    "webhook_retried": lambda record, _base: iter((WebhookRetried(record.webhook_retried.delivery),)),
     "tasks_submitted": _decode_submitted,
     "attempts_assigned": _decode_assigned,
+    "tasks_became_ready": lambda record, _base: map(BecameReady, record.tasks_became_ready.numbers),
     "attempts_acknowledged": lambda record, _base: map(Acknowledged, record.attempts_acknowledged.numbers),
     "tasks_completed": lambda record, _base: (Completed(number, b"", ()) for number in record.tasks_completed.numbers),
     "attempt_failed": _decode_failed,

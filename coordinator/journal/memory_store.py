@@ -306,6 +306,11 @@ class MemoryShardStore:
             date_ms=self._now_ms(),
             superseded=stale,
         )
+        return self._remove(held, expired)
+
+    @staticmethod
+    def _remove(held: _Namespace, expired: int) -> int:
+        """Removes the oldest."""
         for _ in range(expired):
             task_marker, entry = held.index.popleft()
             held.base += 1
@@ -332,6 +337,19 @@ class MemoryShardStore:
             self._supersede(held, task_id)
         _after(fault)
         return gone
+
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.EXPIRE)
+        removed = 0
+        if self._shard.owner is token:
+            held = self._namespace(namespace)
+            removed = self._remove(held, min(limit, len(held.index)))
+            if not removed:
+                self._shard.namespaces.pop(namespace, None)
+        _after(fault)
+        return removed
 
     async def slim_ended(self, namespace: str, slim: Callable[[bytes], bytes], *, limit: int) -> int:
         """See ShardStore."""

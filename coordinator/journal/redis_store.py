@@ -30,7 +30,7 @@ from coordinator.journal.scripts import (
     WRITE_SNAPSHOT,
     Script,
 )
-from coordinator.journal.term_scripts import CLEAR_TERMS, DEAD_TERMS, FIND_ENDED
+from coordinator.journal.term_scripts import CLEAR_TERMS, DEAD_TERMS, DROP_NAMESPACE, FIND_ENDED
 from coordinator.ports import (
     MAX_READ_BYTES,
     AppendAnswer,
@@ -229,16 +229,31 @@ class RedisShardStore:
             await self._clear_terms(namespace)
         if not expired:
             return 0
+        return await self._remove_ended(namespace, base, lines[:expired], entries[:expired])
+
+    async def purge_namespace(self, namespace: str, *, limit: int) -> int:
+        """See ShardStore."""
+        ended, counters, terms = self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace)
+        base, *_, lines, _ = await self._run_read(OLDEST_ENDED, keys=(ended, counters, terms), arguments=(limit,))
+        if lines:
+            return await self._remove_ended(namespace, base, lines, _entries(lines, count(base)))
+        await self._clear_terms(namespace)  # somebody may have been interrupted
+        with as_store_errors():
+            await self._writes.run(DROP_NAMESPACE, keys=(self._keys.head, ended, counters, terms), arguments=(self._token,))
+        return 0
+
+    async def _remove_ended(self, namespace: str, base: int, lines: Sequence[bytes], entries: Sequence[EndedEntry]) -> int:
+        """Removes the oldest ended tasks, which these are, with all that is kept of them."""
+        ended, counters = self._keys.ended(namespace), self._keys.counters(namespace)
+        prefix = self._keys.tasks(namespace)
         with as_store_errors():
             removed: int = await self._writes.run(
                 EXPIRE_ENDED,
-                keys=[self._keys.head, ended, counters, *(prefix + entry.task_id for entry in entries[:expired])],
+                keys=[self._keys.head, ended, counters, *(prefix + entry.task_id for entry in entries)],
                 arguments=[
                     self._token,
                     base,
-                    *chain.from_iterable(
-                        (marker_of_line(line), entry.record_bytes) for line, entry in zip(lines[:expired], entries, strict=False)
-                    ),
+                    *chain.from_iterable((marker_of_line(line), entry.record_bytes) for line, entry in zip(lines, entries, strict=True)),
                 ],
             )
         await self._clear_terms(namespace)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from coordinator.ports import MIN_RETAINED_MS, EndedEntry, Retention
+from coordinator.ports import EndedEntry, Retention
 
 
 def count_expired(
@@ -30,7 +30,7 @@ def count_expired(
             expired += 1
             continue
         age_ms = date_ms - entry.end_ms
-        if age_ms < MIN_RETAINED_MS:
+        if age_ms < retention.min_age_ms:
             break
         if age_ms <= retention.max_age_ms and held <= retention.max_count and held_bytes <= retention.max_bytes:
             break

@@ -2,12 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import starmap
 from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
-from coordinator import convert, convert_policies
+from coordinator import convert, convert_deliveries, convert_limits, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
+from coordinator.core.webhooks import Delivery, GivenUp
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
 SNAPSHOT_VERSION = 1
@@ -37,14 +39,27 @@ class SnapshotEncoder:
         self._parts = {namespace.name: _Part(self._chunk, namespace) for namespace in namespaces}
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
+            part.deleted = namespace.deleted
+            part.rate_logs.extend(starmap(convert_limits.rate_log_out, namespace.rate_logs))
+            part.next_delivery = namespace.next_delivery
         self._size = 0
 
     def add(self, namespace: SnapshotNamespace, task: Task) -> None:
         """Takes a task in as it is now."""
+        self._added(self._part(namespace).add(task))
+
+    def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
+        """Takes in a webhook's delivery."""
+        self._added(self._part(namespace).add_webhook(stored))
+
+    def _part(self, namespace: SnapshotNamespace) -> "_Part":
         part = self._parts.get(namespace.name)
         if part is None:
             part = self._parts[namespace.name] = _Part(self._chunk, namespace)
-        self._size += part.add(task)
+        return part
+
+    def _added(self, size: int) -> None:
+        self._size += size
         if self._size >= self._max_bytes:
             self._close()
 
@@ -78,9 +93,11 @@ class _Part:
     def add(self, task: Task) -> int:
         """Takes a task in. Answers about how many bytes it takes."""
         spec = task.spec
-        if task.fence or task.run != 1 or task.place != task.number or not task.created_ms == task.changed_ms == task.ready_at_ms:
+        if task.fence or task.run != 1 or task.created_ms != task.changed_ms:
             return self._add_live(task)
-        if task.reprioritised or task.first_ready_ms != task.created_ms:
+        if not (task.place == task.number and task.ready_at_ms == task.created_ms) and not _is_still_delayed(task):
+            return self._add_live(task)
+        if task.reprioritised:
             return self._add_live(task)
         # 0.5 us a task up to here, and as much again when it is serialized
         place = self._last_place if spec.retry is self._last_policy else self._policy(spec.retry)
@@ -117,6 +134,7 @@ class _Part:
             checkpoint=task.checkpoint,
             chunk_end=task.chunk_end,
             result_fence=task.result_fence,
+            first_ready_ms=task.first_ready_ms if task.first_ready_ms != task.created_ms else 0,
         )
         size = _LIVE_BYTES + len(task.spec.request) + len(task.checkpoint)
         if task.cancel_reason is not None:
@@ -133,12 +151,18 @@ class _Part:
             size += 32 * len(task.usage)
         if task.reprioritised:
             live.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
-        if task.first_ready_ms != task.created_ms:
-            live.first_ready_ms = task.first_ready_ms
+        if task.run_created_ms != task.created_ms:
+            live.run_create_ms = task.run_created_ms
         if task.history:
             live.history.extend(map(convert.history_out, task.history))
             size += sum(entry.ByteSize() for entry in live.history)
         return size
+
+    def add_webhook(self, stored: Delivery | GivenUp) -> int:
+        """Takes a delivery in. Answers about how many bytes it takes."""
+        webhook = convert_deliveries.delivery_out(stored)
+        self._message.webhooks.append(webhook)
+        return webhook.ByteSize()
 
     def close(self) -> None:
         message = self._message
@@ -149,6 +173,11 @@ class _Part:
             queued.requests.extend(self._requests)
             queued.create_ms.extend(self._create_ms)
             queued.policies.extend(self._places)
+
+
+def _is_still_delayed(task: Task) -> bool:
+    """Whether a delayed task is as it was when it was accepted: then its request says the rest."""
+    return not task.place and task.ready_at_ms == task.spec.timing.ready_ms(task.created_ms)
 
 
 def decode_snapshot(blob: bytes) -> SnapshotPiece:
@@ -170,6 +199,10 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
                 created_ms=part.create_ms,
                 next_number=part.next_number,
                 policies=tuple(map(convert_policies.standing_stored, part.policies)),
+                deleted=part.deleted,
+                rate_logs=tuple(map(convert_limits.rate_log_stored, part.rate_logs)),
+                next_delivery=part.next_delivery,
+                webhooks=tuple(map(convert_deliveries.delivery_stored, part.webhooks)),
             ),
             list(_tasks(part)),
         )
@@ -182,9 +215,7 @@ def _tasks(part: event_pb2.SnapshotPart) -> Iterator[Task]:
     policies = [convert.defaults_in(policy) for policy in part.retry_policies]
     queued = part.queued
     for number, request, created_ms, policy in zip(queued.numbers, queued.requests, queued.create_ms, queued.policies, strict=True):
-        task = Task(number, _spec(request, policies[policy]), created_ms)
-        task.ready_at_ms = created_ms
-        yield task
+        yield Task(number, _spec(request, policies[policy]), created_ms)
     for live in part.tasks:
         yield _live_task(live, policies)
 
@@ -200,9 +231,10 @@ def _live_task(live: event_pb2.LiveTask, policies: Sequence[RetryPolicy]) -> Tas
     task = Task(live.number, _spec(live.request, policies[live.policy]), live.create_ms)
     if live.priority:
         task.spec, task.reprioritised = task.spec.at(live.priority), live.priority
-    task.first_ready_ms = live.first_ready_ms or live.create_ms
+    task.run_created_ms = live.run_create_ms or live.create_ms
     task.state = TaskState(_STATES[live.state])
     task.place = live.place
+    task.first_ready_ms = live.first_ready_ms or (live.create_ms if live.place else 0)
     task.run = live.run
     task.attempt = live.attempt
     task.fence = live.fence

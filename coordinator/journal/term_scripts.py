@@ -110,3 +110,9 @@ end
 return #KEYS - 3
 """
 )
+
+DROP_NAMESPACE: Final = Script("""#!lua flags=allow-oom
+-- Removes what is left of a namespace without ended tasks. KEYS: head, list, counters, terms. ARGV: token.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] or redis.call('LLEN', KEYS[2]) > 0 then return 0 end
+return redis.call('UNLINK', KEYS[3], KEYS[4])
+""")

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from muster.v1 import admin_pb2, admin_pb2_grpc, bulk_pb2, common_pb2
+from muster.v1 import admin_pb2, admin_pb2_grpc, bulk_pb2
 
 from coordinator import convert
-from coordinator.core.explain import WaitKind, waits_for
 from coordinator.core.load_map import AgentStatus
-from coordinator.core.model import Task
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc import bulk_calls
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.limit_calls import list_limits
+from coordinator.rpc.namespace_calls import delete
 from coordinator.rpc.pages import PageToken, page_size
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
+from coordinator.rpc.queue_views import queue_history, queue_stats
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
+from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
     from coordinator.engine.shard import Shard
+    from coordinator.engine.webhooks import WebhookDispatcher
     from coordinator.loop_stalls import LoopStalls
     from coordinator.rpc.shards import Shards
+    from coordinator.webhook_urls import WebhookRules
 
 Context = Any  # grpc.aio.ServicerContext[Any, Any]
 NAMESPACE_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -48,12 +52,18 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         shards: where namespaces live.
         facts: what this coordinator is.
         stalls: how its event loop does.
+        webhooks: knows how deliveries fare.
+        webhook_rules: where webhooks may go.
     """
 
-    def __init__(self, *, shards: Shards, facts: Facts, stalls: LoopStalls) -> None:
+    def __init__(
+        self, *, shards: Shards, facts: Facts, stalls: LoopStalls, webhooks: WebhookDispatcher, webhook_rules: WebhookRules
+    ) -> None:
         self._shards = shards
         self._facts = facts
         self._stalls = stalls
+        self._webhooks = webhooks
+        self._webhook_rules = webhook_rules
 
     async def CreateNamespace(self, request: admin_pb2.CreateNamespaceRequest, context: Context) -> admin_pb2.CreateNamespaceResponse:
         if not NAMESPACE_NAME.fullmatch(request.name):
@@ -67,6 +77,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         namespace = shard.create_namespace(request.name)
         await shard.durable_write()
         return admin_pb2.CreateNamespaceResponse(namespace=_namespace_view(shard, namespace))
+
+    async def DeleteNamespace(self, request: admin_pb2.DeleteNamespaceRequest, context: Context) -> admin_pb2.DeleteNamespaceResponse:
+        return await delete(self._shards.of(request.name), request)
 
     async def ListNamespaces(self, request: admin_pb2.ListNamespacesRequest, context: Context) -> admin_pb2.ListNamespacesResponse:
         size = page_size(request.page_size)
@@ -87,13 +100,16 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def GetQueueStats(self, request: admin_pb2.GetQueueStatsRequest, context: Context) -> admin_pb2.GetQueueStatsResponse:
         shard, namespace = self._shards.called(context)
-        response = _queue_stats(shard, namespace)
+        response = queue_stats(shard, namespace)
         await shard.durable()
         try:
             response.retained = await shard.store.count_ended(namespace.name)
         except (StoreOutage, StoreCorrupt) as error:
             raise Unavailable(f"the store can't be read now ({error}): try again") from error
         return response
+
+    async def GetQueueHistory(self, request: admin_pb2.GetQueueHistoryRequest, context: Context) -> admin_pb2.GetQueueHistoryResponse:
+        return await queue_history(*self._shards.called(context), request.task_type)
 
     async def GetLoadMap(self, request: admin_pb2.GetLoadMapRequest, context: Context) -> admin_pb2.GetLoadMapResponse:
         shard, namespace = self._shards.called(context)
@@ -119,7 +135,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         )
 
     async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
-        return await set_policies(*self._shards.called(context), request)
+        return await set_policies(*self._shards.called(context), request, self._webhook_rules)
 
     async def DeletePolicies(self, request: admin_pb2.DeletePoliciesRequest, context: Context) -> admin_pb2.DeletePoliciesResponse:
         return await delete_policies(*self._shards.called(context), request)
@@ -145,53 +161,19 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         progress = await bulk_calls.purge_tasks(*self._shards.called(context), request)
         return bulk_pb2.PurgeTasksResponse(progress=progress)
 
+    async def ListWebhookDeliveries(
+        self, request: admin_pb2.ListWebhookDeliveriesRequest, context: Context
+    ) -> admin_pb2.ListWebhookDeliveriesResponse:
+        return await list_deliveries(*self._shards.called(context), request, self._webhooks)
+
+    async def RetryWebhookDeliveries(
+        self, request: admin_pb2.RetryWebhookDeliveriesRequest, context: Context
+    ) -> admin_pb2.RetryWebhookDeliveriesResponse:
+        return await retry_deliveries(*self._shards.called(context), request, self._webhooks)
+
+    async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
+        return await list_limits(*self._shards.called(context), request)
+
 
 def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:
     return admin_pb2.Namespace(name=namespace.name, create_time=convert.timestamp(namespace.created_ms), shard=shard.number)
-
-
-def _queue_stats(shard: Shard, namespace: Namespace) -> admin_pb2.GetQueueStatsResponse:
-    scheduler = namespace.scheduler
-    totals = scheduler.totals
-    now_ms = shard.now().date_ms
-    rows: dict[tuple[str, int], admin_pb2.QueueStats] = {}
-
-    def row(task_type: str, priority: int) -> admin_pb2.QueueStats:
-        key = (task_type, priority)
-        if key not in rows:
-            rows[key] = admin_pb2.QueueStats(task_type=task_type, priority=cast("common_pb2.Priority.ValueType", priority))
-        return rows[key]
-
-    oldest: dict[tuple[str, int], Task] = {}
-    for lane in scheduler.ready.lanes.values():
-        for fifo in lane.fifos():
-            key = (lane.task_type, fifo.priority)
-            row(*key).ready += fifo.live
-            if fifo.rank() is not None and (key not in oldest or fifo.top.place < oldest[key].place):
-                oldest[key] = fifo.top
-    for key, head in oldest.items():
-        stats = row(*key)
-        stats.oldest_wait.CopyFrom(convert.duration(max(0, now_ms - head.created_ms) / 1000))
-        reason = waits_for(scheduler, head)
-        if reason is not None and reason.kind is not WaitKind.QUEUED:
-            stats.waits_for = reason.message
-    running = 0
-    for backoff in scheduler.backoffs.values():
-        row(backoff.task.spec.task_type, backoff.task.spec.priority).delayed += 1
-    for agent in scheduler.load.agents.values():
-        for attempt in agent.running.values():
-            row(attempt.task.spec.task_type, attempt.task.spec.priority).running += 1
-            running += 1
-    return admin_pb2.GetQueueStatsResponse(
-        queues=[rows[key] for key in sorted(rows)],
-        pending=len(scheduler.state.tasks) - running - scheduler.state.retrying,
-        running=running,
-        retrying=scheduler.state.retrying,
-        submitted_total=totals.submitted,
-        completed_total=totals.completed,
-        failed_total=totals.failed,
-        cancelled_total=totals.cancelled,
-        crashed_total=totals.crashed,
-        stale_results_total=totals.stale_results,
-        max_live_tasks=scheduler.settings.max_live_tasks,
-    )

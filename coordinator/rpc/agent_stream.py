@@ -17,7 +17,7 @@ from coordinator.core import reports, sessions
 from coordinator.core.effects import Assign, DrainSession, StopAttempt
 from coordinator.core.model import Failure, FailureKind, Now
 from coordinator.core.reports import Failed, RenewVerdict, SignOfLife, Verdict
-from coordinator.errors import InvalidRequest, SessionSuperseded, Unavailable
+from coordinator.errors import InvalidRequest, NotFound, SessionSuperseded, Unavailable
 from coordinator.rpc.opaque import opaque
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
 
@@ -310,6 +310,9 @@ class AgentStream:
     def close(self, message: str) -> None:
         self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
 
+    def gone(self, message: str) -> None:
+        self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))
+
     def _answer_gathered(self) -> None:
         self._answered += 1
         self._gathered()
@@ -354,6 +357,8 @@ class AgentStream:
             assignment.run = effect.run
             if effect.checkpoint:
                 assignment.checkpoint = effect.checkpoint
+            if effect.time_left_ms:
+                assignment.time_left.FromMilliseconds(effect.time_left_ms)
             sent.append((effect.task_id, effect.fence))
         self._unacknowledged[self._batch_id] = sent
         if len(self._unacknowledged) > MAX_CAPACITY:  # of an agent that reports results and acknowledges nothing

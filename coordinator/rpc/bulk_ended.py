@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 from muster.v1 import bulk_pb2, common_pb2, event_pb2, task_pb2
 
 from coordinator import convert_operations, filters
+from coordinator.core.model import RetryPolicy
 from coordinator.core.operations import redrive
 from coordinator.core.submits import Refused
-from coordinator.engine.intake import queue_full
+from coordinator.engine.intake import refusal
 from coordinator.errors import LimitReached, Unavailable
 from coordinator.ports import MIN_RETAINED_MS, StoreCorrupt, StoreOutage
 from coordinator.rpc.bulk_tally import Skip, Tally
@@ -181,17 +182,24 @@ class Redrive:
         left: list[str] = []
         for task_id, (_, record) in found.items():
             if full is None:
-                ended = convert_operations.ended_run(record, shard.settings.retry, self._priority)
+                ended = convert_operations.ended_run(record, self._defaults, self._priority)
                 task = redrive(namespace.scheduler, ended, self._reason, now)
                 if not isinstance(task, Refused):
                     tally.changed()
                     continue
-                full = queue_full(namespace, task)
+                if task is Refused.KEY_FULL:  # others may have room
+                    tally.skip(Skip.CONCURRENCY_LIMIT, task_id)
+                    continue
+                full = refusal(namespace, task, ended.spec)
             left.append(task_id)
         shard.decided(namespace, now)
         await shard.durable_write()
         shard.require_current(namespace)
         return (full, left) if full is not None else None
+
+    def _defaults(self, task_type: str) -> RetryPolicy:
+        scheduler = self._namespace.scheduler
+        return scheduler.type_retries.get(task_type, scheduler.settings.retry)
 
 
 class Purge:

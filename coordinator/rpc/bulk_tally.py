@@ -24,6 +24,7 @@ class Skip(Enum):
     CANCEL_REQUESTED = 8
     CHANGED = 9
     NO_ROOM = 10
+    CONCURRENCY_LIMIT = 11
 
 
 _MESSAGES = {
@@ -36,6 +37,7 @@ _MESSAGES = {
     Skip.SAME_PRIORITY: "it has this priority",
     Skip.CANCEL_REQUESTED: "it was asked to stop before, and hasn't stopped yet",
     Skip.CHANGED: "it changed meanwhile",
+    Skip.CONCURRENCY_LIMIT: "the limit of its concurrency key refuses more tasks now: try again when one has ended",
     Skip.NO_ROOM: "the queue, or the store, has no room for it now: try again when some tasks have ended",
 }
 

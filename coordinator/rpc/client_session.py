@@ -47,6 +47,7 @@ class ClientSession:
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
+        self.namespace_name = namespace.name
         self._session = session
         self._bounds = bounds
         self._waits_for: set[str] = set()  # tasks whose results are due here
@@ -101,7 +102,7 @@ class ClientSession:
         except Unavailable as error:
             self._acknowledge(batch.batch_id, [(index, error) for index in range(len(batch.tasks))])
             return
-        specs = checked(batch.tasks, self._shard, self._bounds)
+        specs = checked(batch.tasks, self._namespace, self._bounds)
         if batch.first_send:
             exceptions = take_in_new(self._shard, self._namespace, specs, sink)
             self._expect(specs, exceptions, sink)
@@ -210,6 +211,9 @@ class ClientSession:
     def close(self, message: str) -> None:
         self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
 
+    def gone(self, message: str) -> None:
+        self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))
+
     def _queue(self, result: Task | bytes, size: int) -> None:
         if self.sender.ending.done():
             return
@@ -287,11 +291,12 @@ class ClientSession:
         return serialized
 
 
-def checked(messages: Iterable[common_pb2.TaskSpec], shard: Shard, bounds: Bounds) -> list[Spec | MusterError]:
+def checked(messages: Iterable[common_pb2.TaskSpec], namespace: Namespace, bounds: Bounds) -> list[Spec | MusterError]:
     """Submitted tasks as specs, or what is wrong with each."""
     specs: list[Spec | MusterError] = []
-    defaults = shard.settings.retry
+    usual, of_types = namespace.scheduler.settings.retry, namespace.scheduler.type_retries
     for message in messages:
+        defaults = of_types.get(message.task_type, usual) if of_types else usual
         try:
             specs.append(convert.spec_in(message, defaults, bounds))
         except InvalidRequest as error:

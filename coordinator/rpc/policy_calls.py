@@ -11,6 +11,7 @@ from coordinator import convert_policies
 from coordinator.core.policies import MAX_POLICIES, PolicyName, delete_policy, set_policy
 from coordinator.errors import InvalidRequest, LimitReached
 from coordinator.rpc.pages import PageToken, page_size
+from coordinator.webhook_urls import WebhookRules
 
 if TYPE_CHECKING:
     from coordinator.engine.namespace import Namespace
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 MAX_PER_CALL = 1000
 
 
-async def set_policies(shard: Shard, namespace: Namespace, request: admin_pb2.SetPoliciesRequest) -> admin_pb2.SetPoliciesResponse:
+async def set_policies(
+    shard: Shard, namespace: Namespace, request: admin_pb2.SetPoliciesRequest, rules: WebhookRules
+) -> admin_pb2.SetPoliciesResponse:
     """Sets all of them, or none.
 
     Raises:
@@ -28,7 +31,7 @@ async def set_policies(shard: Shard, namespace: Namespace, request: admin_pb2.Se
         Unavailable: the store is out.
     """
     _check_count(request.policies, "policies")
-    policies = [convert_policies.policy_in(one, f"policies[{place}]") for place, one in enumerate(request.policies)]
+    policies = [convert_policies.policy_in(one, f"policies[{place}]", rules) for place, one in enumerate(request.policies)]
     shard.require_store()
     scheduler = namespace.scheduler
     count = len(scheduler.state.policies.keys() | {policy.name for policy in policies})
@@ -44,7 +47,7 @@ async def set_policies(shard: Shard, namespace: Namespace, request: admin_pb2.Se
     standing = [set_policy(scheduler, policy, now) for policy in policies]
     shard.decided(namespace, now)
     await shard.durable_write()
-    return admin_pb2.SetPoliciesResponse(policies=map(convert_policies.standing_out, standing))
+    return admin_pb2.SetPoliciesResponse(policies=map(convert_policies.standing_shown, standing))
 
 
 async def delete_policies(shard: Shard, namespace: Namespace, request: admin_pb2.DeletePoliciesRequest) -> admin_pb2.DeletePoliciesResponse:
@@ -76,7 +79,7 @@ async def list_policies(shard: Shard, namespace: Namespace, request: admin_pb2.L
     token = PageToken.parse(request.page_token, query=f"policies {request.kind}")
     standing = namespace.scheduler.state.policies
     names = sorted(name for name in standing if kind in (None, name.kind) and (not token.after or _place(name) > token.after))
-    response = admin_pb2.ListPoliciesResponse(policies=[convert_policies.standing_out(standing[name]) for name in names[:size]])
+    response = admin_pb2.ListPoliciesResponse(policies=[convert_policies.standing_shown(standing[name]) for name in names[:size]])
     if len(names) > size:
         response.next_page_token = PageToken(token.query, _place(names[size - 1])).text()
     await shard.durable()

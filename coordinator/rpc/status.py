@@ -21,6 +21,7 @@ from coordinator.errors import (
     LimitReached,
     MusterError,
     NotFound,
+    PreconditionFailed,
     SessionSuperseded,
     Unavailable,
 )
@@ -35,6 +36,7 @@ CODES: dict[type[MusterError], int] = {
     CursorInvalid: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
     AlreadyExists: code_pb2.ALREADY_EXISTS,
+    PreconditionFailed: code_pb2.FAILED_PRECONDITION,
     SessionSuperseded: code_pb2.ABORTED,
     LimitReached: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,

@@ -8,13 +8,14 @@ from typing import cast
 from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator import convert
+from coordinator.convert_timing import timing_in
 from coordinator.core.history import HistoryEntry
 from coordinator.core.model import Task, TaskState
 
 
 def history_of(task: Task) -> Iterator[task_pb2.TaskHistoryEntry]:
     """The history of a task in memory, in order."""
-    yield from _begun(task.created_ms, task.history)
+    yield from _begun(task.created_ms, task.spec.timing.ready_ms(task.created_ms), task.history)
     if task.fence > _last_fence(task.history):
         yield _started(task.started_ms, task.run, task.attempt, task.fence, task.agent)
     if task.state is TaskState.COMPLETED:
@@ -24,7 +25,8 @@ def history_of(task: Task) -> Iterator[task_pb2.TaskHistoryEntry]:
 def history_of_record(record: event_pb2.TaskRecord) -> Iterator[task_pb2.TaskHistoryEntry]:
     """The history of a task that has ended, in order."""
     history = convert.history_in(record.history)
-    yield from _begun(record.create_ms, history)
+    timing = timing_in(common_pb2.TaskSpec.FromString(record.request))
+    yield from _begun(record.create_ms, timing.ready_ms(record.create_ms), history)
     if record.fence > _last_fence(history):
         yield _started(record.start_ms, record.run, record.attempt, record.fence, record.agent_name)
     if record.state == common_pb2.TASK_STATE_COMPLETED:
@@ -36,14 +38,17 @@ def _last_fence(history: Sequence[HistoryEntry]) -> int:
     return max((entry.fence for entry in history), default=0)
 
 
-def _begun(created_ms: int, history: Sequence[HistoryEntry]) -> Iterator[task_pb2.TaskHistoryEntry]:
+def _begun(created_ms: int, ready_ms: int, history: Sequence[HistoryEntry]) -> Iterator[task_pb2.TaskHistoryEntry]:
     """Everything up to the last entry, each attempt's start before the first that is known of it."""
-    yield task_pb2.TaskHistoryEntry(
+    submitted = task_pb2.TaskHistoryEntry(
         event_time=convert.timestamp(created_ms),
         kind=common_pb2.TASK_HISTORY_KIND_SUBMITTED,
         state=common_pb2.TASK_STATE_PENDING,
         run=1,
     )
+    if ready_ms > created_ms:
+        submitted.ready_time.CopyFrom(convert.timestamp(ready_ms))
+    yield submitted
     known_fence = 0
     for entry in history:
         view = _view(entry)

@@ -55,7 +55,7 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
         shard.require_store()
         if not 0 < len(request.tasks) <= MAX_BATCH_TASKS:
             raise InvalidRequest(f"tasks has {len(request.tasks)} entries: give 1 to {MAX_BATCH_TASKS}", field="tasks")
-        exceptions = dict(await take_in(shard, namespace, checked(request.tasks, shard, self._bounds), None))
+        exceptions = dict(await take_in(shard, namespace, checked(request.tasks, namespace, self._bounds), None))
         await shard.durable_write()
         response = task_pb2.SubmitTasksResponse()
         for index, message in enumerate(request.tasks):

@@ -7,8 +7,9 @@ from typing import cast
 from muster.v1 import common_pb2, event_pb2, task_pb2
 
 from coordinator import convert
+from coordinator.convert_timing import show_dates, timing_in
 from coordinator.core.explain import WaitKind, WaitReason, explain, waits_for
-from coordinator.core.model import Attempt, Task
+from coordinator.core.model import UNTIMED, Attempt, Task
 from coordinator.core.scheduler import Scheduler
 from coordinator.rpc.task_history import history_of, history_of_record
 
@@ -53,6 +54,10 @@ def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | 
         message.cancel_delivered = attempt.cancel_delivered
         if attempt.progress is not None:
             message.progress.CopyFrom(convert.progress_out(attempt.progress))
+    if task.spec.timing is not UNTIMED:
+        show_dates(
+            message, task.spec.timing, created_ms=task.created_ms, run_created_ms=task.run_created_ms, first_ready_ms=task.first_ready_ms
+        )
     spec = common_pb2.TaskSpec.FromString(task.spec.request)
     message.parent_task_id = spec.parent_task_id
     if task.spec.labels:
@@ -91,6 +96,12 @@ def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType)
     )
     if record.start_ms:
         message.start_time.CopyFrom(convert.timestamp(record.start_ms))
+    timing = timing_in(spec)
+    if timing != UNTIMED:
+        never_ready = timing.ready_ms(record.create_ms) > record.create_ms and not record.first_ready_ms
+        first_ready_ms = 0 if never_ready else record.first_ready_ms or record.create_ms
+        run_created_ms = record.run_create_ms or record.create_ms
+        show_dates(message, timing, created_ms=record.create_ms, run_created_ms=run_created_ms, first_ready_ms=first_ready_ms)
     if record.HasField("last_failure"):
         message.last_failure.CopyFrom(record.last_failure)
     if view == task_pb2.TASK_VIEW_FULL:

@@ -60,6 +60,8 @@ async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.Watc
                 )
                 error.metadata["cursor"] = watcher.cursor()
                 raise error
+            if watch.is_gone:
+                raise NotFound(watch.closed or "", reason="NAMESPACE_NOT_FOUND")
             if watch.closed is not None:
                 raise Unavailable(watch.closed, reason="SHARD_UNAVAILABLE")
             if isinstance(taken, Page) and not taken.is_last:

@@ -36,8 +36,8 @@ def test_a_small_run_of_depth_measures_everything():
     assert report["payload_bytes"] == 100
     for key in ("rate_at_1000", "rate_at_depth", "replay_s", "snapshot_s", "recovery_s"):
         assert report[key] > 0, key
-    for key in ("rss_bytes_per_task", "worst_stall_ms"):  # so few tasks may fit into what was free
-        assert report[key] >= 0, key
+    assert report["worst_stall_ms"] >= 0
+    assert report["rss_bytes_per_task"] < 4096  # so few tasks may fit into what was free, or be outweighed by what was given back
 
 
 def test_a_small_run_of_fairness_measures_everything():

@@ -278,6 +278,9 @@ def test_stats_show_queues_and_totals(muster, client):
     assert record["coordinator"]["version"] == "0.1.0"
     assert record["load"] == {"capacity": "10", "running": "2"}
     assert record["queues"][0]["ready"] == "7"
+    assert "webhooks" not in result.stdout
+    client.answers["queue_stats"].webhooks_given_up = 2
+    assert "0 wait, 2 given up" in muster("stats").stdout
 
 
 def test_a_namespace_is_created(muster, client):

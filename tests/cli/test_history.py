@@ -76,6 +76,12 @@ def test_a_running_task_is_told_up_to_now():
     ]
 
 
+def test_a_delay_is_told_as_part_of_the_wait():
+    task = a_task(entry("ATTEMPT_STARTED", 4, 1))
+    task.history[0].ready_time.CopyFrom(at(3))
+    assert told(task)[0] == (0, 4, "waited", "3.0 s of it delayed")
+
+
 @pytest.mark.parametrize("delivered,words", [(False, "running, not yet told to stop"), (True, "running, told to stop")])
 def test_a_cancel_that_has_not_ended_a_task_shows_where_it_is(delivered, words):
     task = a_task(

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 
@@ -45,8 +46,13 @@ def test_submit_prints_the_id_alone(muster, client):
         "max_retries": 0,
         "run_timeout_s": 2.5,
         "progress_timeout_s": None,
+        "not_before": None,
+        "delay_s": None,
+        "queue_timeout_s": None,
+        "deadline_s": None,
         "scheduling": None,
         "labels": {},
+        "webhook": None,
         "want_result": False,
     }
 
@@ -69,12 +75,55 @@ def test_what_is_no_label_is_told(muster, client, labels, says):
 def test_submit_says_what_it_asks_of_the_scheduler(muster, client):
     client.answers["submit"] = ScriptedHandle("t-9")
     words = ["--key", "tenant", "--cost", "2.5", "--slots", "2", "--needs", "gpu=a,b", "--needs", "!spot"]
-    words += ["--min-version", "3", "--sticky", "chat"]
+    words += ["--min-version", "3", "--sticky", "chat", "--concurrency-key", "user", "--rate-key", "api"]
     assert muster("submit", "summarise", "hello", *words).exit_code == 0
     [(_, _, options)] = client.calls
     assert options["scheduling"] == Scheduling(
-        fairness_key="tenant", cost=2.5, slots=2, selectors=["gpu=a,b", "!spot"], min_version=3, sticky_key="chat"
+        fairness_key="tenant",
+        cost=2.5,
+        slots=2,
+        selectors=["gpu=a,b", "!spot"],
+        min_version=3,
+        sticky_key="chat",
+        concurrency_key="user",
+        rate_key="api",
     )
+
+
+@pytest.mark.parametrize(
+    "words, options",
+    [
+        (["--delay", "1.5", "--deadline", "60"], {"delay_s": 1.5, "deadline_s": 60.0}),
+        (
+            ["--not-before", "2027-01-31T09:00Z", "--queue-timeout", "5"],
+            {"not_before": datetime(2027, 1, 31, 9, tzinfo=UTC), "queue_timeout_s": 5.0},
+        ),
+        (["--not-before", "2027-01-31 09:00"], {"not_before": datetime(2027, 1, 31, 9).astimezone()}),
+    ],
+)
+def test_submit_says_when_it_is_to_run(muster, client, words, options):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    assert muster("submit", "summarise", "hello", *words).exit_code == 0
+    [(_, _, given)] = client.calls
+    assert options.items() <= given.items()
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [(["--not-before", "noon"], "is no date"), (["--not-before", "2027-01-31", "--delay", "1"], "not both"), (["--delay", "-1"], "")],
+)
+def test_submit_refuses_dates_that_are_none(muster, client, words, says):
+    result = muster("submit", "summarise", "hello", *words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not client.calls
+
+
+def test_submit_says_who_is_told(muster, client):
+    client.answers["submit"] = ScriptedHandle("t-9")
+    assert muster("submit", "summarise", "hello", "--webhook", "https://example.com/hook").exit_code == 0
+    [(_, _, options)] = client.calls
+    assert options["webhook"] == "https://example.com/hook"
 
 
 @pytest.mark.parametrize("wrong", [("--needs", "=x"), ("--needs", "!a=b"), ("--needs", ""), ("--cost", "0"), ("--cost", "nan")])

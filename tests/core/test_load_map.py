@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.core.load_map import AgentStatus, LoadMap
+from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import Attempt, Capability, Needs, Task
-from tests.support.core_world import spec_of
+from tests.support.core_world import load_map, spec_of
 
 CAPABILITIES = [("a",), ("a", "b"), ("b",)]
 
@@ -29,7 +29,7 @@ def give(agent, count=1):
 
 
 def test_load_counts_against_capacity():
-    load = LoadMap()
+    load = load_map()
     small, large = joined(load, "small", capacity=2), joined(load, "large", capacity=10)
     give(small, 1)
     give(large, 4)
@@ -38,7 +38,7 @@ def test_load_counts_against_capacity():
 
 
 def test_the_longest_idle_of_equals_goes_first():
-    load = LoadMap()
+    load = load_map()
     agents = [joined(load, name) for name in ("first", "second", "third")]
     group = agents[0].group
     order = []
@@ -50,7 +50,7 @@ def test_the_longest_idle_of_equals_goes_first():
 
 
 def test_the_ready_level_bounds_what_an_agent_gets():
-    load = LoadMap()
+    load = load_map()
     agent = joined(load, "agent", capacity=10, limit=1)
     assert agent.free_slots() == 1
     give(agent)
@@ -58,7 +58,7 @@ def test_the_ready_level_bounds_what_an_agent_gets():
 
 
 def test_a_draining_or_lost_agent_is_not_free():
-    load = LoadMap()
+    load = load_map()
     agent = joined(load, "agent")
     agent.status = AgentStatus.DRAINING
     assert agent.free_slots() == 0
@@ -67,7 +67,7 @@ def test_a_draining_or_lost_agent_is_not_free():
 
 
 def test_agents_of_equal_capabilities_share_a_class_and_the_last_one_takes_it_along():
-    load = LoadMap()
+    load = load_map()
     one = joined(load, "one", capabilities=("a", "b"))
     other = joined(load, "other", capabilities=("b", "a"))
     assert one.group is other.group
@@ -78,7 +78,7 @@ def test_agents_of_equal_capabilities_share_a_class_and_the_last_one_takes_it_al
 
 
 def test_an_agent_that_comes_back_with_other_capabilities_changes_its_class():
-    load = LoadMap()
+    load = load_map()
     agent = joined(load, "agent", capabilities=("a",))
     joined(load, "agent", capabilities=("b",))
     assert load.capable(Needs("a")) == []
@@ -92,7 +92,7 @@ def test_an_agent_that_comes_back_with_other_capabilities_changes_its_class():
     )
 )
 def test_least_loaded_is_what_a_scan_finds(operations):
-    load = LoadMap()
+    load = load_map()
     for operation, which, amount in operations:
         agent = load.agents.get(f"agent{which}")
         if operation == "join":

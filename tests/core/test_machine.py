@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from muster.v1 import common_pb2
 
+from coordinator.core import submits
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
 from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
+from coordinator.core.policies import ConcurrencyLimitPolicy, RateLimitPolicy, WhenFull
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
-from coordinator.core.submits import CancelVerdict
+from coordinator.core.submits import CancelVerdict, Refused
 from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
-from tests.support.oracle import Oracle, told_by
+from tests.support.known_tasks import told_by
+from tests.support.oracle import Oracle
 
 SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1)
 AGENTS = st.sampled_from(["ann", "bob", "cai"])
@@ -42,7 +45,30 @@ SCHEDULING = st.just({}) | st.fixed_dictionaries(
         "selectors": st.sampled_from(SELECTORS),
         "min_version": st.integers(0, 2),
         "sticky_key": st.sampled_from(["u", "v"]),
+        "concurrency_key": st.sampled_from(["c1", "c2", "d"]),
+        "rate_key": st.sampled_from(["r1", "r2", "s"]),
     },
+)
+TIMING = st.just({}) | st.fixed_dictionaries(
+    {},
+    optional={
+        "delay_s": st.sampled_from([0.5, 5, 30]),
+        "queue_timeout_s": st.sampled_from([0.7, 11]),
+        "deadline_s": st.sampled_from([31, 60, 1001]),
+    },
+)
+PATTERNS = {"concurrency_key": ["c*", "c1", "d", "*"], "rate_key": ["r*", "r1", "s", "*"], "task_type": ["a", "b", "*"]}
+LIMITS = st.one_of(
+    st.builds(
+        ConcurrencyLimitPolicy,
+        st.sampled_from(PATTERNS["concurrency_key"]),
+        st.just(""),
+        st.integers(0, 3),
+        st.sampled_from([WhenFull.WAIT, *WhenFull]),
+    ),
+    st.builds(ConcurrencyLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3)),
+    st.builds(RateLimitPolicy, st.sampled_from(PATTERNS["rate_key"]), st.just(""), st.integers(0, 3), st.just(10_000)),
+    st.builds(RateLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3), st.just(10_000)),
 )
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
@@ -66,13 +92,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
         for task_id, (task_type, priority) in tasks.items():
-            self.submit(task_id, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
+            self.submit(task_id, {}, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
     # --- clients ---
 
     @rule(
         task_id=IDS,
         scheduling=SCHEDULING,
+        timing=TIMING,
         task_type=st.sampled_from("abc"),
         priority=st.integers(1, 4),
         max_retries=st.none() | st.integers(0, 2),
@@ -80,11 +107,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         labels=st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
         parent=st.sampled_from(["", "task1"]),
     )
-    def submit(self, task_id, scheduling, **options):
+    def submit(self, task_id, scheduling, timing, **options):
         if task_id in self.settled:
             return  # the engine has looked it up in the store, and doesn't ask the core
         known = self.world.scheduler.state.find(task_id)
-        task = self.world.submit(spec_of(task_id, defaults=SETTINGS.retry, **options, **scheduling))
+        spec = spec_of(task_id, defaults=SETTINGS.retry, **options, **timing, **scheduling)
+        if known is None and self.oracle.refuses(spec):
+            assert submits.submit(self.world.scheduler, spec, self.world.now) is Refused.KEY_FULL
+            return
+        task = self.world.submit(spec)
         assert known in (None, task)
         self.judge()
 
@@ -246,6 +277,20 @@ class SchedulerMachine(RuleBasedStateMachine):
             sign = SignOfLife(task_id, held.fence, None, (), cancel_delivered=False)
             assert self.world.renew(held.agent, sign) is not RenewVerdict.LOST
         self.judge()
+
+    # --- operators ---
+
+    @rule(limit=LIMITS)
+    def set_limit(self, limit):
+        self.world.set_policy(limit)
+        self.judge()
+
+    @rule(pick=PICKS)
+    def delete_limit(self, pick):
+        names = sorted(self.world.scheduler.state.policies)
+        if names:
+            assert self.world.delete_policy(self.one_of(names, pick))
+            self.judge()
 
     # --- the world ---
 

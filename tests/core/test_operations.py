@@ -6,11 +6,22 @@ import pytest
 
 from coordinator.core.events import EndedRun, Redriven
 from coordinator.core.evolve import IllegalEvent, evolve
-from coordinator.core.model import Settings, TaskState
+from coordinator.core.model import FailureKind, Settings, TaskState
 from coordinator.core.operations import Priorities
+from coordinator.core.policies import (
+    TYPE_KEY,
+    ConcurrencyLimitPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    RetryDefaultsPolicy,
+    WhenFull,
+)
 from coordinator.core.reports import Verdict
+from coordinator.core.statistics import SUBMITTED
+from coordinator.core.submits import Refused
 from tests.core.test_snapshot import walked
-from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, CoreWorld, durable, spec_of
+from tests.support.core_world import FAILED, FAILED_FOR_GOOD, FIRST_DATE_MS, GIVEN_BACK, CoreWorld, durable, spec_of
 
 
 @pytest.fixture
@@ -104,6 +115,81 @@ class TestPriority:
         world.reprioritise("t2", 2)
         assert order(world) == ["t0", "t1", "t3", "t2"]
 
+    @pytest.mark.parametrize("limit", [{"concurrency_key": "k"}, {"rate_key": "r"}], ids=["concurrency", "rate"])
+    def test_what_a_limit_holds_up(self, world, limit):
+        world.set_policy(ConcurrencyLimitPolicy("k", "", 1))
+        world.set_policy(RateLimitPolicy("r", "", 1, 1000))
+        for name in "abcd":
+            world.submit(name, **limit)
+        world.reprioritise("c", 3)
+        world.reprioritise("d", 4)
+        world.reprioritise("d", 2)
+        world.join("one", capacity=4)
+        got = []
+        for _ in range(4):
+            got += world.running("one")
+            world.finish("one", got[-1])
+            world.advance(1.01)
+        assert got == ["c", "a", "b", "d"]
+
+    def test_a_queue_that_a_limit_takes_in_and_lets_go(self, world):
+        """What has moved out of it, and stands in it still, goes with it."""
+        for name in "abcd":
+            world.submit(name)
+        world.reprioritise("b", 3)
+        world.set_policy(RateLimitPolicy("", "work", 1, 1000))
+        world.reprioritise("b", 2)
+        world.reprioritise("c", 4)
+        world.delete_policy(PolicyName(PolicyKind.RATE_LIMIT, TYPE_KEY + "work"))
+        assert order(world) == ["c", "a", "b", "d"]
+
+    def test_it_ages_on(self, world):
+        world.submit("a", priority=1)
+        world.advance(119)
+        world.reprioritise("a", 2)
+        level = world.scheduler.ages.level
+        world.advance(0.9)
+        assert level(world.task("a")) == 3
+        world.advance(1)
+        assert level(world.task("a")) == 4
+        world.reprioritise("a", 1)
+        assert level(world.task("a")) == 3, "it is two minutes old"
+        world.submit("b", priority=4)
+        world.advance(58)
+        assert order(world) == ["b", "a"]
+
+    def test_one_becomes_critical_by_its_timer(self, world):
+        """The timer of the queue that it has come into is its own."""
+        world.submit("a", priority=1)
+        world.advance(100)
+        world.submit("young", priority=3)
+        world.advance(1)
+        world.reprioritise("a", 3)
+        world.submit("b", priority=4)
+        assert order(world) == ["a", "b", "young"]
+
+    def test_one_in_its_delay(self, world):
+        world.submit("a", delay_s=10)
+        world.reprioritise("a", 4)
+        world.submit("b", priority=3)
+        world.advance(10.1)
+        assert order(world) == ["a", "b"]
+
+    def test_counts_go_with_it(self, world):
+        """The invariants compare them with a look at all tasks after each step."""
+        world.join("one", capacity=1)
+        for name in ("runs", "waits"):
+            world.submit(name)
+        world.submit("delayed", delay_s=5)
+        for name in ("runs", "waits", "delayed"):
+            world.reprioritise(name, 4)
+        row = world.scheduler.statistics.row("work", 4)
+        assert (row.live(), row.running(), row.delayed) == (3, 1, 1)
+        assert sum(row.counts) == 0, "nothing has happened there yet"
+        world.advance(20)
+        world.finish("one", "runs")
+        assert (row.live(), row.running(), row.delayed) == (2, 1, 0)
+
     def test_a_restart_and_a_snapshot_know(self, world):
         for number in range(20):
             world.submit(f"t{number}")
@@ -175,6 +261,116 @@ class TestRedrive:
         assert durable(world.recovered()) == durable(world.scheduler.state)
         then, before = walked(world, meanwhile=lambda: None)
         assert then == before
+
+    def test_its_durations_count_from_now(self, world):
+        world.join("one", capacity=1)
+        world.submit("a", deadline_s=10, queue_timeout_s=5)
+        world.finish("one", "a", FAILED_FOR_GOOD)
+        world.ready("one", 0)
+        world.advance(3600)
+        task = world.redrive("a")
+        assert (task.created_ms, task.run_created_ms) == (FIRST_DATE_MS, world.date_ms)
+        world.advance(4.9)
+        world.crash()
+        assert world.task("a").state is TaskState.PENDING
+        world.advance(0.2)
+        assert world.ends("a")[-1].failure.kind is FailureKind.QUEUE_TIMEOUT
+        world.redrive("a")
+        world.join("two", capacity=1)
+        world.advance(9.9)
+        assert world.task("a").state is TaskState.RUNNING
+        world.advance(0.2)
+        assert world.ends("a")[-1].failure.kind is FailureKind.DEADLINE
+        assert [task.run for task in world.ends("a")] == [1, 2, 3]
+
+    def test_a_delay_that_was_waited_for_is_over(self, world):
+        world.join("one")
+        world.submit("a", delay_s=10)
+        world.advance(11)
+        world.finish("one", "a", FAILED_FOR_GOOD)
+        world.redrive("a")
+        assert world.running("one") == ["a"]
+
+    def test_a_date_that_is_ahead_is_waited_for(self, world):
+        world.join("one")
+        world.submit("a", delay_s=10, queue_timeout_s=5)
+        world.cancel("a")
+        world.advance(4)
+        world.redrive("a")
+        assert durable(world.recovered()) == durable(world.scheduler.state)
+        world.advance(5.9)
+        assert not world.running("one")
+        world.advance(0.2)
+        assert world.running("one") == ["a"]
+
+    def test_limits_count_it(self, world):
+        world.set_policy(ConcurrencyLimitPolicy("k", "", 1))
+        world.join("one")
+        world.submit("a", concurrency_key="k")
+        world.cancel("a")
+        world.finish("one", "a", FAILED_FOR_GOOD)
+        world.submit("b", concurrency_key="k")
+        world.redrive("a")
+        assert world.scheduler.limits.use_of("k") == (2, 1)
+        assert world.running("one") == ["b"]
+        world.finish("one", "b")
+        assert world.running("one") == ["a"]
+        world.finish("one", "a")
+        assert not world.scheduler.limits.keys
+
+    def test_a_limit_that_refuses_more_refuses_it(self, world):
+        world.set_policy(ConcurrencyLimitPolicy("k", "", 1, WhenFull.REJECT))
+        for name in "ab":
+            world.submit(name, concurrency_key="k")
+            world.cancel(name)
+        world.redrive("a")
+        assert world.redrive("b") is Refused.KEY_FULL
+        world.cancel("a")
+        assert world.redrive("b").run == 2
+
+    def test_a_limit_that_cancels_the_oldest_does(self, world):
+        world.set_policy(ConcurrencyLimitPolicy("k", "", 1, WhenFull.CANCEL_OLDEST))
+        world.submit("a", concurrency_key="k")
+        world.submit("b", concurrency_key="k")
+        assert world.ends("a"), "as for a new one"
+        world.redrive("a")
+        assert [task.spec.task_id for task in world.scheduler.state.tasks.values()] == ["a"]
+
+    def test_a_full_queue_has_no_room(self):
+        world = CoreWorld(settings=Settings(max_live_tasks=1))
+        world.submit("a")
+        world.cancel("a")
+        world.submit("b")
+        assert world.redrive("a") is Refused.QUEUE_FULL
+
+    def test_it_is_found_and_counted(self, world):
+        world.join("one")
+        world.submit("a", labels={"team": "red"}, parent="p")
+        world.finish("one", "a", FAILED_FOR_GOOD)
+        world.ready("one", 0)
+        before = world.scheduler.statistics.row("work", 2).counts[SUBMITTED]
+        task = world.redrive("a", priority=3)
+        index = world.scheduler.index
+        assert index.of_label("team", ["red"]) == index.of_parents(["p"]) == index.of_tried() == [task.number]
+        assert list(world.scheduler.state.by_number) == [task.number] == [world.scheduler.state.next_number - 1]
+        row = world.scheduler.statistics.row("work", 3)
+        assert (row.live(), row.counts[SUBMITTED], before) == (1, 1, 1)
+        assert world.scheduler.totals.redriven == 1
+
+    def test_webhooks_are_told_of_each_run(self, world):
+        world.submit("a", webhook="https://own.example/")
+        world.cancel("a")
+        world.redrive("a")
+        world.cancel("a")
+        pending = world.scheduler.state.deliveries.pending.values()
+        assert [(delivery.task_id, delivery.run) for delivery in pending] == [("a", 1), ("a", 2)]
+
+    def test_the_retries_of_its_type_are_those_that_hold_now(self, world):
+        world.submit(spec_of("a", "typed"))
+        world.cancel("a")
+        world.set_policy(RetryDefaultsPolicy("typed", 7))
+        assert world.redrive("a").spec.retry.max_retries == 7
+        assert world.recovered().tasks["a"].spec.retry.max_retries == 7
 
     @pytest.mark.parametrize("number, task_id", [(0, "b"), (7, "a")], ids=["out of order", "live"])
     def test_what_does_not_fit_changes_nothing(self, world, number, task_id):

@@ -1,12 +1,13 @@
 """Policies: they hold at once, over snapshots and restarts, until they are deleted."""
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from muster.v1 import event_pb2, policy_pb2
+from muster.v1 import common_pb2, event_pb2, policy_pb2
 
 from coordinator import convert_policies
 from coordinator.core.model import Settings
-from coordinator.core.policies import PolicyKind, PolicyName, StandingPolicy, WeightPolicy
+from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, StandingPolicy, WeightPolicy
 from coordinator.errors import InvalidRequest
 from coordinator.journal.codec import FORMAT_VERSION, JournalTooNew, decode
 from tests.support.core_world import FIRST_DATE_MS, CoreWorld
@@ -60,7 +61,15 @@ def test_a_deleted_weight_is_what_the_coordinator_was_started_with():
     assert served(world, 40).count("b") == pytest.approx(30, abs=1)
 
 
-@pytest.mark.parametrize("policy", [WeightPolicy("", 0.001), WeightPolicy("key", 1000.0)])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        WeightPolicy("", 0.001),
+        WeightPolicy("key", 1000.0),
+        RetryDefaultsPolicy("work", 0, 0.0, 0.25, 1.0, 0),
+        RetryDefaultsPolicy("work", max_retries=7),
+    ],
+)
 def test_what_is_read_is_what_was_written(policy):
     message = convert_policies.policy_out(policy)
     assert convert_policies.policy_in(message, "policies[0]") == policy
@@ -72,11 +81,20 @@ def test_what_is_read_is_what_was_written(policy):
     assert message.WhichOneof("policy") == policy.name.kind.name.lower()
 
 
+def retry_defaults(task_type, **options):
+    retry = common_pb2.RetryPolicy(**options)
+    return policy_pb2.Policy(retry_defaults=policy_pb2.RetryDefaultsPolicy(task_type=task_type, retry_policy=retry))
+
+
 @pytest.mark.parametrize(
     "message, field, says",
     [
         (policy_pb2.Policy(set_time=Timestamp(seconds=1)), "p", "set one"),
         (policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key="a" * 129, weight=1)), "p.weight.fairness_key", "at most 128"),
+        (retry_defaults(""), "p.retry_defaults.task_type", "empty"),
+        (retry_defaults("work"), "p.retry_defaults.retry_policy", "at least one"),
+        (retry_defaults("work", backoff_multiplier=0.5), "p.retry_defaults.retry_policy.backoff_multiplier", "use 1 to"),
+        (retry_defaults("work", max_backoff=Duration(seconds=-1)), "p.retry_defaults.retry_policy.max_backoff", "negative"),
         *(
             (policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key="a", weight=weight)), "p.weight.weight", "0.001 to 1000")
             for weight in (0.0, -1.0, 0.0009, 1001.0, float("inf"), float("nan"))
@@ -87,6 +105,11 @@ def test_what_cannot_be_is_refused(message, field, says):
     with pytest.raises(InvalidRequest, match=says) as refused:
         convert_policies.policy_in(message, "p")
     assert refused.value.field == field
+
+
+def test_a_type_s_backoff_is_kept_to_the_millisecond_as_the_journal_keeps_it():
+    policy = convert_policies.policy_in(retry_defaults("work", initial_backoff=Duration(nanos=1_900_000)), "p")
+    assert policy == RetryDefaultsPolicy("work", initial_backoff_s=0.001)
 
 
 def test_a_policy_of_a_newer_release_is_not_passed_over():

@@ -9,7 +9,7 @@ from coordinator.core.fifo import Ages, Fifo
 from coordinator.core.lazy_heap import LazyHeap
 from coordinator.core.model import Needs, ShareBy, Task, TaskState
 from coordinator.core.ready_queue import Lane, ReadyQueue
-from tests.support.core_world import spec_of
+from tests.support.core_world import load_map, spec_of
 
 
 def task(place, *, priority=2, task_type="work"):
@@ -80,6 +80,24 @@ def test_a_cancelled_head_is_skipped():
     assert level.live == 1
 
 
+@pytest.mark.parametrize("last", ["cancelled", "taken"])
+def test_an_empty_queue_holds_on_to_nothing(last):
+    level = fifo()
+    tasks = [task(place) for place in (1, 3, 4, 2)]
+    for one in tasks:
+        level.add(one)
+    assert head_of(level) is tasks[0]
+    for one in tasks[1:]:
+        cancel(level, one)
+    if last == "taken":
+        level.pop()
+    else:
+        cancel(level, tasks[0])
+    assert not level._fresh
+    assert not level._returned
+    assert not hasattr(level, "top")
+
+
 def test_what_was_cancelled_deep_in_the_queue_does_not_pile_up():
     level = fifo()
     head = task(0)
@@ -143,11 +161,15 @@ def test_a_lane_serves_the_higher_priority_first():
 
 
 def queue_of(lanes_opened, lanes_closed):
-    return ReadyQueue(ages=ages(), opened=lanes_opened.append, closed=lanes_closed.append)
+    return ReadyQueue(
+        ages=ages(), pools=load_map().pools, is_limited=lambda _: False, opened=lanes_opened.append, closed=lanes_closed.append
+    )
 
 
 def add(queue, one):
-    lane = queue.lanes.get(one.spec.task_type) or queue.open(one, spare=0)
+    lane = queue.lanes.get(one.spec.task_type)
+    if lane is None:
+        return queue.open(one, spare=0)
     return lane if lane.add(one) else None
 
 
@@ -168,7 +190,11 @@ def test_heaps_of_lanes_answer_the_best_head_of_all(operations):
         patch.setattr("coordinator.core.lazy_heap._MIN_STALE", 2)
         heaps, waiting, taken, number = [LazyHeap(), LazyHeap()], [], [], 0
         queue = ReadyQueue(
-            ages=ages(), opened=lambda lane: [heap.tell(lane) for heap in heaps], closed=lambda lane: [heap.discard(lane) for heap in heaps]
+            ages=ages(),
+            pools=load_map().pools,
+            is_limited=lambda _: False,
+            opened=lambda lane: [heap.tell(lane) for heap in heaps],
+            closed=lambda lane: [heap.discard(lane) for heap in heaps],
         )
         for operation, kind, priority, pick in operations:
             if operation == "add" or (operation == "return" and taken):

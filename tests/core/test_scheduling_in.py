@@ -22,6 +22,8 @@ def spec(**scheduling):
         ("scheduling.fairness_key", {"fairness_key": "x" * 129}),
         ("scheduling.fairness_key", {"fairness_key": "a\nb"}),
         ("scheduling.sticky_key", {"sticky_key": "x" * 129}),
+        ("scheduling.concurrency_key", {"concurrency_key": "x" * 129}),
+        ("scheduling.rate_key", {"rate_key": "a\nb"}),
         ("scheduling.cost", {"cost": -1}),
         ("scheduling.cost", {"cost": float("nan")}),
         ("scheduling.cost", {"cost": float("inf")}),

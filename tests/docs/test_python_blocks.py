@@ -11,7 +11,7 @@ _TOLD = [document for document in DOCUMENTS if blocks(document, "python")]
 
 @pytest.fixture(scope="module")
 def address():
-    with in_a_thread(local_coordinator()) as address:
+    with in_a_thread(local_coordinator(webhook_allow=["127.0.0.1"])) as address:
         yield address
 
 

@@ -25,9 +25,19 @@ class Deployment:
         children: starts the processes.
         folder: where the data directory and what the handlers record lie.
         options: the coordinator's, beside its data directory and address.
+        module: what is run as the coordinator.
+        agent: what is run as an agent, for `python -m agent_node`.
     """
 
-    def __init__(self, *, children: Children, folder: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        children: Children,
+        folder: Path,
+        options: Sequence[str] = (),
+        module: str = "coordinator",
+        agent: str = "tests.e2e.workers:agent",
+    ) -> None:
         self.data_dir = folder / "data"
         self.executions = folder / "executions"
         self.gates = folder / "gates"
@@ -37,6 +47,8 @@ class Deployment:
         self.coordinator: Child
         self._children = children
         self._options = options
+        self._module = module
+        self._agent = agent
 
     @property
     def address(self) -> str:
@@ -52,7 +64,7 @@ class Deployment:
 
     def spawn_coordinator(self, *options: str, port: int = 0) -> Child:
         """Starts a coordinator with these options alone."""
-        command = [sys.executable, "-m", "coordinator", "--listen", f"127.0.0.1:{port}", *options]
+        command = [sys.executable, "-m", self._module, "--listen", f"127.0.0.1:{port}", *options]
         return self._children.start(command, name="coordinator")
 
     async def kill_coordinator(self) -> None:
@@ -102,9 +114,9 @@ class Deployment:
     # --- agents ---------------------------------------------------------------------------------------------------------------
 
     def start_agent(self, name: str, *, capacity: int = 10, env: Mapping[str, str] | None = None, address: str | None = None) -> Child:
-        """Starts an agent of `tests.e2e.workers`."""
+        """Starts an agent."""
         where = ["--name", name, "--address", address or self.address, "--capacity", str(capacity)]
-        command = [sys.executable, "-m", "agent_node", "tests.e2e.workers:agent", *where]
+        command = [sys.executable, "-m", "agent_node", self._agent, *where]
         paths = {"WORKER_EXECUTIONS": str(self.executions), "WORKER_GATES": str(self.gates)}
         return self._children.start(command, name=name, env={**paths, **(env or {})})
 
@@ -144,9 +156,9 @@ async def serving_port(coordinator: Child) -> int:
 
 
 @asynccontextmanager
-async def deployed(children: Children, folder: Path, *options: str) -> AsyncIterator[Deployment]:
+async def deployed(children: Children, folder: Path, *options: str, **modules: str) -> AsyncIterator[Deployment]:
     """A deployment whose coordinator serves. Its processes end with the block, the store too, however its coordinator ended."""
-    deployment = Deployment(children=children, folder=folder, options=options)
+    deployment = Deployment(children=children, folder=folder, options=options, **modules)
     try:
         await deployment.start_coordinator()
         yield deployment

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from coordinator.core.model import Capability, Settings, TaskState
+from coordinator.core.policies import RateLimitPolicy, set_policy
 from coordinator.core.reports import acknowledge, finish
 from coordinator.core.sessions import Hello, hello, ready
 from coordinator.engine.intake import Duplicate, take_in, take_in_new
@@ -143,6 +144,26 @@ def test_an_outage_is_no_running_time():
     on_a_bench(story)
 
 
+def test_what_an_outage_held_up_counts_from_its_end():
+    """Decided before, sent after it: the next may begin a period later."""
+
+    async def story(bench):
+        set_policy(bench.scheduler, RateLimitPolicy("key", "", 1, 10_000), bench.shard.now())
+        bench.decided()
+        await bench.shard.durable()
+        bench.faults[StoreCall.APPEND] = Fault.BEFORE
+        first = bench.submit("first", rate_key="key")
+        second = bench.submit("second", rate_key="key")
+        await asyncio.sleep(100)
+        bench.faults.clear()
+        await asyncio.sleep(8)
+        assert (first.state, second.state) == (TaskState.RUNNING, TaskState.PENDING)
+        await asyncio.sleep(4)
+        assert second.state is TaskState.RUNNING
+
+    on_a_bench(story)
+
+
 def test_during_an_outage_nothing_new_is_begun_and_nothing_spins():
     async def story(bench):
         task = bench.submit("task")
@@ -192,6 +213,25 @@ def test_a_task_that_ends_while_it_is_looked_up_is_not_taken_in_again():
         assert not bench.scheduler.state.tasks
         await asyncio.sleep(0.1)
         assert bench.scheduler.state.find("task") is None, "nobody asks any more: it is forgotten"
+
+    on_a_bench(story)
+
+
+def test_a_task_that_an_older_look_up_kept_in_memory_is_not_taken_in_again():
+    async def story(bench):
+        with bench.shard.records.open():
+            bench.finish(bench.submit("task"))
+            await bench.shard.durable()
+            assert bench.scheduler.state.find("task") is not None, "the look-up that is open keeps it"
+            bench.store.answer.clear()
+            again = asyncio.create_task(take_in(bench.shard, bench.namespace, [spec_of("task"), spec_of("other")], None))
+            await asyncio.sleep(0.1)
+        assert bench.scheduler.state.find("task") is None, "that look-up is over, and the other's answer on its way"
+        bench.store.answer.set()
+        ((index, verdict),) = await again
+        assert index == 0
+        assert isinstance(verdict, Duplicate)
+        assert list(bench.scheduler.state.tasks) == ["other"]
 
     on_a_bench(story)
 

@@ -20,6 +20,11 @@ from coordinator.__main__ import main
         (["--snapshot-after", "0"], "--snapshot-after 0 is too few: give 1 or more"),
         (["--store-memory", "1000000"], "--store-memory 1000000 is too few: give 33554432 or more"),
         (["--max-live-bytes", "-5"], "--max-live-bytes -5 is too few: give 1 or more"),
+        (["--max-pending-webhooks", "0"], "--max-pending-webhooks 0 is too few: give 1 or more"),
+        (
+            ["--webhook-allow", "10.0.0.0/8", "--webhook-allow", "10.0.0.1/8"],
+            "--webhook-allow: 10.0.0.1/8 is no network (10.0.0.1/8 has host bits set): give one such as 10.0.0.0/8 or fd00::/8",
+        ),
         (["--key-prefix", "{x}"], "--key-prefix: the key prefix '{x}' must not be empty or contain braces"),
         (["--key-prefix", ""], "--key-prefix: the key prefix '' must not be empty or contain braces"),
     ],

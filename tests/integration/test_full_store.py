@@ -58,11 +58,11 @@ async def fill(client, name):
 
 
 async def test_it_refuses_drains_and_takes_again_and_again(running, address):
-    """Each round's tasks would fill half of the store for good, if nothing made room."""
+    """Each round fills the store: the next one's tasks find room only because it was made."""
     async with Client(address) as client, serving_agent(address):
         for number in range(3):
             taken, refusal = await fill(client, f"round-{number}")
-            assert len(taken) > 300
+            assert len(taken) > 100  # from 70 % on, where it isn't tight any more, 160 fit
             assert refusal.metadata["limit"] == "store_memory"
             assert refusal.retry_after_s > 0
             assert f"submits stop at {FULL_PERCENT} %" in str(refusal)

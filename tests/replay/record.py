@@ -5,14 +5,27 @@ somebody's store.
 """
 
 import sys
+from typing import Any
 
 from muster.v1 import common_pb2
 
 from coordinator.core.effects import TaskEnded
-from coordinator.core.events import Commit, NamespaceCreated
-from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, Usage
-from coordinator.core.policies import PolicyKind, PolicyName, WeightPolicy
+from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
+from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, TaskState, Usage
+from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
+    NamespaceLimitsPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    RetryDefaultsPolicy,
+    WebhookPolicy,
+    WeightPolicy,
+    WhenFull,
+)
 from coordinator.core.reports import Failed, Stopped, Success, checkpoint, chunk
+from coordinator.core.state import State
+from coordinator.core.webhooks import EVERY_TYPE
 from coordinator.journal.codec import encode, record_out, slim_record
 from coordinator.ports import SnapshotNamespace
 from tests.replay.recordings import FOLDER, Recording, record_said, said
@@ -35,7 +48,15 @@ def chapter(world: CoreWorld, name: str) -> None:
     for number in range(5):
         world.submit(spec_of(f"{name}-waits-{number}", "other", defaults=SETTINGS.retry, progress_timeout_s=7.25 if number else None))
     world.cancel(f"{name}-waits-4", "not needed")
+    for end, labels in (("waits", {"team": "red", "tier": "1"}), ("cancelled", {"team": "blue"})):
+        world.submit(spec_of(f"{name}-labelled-{end}", "other", defaults=SETTINGS.retry, labels=labels, parent=f"{name}-runs"))
+    world.cancel(f"{name}-labelled-cancelled")
     world.submit(spec_of(f"{name}-own-policy", "other", defaults=SETTINGS.retry, max_retries=9, max_crashes=8))
+    world.set_policy(RetryDefaultsPolicy("typed", 7, 0.5, 20.0, 1.5, 2))
+    for number, max_retries in enumerate((None, 4)):
+        defaults = world.scheduler.type_retries["typed"]
+        world.submit(spec_of(f"{name}-typed-{number}", "typed", defaults=defaults, max_retries=max_retries))
+    timed(world, name)
     for one in ("completes", "fails", "retries", "given-back", "stopped", "crashes", "runs", "stopping"):
         world.acknowledge("ann", f"{name}-{one}")
     world.advance(0.1)  # which journals the acknowledgements
@@ -45,6 +66,7 @@ def chapter(world: CoreWorld, name: str) -> None:
         checkpoint(world.scheduler, agent, runs.spec.task_id, runs.fence, sequence, data, world.now)
         chunk(world.scheduler, agent, runs.spec.task_id, runs.fence, 10 * sequence, data, world.now)
         world.commit()
+    world.cancel(f"{name}-cancelled-when-ready", "too late")
     world.finish("ann", f"{name}-completes", DONE)
     world.finish("ann", f"{name}-fails", FAILED_FOR_GOOD)
     world.finish("ann", f"{name}-retries", LIMITED)
@@ -56,12 +78,59 @@ def chapter(world: CoreWorld, name: str) -> None:
     world.finish("ann", f"{name}-given-back", GIVEN_BACK)
 
 
+def hooks(world: CoreWorld, name: str) -> None:
+    """Ends that webhooks are told of: some are delivered, some are given up, some are left pending."""
+    hook = common_pb2.Webhook(url="https://own.example/hook", states=[common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED])
+    for task_type in ("hooked", EVERY_TYPE):
+        world.set_policy(WebhookPolicy(task_type, f"https://{name}.example/", frozenset({TaskState.FAILED}), ("whsec_" + "a" * 32,)))
+    world.connect("hal", ["hooked"])
+    world.ready("hal", 10)
+    for one in ("fails", "also-fails", "completes"):
+        world.submit(spec_of(f"{name}-hook-{one}", "hooked", defaults=SETTINGS.retry, webhook=hook, labels={"team": "red"}))
+    world.finish("hal", f"{name}-hook-completes", DONE)
+    for one in ("fails", "also-fails"):
+        world.finish("hal", f"{name}-hook-{one}", FAILED_FOR_GOOD)
+    first = world.scheduler.state.deliveries.next_number - 6
+    world.settle(first)
+    world.settle(first + 1)
+    world.settle(first + 2, "it was gone")
+    world.settle(first + 5, "nobody was there")
+    world.submit(spec_of(f"{name}-hook-waits", "nobody-can", defaults=SETTINGS.retry, webhook=hook))
+    world.submit(spec_of(f"{name}-hook-cancelled", "nobody-can", defaults=SETTINGS.retry, webhook=hook))
+    world.cancel(f"{name}-hook-cancelled", "not needed")
+    for task_type in ("hooked", EVERY_TYPE):
+        world.delete_policy(PolicyName(PolicyKind.WEBHOOK, task_type)) if name == "two" else None
+
+
+def opening() -> list[tuple[str, AnyEvent]]:
+    """Namespaces come, and some go: of the one the store still holds records."""
+    come: list[tuple[str, AnyEvent]] = [(name, NamespaceCreated()) for name in (NAMESPACE, EMPTY, "gone", "going")]
+    return [
+        *come,
+        ("gone", NamespaceDeleted(purged=False)),
+        ("going", NamespaceDeleted(purged=False)),
+        ("gone", NamespaceDeleted(purged=True)),
+    ]
+
+
+def timed(world: CoreWorld, name: str) -> None:
+    """Tasks with dates; those of a twentieth of a second come before the chapter is over."""
+    dates: dict[str, dict[str, Any]] = {
+        "delayed": {"delay_s": 600, "deadline_s": 900},
+        "dated": {"not_before_ms": world.date_ms + 600_000},
+        "ready": {"delay_s": 0.05, "queue_timeout_s": 600},
+        "cancelled-when-ready": {"delay_s": 0.05},
+        "stale": {"queue_timeout_s": 0.05},
+        "late": {"deadline_s": 0.05},
+    }
+    for one, options in dates.items():
+        world.submit(spec_of(f"{name}-{one}", "other", defaults=SETTINGS.retry, **options))
+
+
 def story() -> tuple[CoreWorld, dict[str, object]]:
     """Two chapters, a takeover in the first, and a snapshot that is begun between them and finished in the second."""
     world = CoreWorld(settings=SETTINGS)
-    world.journal.append(
-        encode(Commit(1, world.epoch, FIRST_DATE_MS, [(NAMESPACE, NamespaceCreated()), (EMPTY, NamespaceCreated())]), SETTINGS.retry)
-    )
+    world.journal.append(encode(Commit(1, world.epoch, FIRST_DATE_MS, opening()), SETTINGS.retry))
     world.join("bob", ["long"])
     world.submit(spec_of("long", "long", defaults=SETTINGS.retry))
     for _ in range(40):  # its history loses its middle
@@ -79,13 +148,27 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.redrive("one-fails", "mended")
     for key in ("kept", "deleted"):
         world.set_policy(WeightPolicy(key, 2.5))
-    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1)])
+    hooks(world, "one")
+    assert world.retry(max(world.scheduler.state.deliveries.given_up))
+    world.set_policy(ConcurrencyLimitPolicy("user:*", "", 2, WhenFull.CANCEL_OLDEST))
+    world.set_policy(ConcurrencyLimitPolicy("", "limited", 1))
+    world.set_policy(RateLimitPolicy("api", "", 2, 1500))
+    world.set_policy(RateLimitPolicy("", "limited", 3, 60_000))
+    world.join("lim", ["limited"])
+    for number in range(4):
+        world.submit(spec_of(f"limited-{number}", "limited", defaults=SETTINGS.retry, concurrency_key="user:1", rate_key="api"))
+        world.cancel("limited-0", "to go on")
+        if number == 1:
+            world.finish("lim", "limited-0", DONE)
+    world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.cancel("one-fails", "not now")
     world.set_policy(WeightPolicy("late", 0.5))
+    world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
     world.ready("ann", 10)
     chapter(world, "two")
+    hooks(world, "two")
     while world.go_on_with_snapshot(3):
         pass
     for name in ("two-crashes", "two-undelivered"):
@@ -105,7 +188,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.redrive("spent", "there is more", priority=4)
     world.redrive("long", "it wasn't enough")
     assert world.snapshot is not None
-    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: {"next_number": 1, "policies": {}, "tasks": {}}}
+    namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: said(State())}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}
 
 

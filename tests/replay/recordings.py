@@ -12,7 +12,7 @@ A recording is a folder with
 import json
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from google.protobuf.json_format import MessageToDict
 from muster.v1 import event_pb2
 
 from coordinator.core.state import State
-from tests.support.core_world import durable
+from tests.support.core_world import durable, durable_beside_tasks
 
 FOLDER = Path(__file__).parent / "recorded"
 _LENGTH = struct.Struct(">I")
@@ -61,7 +61,11 @@ def _blobs(content: bytes) -> Iterable[bytes]:
 def said(state: State) -> dict[str, Any]:
     """A state in JSON's words."""
     policies = {f"{name.kind.name} {name.key}": _plain(standing) for name, standing in state.policies.items()}
-    return {"next_number": state.next_number, "policies": policies, "tasks": _plain(durable(state))}
+    webhooks = {
+        name: _plain(value) for name, value in durable_beside_tasks(state).items() if name in ("pending", "given_up", "next_delivery")
+    }
+    rates = [_plain([name.key, key, starts]) for name, key, starts in state.rates.logs()]
+    return {"next_number": state.next_number, "policies": policies, "rates": rates, "webhooks": webhooks, "tasks": _plain(durable(state))}
 
 
 def record_said(blob: bytes) -> dict[str, Any]:
@@ -75,11 +79,13 @@ def _plain(value: Any) -> Any:
             return value.name
         case bytes() | bytearray():
             return bytes(value).hex()
+        case frozenset():
+            return sorted(_plain(one) for one in value)
         case tuple() | list():
             return [_plain(one) for one in value]
         case dict():
             return {key: _plain(one) for key, one in value.items()}
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return _plain(asdict(value))
+            return {field.name: _plain(getattr(value, field.name)) for field in fields(value) if field.compare}
         case _:
             return value

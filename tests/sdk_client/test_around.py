@@ -3,12 +3,24 @@
 import asyncio
 import dataclasses
 import inspect
+from datetime import UTC, datetime
 
 import pytest
 from muster.v1.common_pb2 import Outcome, Success
 from muster.v1.task_pb2 import SessionResponse
 
-from agent_node import BlockingClient, Client, MusterError, PayloadError, Priority, RefusedError, RetryPolicy, Scheduling, TaskRequest
+from agent_node import (
+    BlockingClient,
+    Client,
+    MusterError,
+    PayloadError,
+    Priority,
+    RefusedError,
+    RetryPolicy,
+    Scheduling,
+    TaskRequest,
+    Webhook,
+)
 from agent_node.payloads import About, AesGcm, Content, FileBlobStore, Payloads, Zlib
 from tests.support.fake_task_service import FakeTaskService, completed, serving
 
@@ -23,7 +35,12 @@ OPTIONS = {
     "retry": RetryPolicy(max_retries=1),
     "run_timeout_s": 1.0,
     "progress_timeout_s": 2.0,
+    "not_before": datetime(2030, 1, 2, tzinfo=UTC),
+    "delay_s": None,
+    "queue_timeout_s": 3.0,
+    "deadline_s": 4.0,
     "scheduling": Scheduling(fairness_key="key"),
+    "webhook": Webhook("https://example.com/hook", ["FAILED"]),
     "parent_task_id": "parent",
     "labels": {"team": "red"},
     "traceparent": "00-1",

@@ -86,6 +86,11 @@ def test_single_calls(calls: Calls) -> None:
     got, requests = calls.answer(lambda c: c.policies(), ADMIN, "ListPolicies", *pages)
     assert (got, len(requests)) == ([policy, policy], 2)
 
+    waiting = admin_pb2.ListWebhookDeliveriesResponse(pending=3)
+    assert calls.answer(lambda c: c.webhook_deliveries(), ADMIN, "ListWebhookDeliveries", waiting)[0].pending == 3
+    again = admin_pb2.RetryWebhookDeliveriesResponse(count=2)
+    assert calls.answer(lambda c: c.retry_webhooks(all_given_up=True), ADMIN, "RetryWebhookDeliveries", again)[0] == 2
+
     stats = admin_pb2.GetQueueStatsResponse(pending=3)
     assert calls.answer(lambda c: c.queue_stats(), ADMIN, "GetQueueStats", stats)[0].pending == 3
     assert calls.answer(lambda c: c.load_map(), ADMIN, "GetLoadMap", admin_pb2.GetLoadMapResponse(capacity=4))[0].capacity == 4

@@ -88,6 +88,18 @@ CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = 
         admin_pb2.CreateNamespaceRequest(name="n"),
         admin_pb2.CreateNamespaceResponse(namespace=admin_pb2.Namespace(name="n")),
     ),
+    (
+        "DeleteNamespace",
+        lambda c: c.delete_namespace("a", force=True, dry_run=True),
+        admin_pb2.DeleteNamespaceRequest(name="a", force=True, dry_run=True),
+        admin_pb2.DeleteNamespaceResponse(live_tasks=3),
+    ),
+    (
+        "GetQueueHistory",
+        lambda c: c.queue_history("work"),
+        admin_pb2.GetQueueHistoryRequest(task_type="work"),
+        admin_pb2.GetQueueHistoryResponse(total=admin_pb2.QueueHistory(task_type="work")),
+    ),
     ("ListNamespaces", lambda c: c.namespaces(), admin_pb2.ListNamespacesRequest(), admin_pb2.ListNamespacesResponse()),
     (
         "SetPolicies",
@@ -106,6 +118,18 @@ CASES: list[tuple[str, Callable[[Client], Awaitable[Any]], Message, Message]] = 
         lambda c: c.policies(policy_pb2.POLICY_KIND_WEIGHT),
         admin_pb2.ListPoliciesRequest(kind=policy_pb2.POLICY_KIND_WEIGHT, page_size=1000),
         admin_pb2.ListPoliciesResponse(policies=[WEIGHT]),
+    ),
+    (
+        "ListWebhookDeliveries",
+        lambda c: c.webhook_deliveries(admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP, limit=7),
+        admin_pb2.ListWebhookDeliveriesRequest(state=admin_pb2.WEBHOOK_DELIVERY_STATE_GIVEN_UP, page_size=7),
+        admin_pb2.ListWebhookDeliveriesResponse(pending=3),
+    ),
+    (
+        "RetryWebhookDeliveries",
+        lambda c: c.retry_webhooks([3, 4]),
+        admin_pb2.RetryWebhookDeliveriesRequest(numbers=[3, 4]),
+        admin_pb2.RetryWebhookDeliveriesResponse(count=2),
     ),
     ("GetCoordinator", lambda c: c.coordinator(), admin_pb2.GetCoordinatorRequest(), admin_pb2.GetCoordinatorResponse(version="1")),
 ]

@@ -4,14 +4,18 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 """
 
 import hashlib
+import json
+import math
 from dataclasses import dataclass, field
 
 from muster.v1 import agent_pb2, event_pb2, task_pb2
 
+from coordinator.convert_deliveries import event_id
 from coordinator.core.events import (
     Acknowledged,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     ChunkStored,
@@ -19,13 +23,21 @@ from coordinator.core.events import (
     Cost,
     Disposition,
     NamespaceEvent,
+    PolicyDeleted,
+    PolicySet,
     Returned,
     Submitted,
+    WebhookDelivered,
+    WebhookGivenUp,
+    WebhookRetried,
 )
-from coordinator.core.evolve import evolve
+from coordinator.core.evolve import evolve, evolve_beside_tasks
+from coordinator.core.model import FailureKind
+from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
-from tests.support.core_world import durable
+from tests.support.core_world import durable, durable_beside_tasks
+from tests.support.known_limits import KnownLimits
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
@@ -49,8 +61,12 @@ class Story:
     checkpoint: bytes = b""
     stored_checkpoints: set = field(default_factory=set)
     cancelled: bool = False
-    is_pending: bool = True  # neither held, nor in backoff, nor ended
+    is_pending: bool = False  # ready, and neither held, nor in backoff, nor ended
+    place: int = 0  # when it first became ready, by count; 0 before
+    ready_ms: int = 0  # likewise, by date
+    has_begun: bool = False
     end: str = ""
+    is_told: bool = False  # it is known who must be told of its end
 
 
 class Auditor:
@@ -59,10 +75,15 @@ class Auditor:
         self.state = State()  # as a restart would find it
         self.stories = {}  # by number
         self.by_id = {}
+        self.places = 0  # how many tasks have become ready
+        self.limits = KnownLimits()
         self.sequence = 0
         self.epoch = 0
         self.owner = None
         self.history = hashlib.sha256()
+        self.webhooks_due = {}  # by task and hook: "due", "delivered" or "given up"
+        self.answered_well = set()  # ids of webhooks
+        self.ids_told = {}
 
     # --- the journal ---
 
@@ -77,9 +98,65 @@ class Auditor:
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
             for _, event in commit.events:
-                if not isinstance(event, NamespaceEvent):
+                if isinstance(event, PolicySet | PolicyDeleted):
+                    self.limits.observe(event)
+                if isinstance(event, NamespaceEvent):
+                    self._read_webhook(event)
+                    evolve_beside_tasks(self.state, event, commit.date_ms)
+                else:
                     self._read(event, commit.date_ms)
                     evolve(self.state, event, commit.date_ms)
+                    self._expect_webhooks(event)
+
+    # --- webhooks ---
+
+    def _expect_webhooks(self, event):
+        """Whoever must be told of an end, told apart from the code that decides it."""
+        story = self.stories[event.number]
+        if not story.end or story.is_told:
+            return
+        story.is_told = True
+        task_id, own = story.spec.task_id, story.spec.webhook
+        if own is not None and story.end in {state.name for state in own.states}:
+            self.webhooks_due[task_id, None] = "due"
+        for name in self.state.policies:
+            if name.kind is PolicyKind.WEBHOOK and name.key in (story.spec.task_type, ""):
+                self.webhooks_due[task_id, name.key] = "due"
+
+    def _read_webhook(self, event):
+        if isinstance(event, WebhookDelivered | WebhookGivenUp):
+            delivery = self.state.deliveries.pending[event.delivery]
+            key = delivery.task_id, delivery.hook
+            assert self.webhooks_due[key] == "due", f"{event}, and it was {self.webhooks_due[key]}"
+            is_delivered = isinstance(event, WebhookDelivered)
+            self.webhooks_due[key] = "delivered" if is_delivered else "given up"
+            assert not is_delivered or event_id("default", delivery) in self.answered_well, "it was called delivered, and nobody has it"
+        elif isinstance(event, WebhookRetried):
+            delivery = self.state.deliveries.given_up[event.delivery].delivery
+            assert self.webhooks_due[delivery.task_id, delivery.hook] == "given up"
+            self.webhooks_due[delivery.task_id, delivery.hook] = "due"
+
+    def told(self, webhook_id, body):
+        """A receiver hears of a task's end: it must be durable by now."""
+        self.catch_up()
+        said = json.loads(body)
+        story = self.by_id.get(said["data"]["task_id"])
+        assert story is not None, "G1: a webhook told of a task that isn't durable"
+        assert story.end == said["data"]["state"], "G1: a webhook told of an end that isn't durable"
+        assert said["id"] == webhook_id
+        hook = said["data"]["hook"]
+        assert self.ids_told.setdefault(webhook_id, (story.spec.task_id, hook)) == (story.spec.task_id, hook), "one id, two events"
+
+    def webhooks_are_settled(self):
+        """Whether nothing is due any more."""
+        self.catch_up()
+        return "due" not in self.webhooks_due.values()
+
+    def every_end_was_told_of(self):
+        """At the end: each webhook that a task's end made due was delivered or given up."""
+        assert self.webhooks_are_settled()
+        assert not self.state.deliveries.pending
+        self.sim.counts["webhooks due"] += len(self.webhooks_due)
 
     def claimed(self, epoch, store):
         """Another coordinator owns the shard now, by its way to the store."""
@@ -90,13 +167,21 @@ class Auditor:
     def _read(self, event, date_ms):
         if isinstance(event, Submitted):
             assert event.spec.task_id not in self.by_id, f"G6: {event.spec.task_id} was taken twice"
-            self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec, date_ms)
+            story = self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec, date_ms)
+            if self._due_ms(story) <= date_ms:
+                self._ready(story, date_ms)
             return
         story = self.stories[event.number]
         assert not story.end, f"G2: {event} after its end"
         match event:
+            case BecameReady():
+                assert date_ms >= self._due_ms(story), "its delay ended early"
+                self.sim.count("delay ended")
+                self._ready(story, date_ms)
             case Assigned():
                 self._assigned(story, event, date_ms)
+            case AttemptFailed() if not story.holder:
+                self._given_up(story, event, date_ms)
             case CancelRecorded():
                 story.cancelled = True
                 assert event.ended == (not story.holder)
@@ -104,36 +189,74 @@ class Auditor:
                     story.is_pending, story.end = False, "CANCELLED"
             case _:
                 assert story.holder, f"{event} about an attempt that nobody holds"
-                self._about_attempt(story, event)
+                self._about_attempt(story, event, date_ms)
+
+    @staticmethod
+    def _due_ms(story):
+        """When a task becomes ready."""
+        return story.created_ms + story.spec.timing.delay_ms
+
+    def _ready(self, story, date_ms):
+        assert not story.place, "a place is fixed when a task first becomes ready"
+        self.places += 1
+        story.place, story.ready_ms, story.is_pending = self.places, date_ms, True
+
+    @staticmethod
+    def _until_ms(story):
+        """Until when a task must have begun or ended, as things are."""
+        timing = story.spec.timing
+        deadline_ms = story.created_ms + timing.deadline_ms if timing.deadline_ms else math.inf
+        waits_for_agent = timing.queue_timeout_ms and story.place and not story.has_begun
+        return min(deadline_ms, story.ready_ms + timing.queue_timeout_ms if waits_for_agent else math.inf)
+
+    def nothing_is_overdue(self, date_ms):
+        """To be called while somebody serves: whatever should have become ready, or failed, has."""
+        self.catch_up()
+        for story in self.stories.values():
+            task_id = story.spec.task_id
+            assert story.end or date_ms < self._until_ms(story) + LATE_MS, f"{task_id} should have failed"
+            assert story.place or story.end or date_ms < self._due_ms(story) + LATE_MS, f"{task_id} should be ready"
+
+    def _given_up(self, story, event, date_ms):
+        self.sim.count(f"given up: {event.failure.kind.name}")
+        assert date_ms >= self._until_ms(story), "given up before its deadline"
+        assert event.disposition is Disposition.FAIL
+        assert not story.cancelled, "a cancelled task ends cancelled"
+        story.is_pending, story.end = False, "FAILED"
 
     def _assigned(self, story, event, date_ms):
         agent = self.sim.agents[event.agent]
         assert event.fence > story.fence, "G2: a fence must grow"
         assert event.fence >> 20 >= self.epoch, "a fence of an old epoch"
         assert not story.holder, "G3: two live leases on one task"
+        assert story.place, "it is delayed"
+        assert date_ms < self._until_ms(story), "assigned after a deadline"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
         held = sum(other.spec.scheduling.slots for other in self.stories.values() if other.holder == event.agent)
         assert held + story.spec.scheduling.slots <= agent.capacity, f"G3: {event.agent} is over its capacity"
-        mine = (-self._level(story, date_ms), event.number)
+        running = [other.spec for other in self.stories.values() if other.holder]
+        assert not self.limits.hold_up(story.spec, running, date_ms), f"{story.spec.task_id} began although a limit is exhausted"
+        self.limits.began(story.spec, date_ms)
+        mine = (-self._level(story, date_ms), story.place)
         better = [
             other.spec.task_id
-            for number, other in self.stories.items()
+            for other in self.stories.values()
             if other.is_pending
             and other.spec.needs == story.spec.needs
-            and other.spec.scheduling.fairness_key == story.spec.scheduling.fairness_key
-            and (-self._level(other, date_ms - LATE_MS), number) < mine
+            and _keys(other.spec.scheduling) == _keys(story.spec.scheduling)
+            and (-self._level(other, date_ms - LATE_MS), other.place) < mine
         ]
         assert not better, f"G4: {better} go before {story.spec.task_id}"
         assert event.attempt == story.attempt + 1, "attempts are numbered without gaps"
         story.holder, story.fence, story.attempt, story.is_pending = event.agent, event.fence, event.attempt, False
-        story.fences[event.fence] = story.checkpoint
+        story.fences[event.fence], story.has_begun = story.checkpoint, True
 
     def _level(self, story, date_ms):
         """The effective priority of a ready task."""
-        steps = (date_ms - story.created_ms) // round(1000 * self.sim.settings.ageing_period_s)
+        steps = (date_ms - story.ready_ms) // round(1000 * self.sim.settings.ageing_period_s)
         return min(4, story.spec.priority + max(0, steps))
 
-    def _about_attempt(self, story, event):
+    def _about_attempt(self, story, event, date_ms):
         match event:
             case Acknowledged():
                 pass
@@ -154,9 +277,9 @@ class Auditor:
                 story.is_pending = True
             case AttemptFailed():
                 self._released(story, accepted=event.reported)
-                self._failed(story, event)
+                self._failed(story, event, date_ms)
 
-    def _failed(self, story, event):
+    def _failed(self, story, event, date_ms):
         policy = story.spec.retry
         story.retries += event.cost is Cost.RETRY
         story.crashes += event.cost is Cost.CRASH
@@ -170,9 +293,13 @@ class Auditor:
             case Disposition.RETRY:
                 assert not exhausted, "G9: it has used up its tries"
                 assert not event.failure.non_retryable, "trying again can't help"
+                assert event.ready_at_ms < self._until_ms(story), "it could not begin before its deadline"
                 assert not story.cancelled, "a cancelled task is never tried again"
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it had tries left"
+                if event.failure.kind is FailureKind.DEADLINE and not event.reported and event.cost is Cost.NONE:
+                    self.sim.count("stopped at its deadline")
+                    assert date_ms >= self._until_ms(story), "stopped before its deadline"
                 story.end = "FAILED"
             case Disposition.CANCEL:
                 assert story.cancelled
@@ -188,7 +315,9 @@ class Auditor:
         """A coordinator that has nothing left to write must remember what a restart would find."""
         self.catch_up()
         for namespace in shard.namespaces.values():
-            assert durable(namespace.scheduler.state) == durable(self.state), "memory and journal tell different stories"
+            state = namespace.scheduler.state
+            assert durable(state) == durable(self.state), "memory and journal tell different stories"
+            assert durable_beside_tasks(state) == durable_beside_tasks(self.state), "likewise, beside tasks"
 
     # --- what coordinators say ---
 
@@ -251,6 +380,10 @@ class Auditor:
             assert story.end == task_state(record.state)
             assert record.fence == story.fence
             assert (record.result_fence in story.accepted) or record.result_fence == 0
+
+
+def _keys(scheduling):
+    return scheduling.fairness_key, scheduling.concurrency_key, scheduling.rate_key
 
 
 def task_state(value):

@@ -6,6 +6,7 @@ from coordinator import convert
 from coordinator.core import submits
 from coordinator.engine.shard import DEFAULT_NAMESPACE
 from coordinator.errors import MusterError
+from tests.sim.receivers import BAD_URL, GOOD_URL
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 ANSWER_WITHIN_S = 8.0
@@ -133,12 +134,24 @@ def task_of(task_id, rng):
         spec.retry_policy.max_retries = rng.randint(0, 2)
     if rng.random() < 0.5:
         spec.run_timeout.CopyFrom(convert.duration(rng.choice([20, 60])))
+    if rng.random() < 0.2:
+        spec.delay.CopyFrom(convert.duration(rng.choice([0.05, 2, 30])))
+    if rng.random() < 0.2:
+        spec.queue_timeout.CopyFrom(convert.duration(rng.choice([0.3, 5, 40])))
+    if rng.random() < 0.2:
+        spec.deadline.CopyFrom(convert.duration(rng.choice([31, 50, 100])))
     if rng.random() < 0.5:
         spec.scheduling.fairness_key = rng.choice(["", "x", "y"])
         spec.scheduling.cost = rng.choice([0, 0.5, 4])
         spec.scheduling.slots = rng.choice([0, 1, 2])
         spec.scheduling.sticky_key = rng.choice(["", "u", "v"])
+    if rng.random() < 0.5:
+        spec.scheduling.concurrency_key = rng.choice(["", "c1", "c2"])
+        spec.scheduling.rate_key = rng.choice(["", "r1", "r2"])
     if rng.random() < 0.3:
         spec.labels[rng.choice("xy")] = rng.choice("12")
         spec.parent_task_id = rng.choice(["", "a parent"])
+    if rng.random() < 0.3:
+        spec.webhook.url = rng.choice([GOOD_URL, BAD_URL])
+        spec.webhook.states.extend(rng.choice([(), (common_pb2.TASK_STATE_FAILED, common_pb2.TASK_STATE_CANCELLED)]))
     return spec

@@ -2,17 +2,20 @@
 
 import asyncio
 
+from coordinator import convert_deliveries
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
 from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import SnapshotSettings
+from coordinator.engine.webhooks import WebhookDispatcher
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import MemoryShardStore
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.client_session import ClientSession
+from tests.sim.receivers import SimSender
 from tests.sim.wire import Wire
 
 
@@ -90,6 +93,12 @@ class Coordinator:
         self.alive = True
         self._sessions = 0
         self.store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
+        self.webhooks = WebhookDispatcher(
+            sender=SimSender(sim=sim, coordinator=self),
+            codec=convert_deliveries,
+            clock=sim,
+            entropy=Entropy(seed=sim.rng.getrandbits(32)),
+        )
         self.shard = Shard(
             number=0,
             store=RemoteStore(sim=sim, store=self.store),
@@ -99,9 +108,12 @@ class Coordinator:
             entropy=Entropy(seed=sim.rng.getrandbits(32)),
             snapshots=SnapshotSettings(min_journal_bytes=500, piece_bytes=100, tasks_per_step=2),
             default_here=True,
+            webhooks_due=self.webhooks.due,
         )
         self._run = sim.loop.create_task(self.shard.run(asyncio.Event()), name=f"coordinator {number}")
         self._run.add_done_callback(self._stopped)
+        self._delivering = sim.loop.create_task(self.webhooks.run(), name=f"webhooks {number}")
+        self._delivering.add_done_callback(self._stopped)
 
     def connect(self, owner):
         """Opens a stream for an agent or a client; None where nobody answers, or nobody serves."""
@@ -129,6 +141,7 @@ class Coordinator:
             for wire in list(self.wires):
                 wire.sever()
             self._run.cancel()
+            self._delivering.cancel()
             self.sim.coordinator_died()
 
     def check(self):

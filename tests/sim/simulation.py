@@ -5,17 +5,31 @@ import random
 from collections import Counter
 
 from coordinator.core.explain import explain
-from coordinator.core.model import Settings
+from coordinator.core.model import ALL_ENDS, Settings
+from coordinator.core.policies import (
+    ConcurrencyLimitPolicy,
+    PolicyKind,
+    PolicyName,
+    RateLimitPolicy,
+    WebhookPolicy,
+    WhenFull,
+    delete_policy,
+    set_policy,
+)
+from coordinator.core.webhooks import retry
 from coordinator.engine.shard import DEFAULT_NAMESPACE
+from coordinator.errors import MusterError
 from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
 from tests.sim.agents import SimAgent
 from tests.sim.auditor import Auditor
 from tests.sim.clients import SimClient, task_of
 from tests.sim.coordinators import Coordinator
+from tests.sim.receivers import BAD_URL, GOOD_URL
 from tests.support.virtual_loop import VirtualLoop, run_virtually
 
 FIRST_DATE_MS = 1_700_000_000_000
 CHAOS_S = 60.0
+SETTLED_WITHIN_S = 30.0  # after the chaos somebody serves again by then
 QUIET_WITHIN_S = 900.0  # after the chaos everything must come to its end within this time
 OFFERS = [("a",), ("a", "b"), ("b", "c"), ("a", "b", "c")]
 
@@ -60,6 +74,7 @@ class Simulation:
         await self._chaos()
         await self._calm()
         self.auditor.everything_has_ended([task_id for client in self.clients for task_id in client.tasks])
+        self.auditor.every_end_was_told_of()
         self.counts["commits"] = self.shard_data.sequence
         self.counts["tasks"] = len(self.auditor.by_id)
         for coordinator in self.coordinators:
@@ -78,7 +93,7 @@ class Simulation:
         return FIRST_DATE_MS + self._date_ahead_ms + int(self.loop.time() * 1000)
 
     def latency_s(self):
-        return self.rng.choice([0.0002, 0.0005, 0.002, 0.002, 0.1 if self._is_chaos() else 0.002])
+        return self.rng.choice([0.0002, 0.0005, 0.002, 0.002, 0.1 if self.is_chaos() else 0.002])
 
     def fail(self, error):
         """Something broke where nobody catches it."""
@@ -89,8 +104,8 @@ class Simulation:
 
     async def fault(self, call):
         """What the store does with a call."""
-        await asyncio.sleep(self.rng.choice([0.0001, 0.0005, 0.001, 0.02 if self._is_chaos() else 0.001]))
-        if call is StoreCall.SNAPSHOT and self._is_chaos():  # much happens while one is taken
+        await asyncio.sleep(self.rng.choice([0.0001, 0.0005, 0.001, 0.02 if self.is_chaos() else 0.001]))
+        if call is StoreCall.SNAPSHOT and self.is_chaos():  # much happens while one is taken
             await asyncio.sleep(self.rng.choice([0.0, 0.1, 1.0]))
         if self.store_is_out:
             return Fault.BEFORE
@@ -109,7 +124,7 @@ class Simulation:
     def _start_coordinator(self):
         self.coordinators.append(Coordinator(sim=self, number=len(self.coordinators)))
 
-    def _is_chaos(self):
+    def is_chaos(self):
         return self.loop.time() < CHAOS_S
 
     # --- what goes wrong ---
@@ -121,13 +136,16 @@ class Simulation:
             (2, self._store_outage),
             (2, self._lose_answers),
             (1, self._step_date),
+            (3, self._change_a_limit),
             (4, lambda: self._any_agent().die(away_s=self.rng.choice([0.1, 2, 20]))),
             (5, lambda: self._any_agent().break_stream()),
             (2, lambda: self._any_agent().freeze(self.rng.choice([3, 12, 40]))),
             (3, lambda: self.rng.choice(self.clients).break_stream()),
+            (3, self._set_webhook),
+            (1, self._retry_webhooks),
         ]
         pace_s = self.rng.choice([1.5, 4.0, 10.0])
-        while self._is_chaos():
+        while self.is_chaos():
             await asyncio.sleep(self.rng.expovariate(1 / pace_s))
             (deed,) = self.rng.choices([deed for _, deed in deeds], [weight for weight, _ in deeds])
             deed()
@@ -136,10 +154,12 @@ class Simulation:
     async def _calm(self):
         self.store_is_out, self.answers_are_lost = False, 0.0
         deadline_s = self.loop.time() + QUIET_WITHIN_S
-        while not all(client.is_done for client in self.clients):
+        while not (all(client.is_done for client in self.clients) and self.auditor.webhooks_are_settled()):
             assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
             await asyncio.sleep(5)
             self._check()
+            if self.loop.time() > deadline_s - QUIET_WITHIN_S + SETTLED_WITHIN_S:
+                self.auditor.nothing_is_overdue(self.date_ms())
 
     def _check(self):
         if self.loop.failure is not None:
@@ -191,6 +211,68 @@ class Simulation:
         """The store's clock is set: forward, or back."""
         self.count("date step")
         self._date_ahead_ms += self.rng.choice([-60_000, 60_000])
+
+    def _set_webhook(self):
+        """An operator sets or deletes the webhook of a type, or of every type."""
+        task_type = self.rng.choice(["a", "b", "c", ""])
+        url = self.rng.choice([GOOD_URL, GOOD_URL, BAD_URL, None])
+
+        def change(scheduler, now):
+            if url is None:
+                delete_policy(scheduler, PolicyName(PolicyKind.WEBHOOK, task_type), now)
+            else:
+                set_policy(scheduler, WebhookPolicy(task_type, url, ALL_ENDS, ()), now)
+
+        self._operate(change)
+
+    def _retry_webhooks(self):
+        """An operator has all webhooks tried again that were given up."""
+
+        def again(scheduler, now):
+            for number in list(scheduler.state.deliveries.given_up):
+                retry(scheduler, number, now)
+                self.count("webhook retried")
+
+        self._operate(again)
+
+    def _operate(self, change):
+        for coordinator in self.coordinators:
+            namespace = coordinator.shard.namespaces.get(DEFAULT_NAMESPACE) if coordinator.alive else None
+            if namespace is not None:
+                now = coordinator.shard.now()
+                change(namespace.scheduler, now)
+                coordinator.shard.decided(namespace, now)
+
+    def _change_a_limit(self):
+        """An operator sets a limit, or deletes one. Nothing is held up for ever."""
+        coordinator = self.coordinator_for(self)
+        if coordinator is None:
+            return
+        shard = coordinator.shard
+        try:
+            namespace = shard.namespace(DEFAULT_NAMESPACE)
+            shard.require_store()
+        except MusterError:
+            return
+        self.count("limit changed")
+        now = shard.now()
+        names = sorted(namespace.scheduler.state.policies)
+        if names and self.rng.random() < 0.3:
+            delete_policy(namespace.scheduler, self.rng.choice(names), now)
+        else:
+            set_policy(namespace.scheduler, self._any_limit(), now)
+        shard.decided(namespace, now)
+
+    def _any_limit(self):
+        rng = self.rng
+        return rng.choice(
+            [
+                ConcurrencyLimitPolicy(rng.choice(["c1", "c*", "*"]), "", rng.randint(1, 2), rng.choice([WhenFull.WAIT, *WhenFull])),
+                ConcurrencyLimitPolicy("", rng.choice("abc*"), rng.randint(1, 3)),
+                RateLimitPolicy(rng.choice(["r1", "r*"]), "", rng.randint(1, 3), 20_000),
+                RateLimitPolicy("", rng.choice("abc*"), rng.randint(1, 5), 10_000),
+            ]
+        )
 
     def _stuck(self):
         missing = [one for client in self.clients for one in client.tasks if one not in client.results]

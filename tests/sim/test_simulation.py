@@ -22,7 +22,10 @@ HAPPENINGS = [
     "compared",
     "coordinator killed",
     "date step",
+    "delay ended",
     "fenced",
+    "given up: DEADLINE",
+    "given up: QUEUE_TIMEOUT",
     "journal trimmed",
     "outage",
     "session broken",
@@ -30,7 +33,14 @@ HAPPENINGS = [
     "snapshot taken",
     "split",
     "stale result",
+    "stopped at its deadline",
     "stream broken",
+    "webhook delivered",
+    "webhook failed",
+    "webhook gone",
+    "webhook retried",
+    "webhook unreachable",
+    "webhooks due",
 ]
 
 

@@ -9,14 +9,16 @@ from muster.v1 import common_pb2, event_pb2
 from coordinator import convert
 from coordinator.convert_operations import ended_run
 from coordinator.core.effects import Effect, TaskEnded
-from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceCreated, PolicyDeleted, PolicySet, Submitted
-from coordinator.core.evolve import evolve
+from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceEvent, Submitted
+from coordinator.core.evolve import evolve, evolve_beside_tasks
+from coordinator.core.fifo import Ages
 from coordinator.core.invariants import check, check_placed
-from coordinator.core.load_map import Agent
+from coordinator.core.load_map import Agent, LoadMap
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
 from coordinator.core.operations import Priorities, redrive, reprioritise
 from coordinator.core.placement import place
-from coordinator.core.policies import Policy, PolicyName, delete_policy, evolve_policies, set_policy
+from coordinator.core.policies import Policy, PolicyName, delete_policy, set_policy
+from coordinator.core.pools import Pools
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -36,6 +38,8 @@ from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
 from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
+from coordinator.core.webhooks import DeliveryWalk, delivered, give_up, retry
+from coordinator.engine.recovery import restore_beside_tasks
 from coordinator.journal.codec import decode, decode_snapshot, encode, record_out, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
 
@@ -63,8 +67,13 @@ def spec_of(
     progress_timeout_s: float | None = None,
     payload: bytes = b"",
     defaults: RetryPolicy | None = None,
+    delay_s: float | None = None,
+    not_before_ms: int | None = None,
+    queue_timeout_s: float | None = None,
+    deadline_s: float | None = None,
     labels: Mapping[str, str] | None = None,
     parent: str = "",
+    webhook: common_pb2.Webhook | str | None = None,
     **scheduling: object,
 ) -> Spec:
     """A task as a client would submit it; None and 0 leave a field out. What else is given is of its `scheduling`."""
@@ -76,6 +85,8 @@ def spec_of(
         labels=labels,
         parent_task_id=parent,
     )
+    if webhook is not None:
+        message.webhook.CopyFrom(common_pb2.Webhook(url=webhook) if isinstance(webhook, str) else webhook)
     if scheduling:
         message.scheduling.CopyFrom(common_pb2.Scheduling(**scheduling))  # type: ignore[arg-type]
     if max_retries is not None:
@@ -86,7 +97,20 @@ def spec_of(
         message.run_timeout.CopyFrom(convert.duration(run_timeout_s))
     if progress_timeout_s is not None:
         message.progress_timeout.CopyFrom(convert.duration(progress_timeout_s))
+    if delay_s is not None:
+        message.delay.CopyFrom(convert.duration(delay_s))
+    if not_before_ms is not None:
+        message.not_before.CopyFrom(convert.timestamp(not_before_ms))
+    if queue_timeout_s is not None:
+        message.queue_timeout.CopyFrom(convert.duration(queue_timeout_s))
+    if deadline_s is not None:
+        message.deadline.CopyFrom(convert.duration(deadline_s))
     return convert.spec_in(message, defaults or RetryPolicy(), convert.Bounds())
+
+
+def load_map() -> LoadMap:
+    """An empty load map of a namespace without limits."""
+    return LoadMap(Pools(limiters=lambda _: (), ages=Ages(0, {}), hurry=lambda _: None))
 
 
 class CoreWorld:
@@ -155,14 +179,22 @@ class CoreWorld:
         if self._walk is not None:
             self._walk.abandon()
         state = self.scheduler.state
-        namespace = SnapshotNamespace(NAMESPACE, FIRST_DATE_MS, state.next_number, tuple(state.policies.values()))
+        namespace = SnapshotNamespace(
+            NAMESPACE,
+            FIRST_DATE_MS,
+            state.next_number,
+            tuple(state.policies.values()),
+            rate_logs=tuple(state.rates.logs()),
+            next_delivery=state.deliveries.next_number,
+        )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
-        self._walk = Walk(self.scheduler.state, partial(self._encoder.add, namespace))
+        self._walk = Walk(state, partial(self._encoder.add, namespace))
+        self._delivery_walk = DeliveryWalk(state.deliveries, partial(self._encoder.add_webhook, namespace))
         self._snapshot_at = len(self.journal)
 
     def go_on_with_snapshot(self, numbers: int) -> bool:
         """Looks at so many numbers. Answers whether there are more; else the snapshot is the one to recover from."""
-        if self._walk is None or self._walk.step(numbers):
+        if self._walk is None or self._delivery_walk.step(numbers) or self._walk.step(numbers):
             return self._walk is not None
         self._walk = None
         self._encoder.finish()
@@ -179,7 +211,7 @@ class CoreWorld:
             assert piece.sequence == sequence
             for namespace, tasks in piece.parts:
                 next_number = namespace.next_number
-                state.policies |= {standing.policy.name: standing for standing in namespace.policies}
+                restore_beside_tasks(state, namespace)
                 for task in tasks:
                     restore(state, task)
         restored(state, next_number)
@@ -193,7 +225,7 @@ class CoreWorld:
     def submit(self, spec: Spec | str, **options: object) -> Task:
         """Submits a task, which must be taken: a spec, or the id of one to be made with `options`."""
         taken = submit(self.scheduler, spec if isinstance(spec, Spec) else spec_of(spec, **options), self.now)  # type: ignore[arg-type]
-        assert not isinstance(taken, Refused)
+        assert isinstance(taken, Task), taken
         self.commit()
         return taken
 
@@ -208,6 +240,20 @@ class CoreWorld:
         set_policy(self.scheduler, policy, self.now)
         self.commit()
 
+    def settle(self, number: int, reason: str = "") -> None:
+        """A delivery was answered well; or, with a reason, was given up."""
+        if reason:
+            give_up(self.scheduler, number, reason, self.now)
+        else:
+            delivered(self.scheduler, number, self.now)
+        self.commit()
+
+    def retry(self, number: int) -> bool:
+        """An operator has a delivery that was given up tried again. Answers whether there was one."""
+        was_there = retry(self.scheduler, number, self.now)
+        self.commit()
+        return was_there
+
     def delete_policy(self, name: PolicyName) -> bool:
         """An operator deletes a policy. Answers whether there was one."""
         was_there = delete_policy(self.scheduler, name, self.now)
@@ -220,11 +266,11 @@ class CoreWorld:
         self.commit()
         return changed
 
-    def redrive(self, task_id: str, reason: str = "mended", priority: int = 0) -> Task:
+    def redrive(self, task_id: str, reason: str = "mended", priority: int = 0) -> Task | Refused:
         """An operator has an ended task run again, by its record as the store has it."""
         record = event_pb2.TaskRecord.FromString(record_out(self.ends(task_id)[-1]))
-        task = redrive(self.scheduler, ended_run(record, self.settings.retry, priority), reason, self.now)
-        assert not isinstance(task, Refused)
+        ended = ended_run(record, lambda name: self.scheduler.type_retries.get(name, self.settings.retry), priority)
+        task = redrive(self.scheduler, ended, reason, self.now)
         self.commit()
         return task
 
@@ -325,9 +371,9 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
     for blob in journal:
         commit = decode(blob)
         for _, event in commit.events:
-            if isinstance(event, PolicySet | PolicyDeleted):
-                evolve_policies(state, event, commit.date_ms)
-            elif not isinstance(event, NamespaceCreated):
+            if isinstance(event, NamespaceEvent):
+                evolve_beside_tasks(state, event, commit.date_ms)
+            else:
                 evolve(state, event, commit.date_ms)
     return state
 
@@ -335,6 +381,19 @@ def replay(journal: Iterable[bytes], state: State | None = None) -> State:
 def durable(state: State) -> dict[str, dict[str, object]]:
     """Everything that must survive of a state's live tasks, in a form that can be compared."""
     return {task_id: _facts(task) for task_id, task in state.tasks.items()}
+
+
+def durable_beside_tasks(state: State) -> dict[str, object]:
+    """Everything else that must survive of a state."""
+    deliveries = state.deliveries
+    return {
+        "policies": dict(state.policies),
+        "hooks": dict(state.hooks),
+        "pending": sorted(deliveries.pending.values(), key=lambda one: one.number),
+        "given_up": list(deliveries.given_up.values()),
+        "next_delivery": deliveries.next_number,
+        "of_hook": dict(deliveries.of_hook),
+    }
 
 
 def _facts(task: Task) -> dict[str, object]:

@@ -19,6 +19,7 @@ from coordinator.core.model import Settings
 from coordinator.core.scheduler import Scheduler
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import Shard
+from coordinator.engine.webhooks import WebhookSettings
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
 from coordinator.settings import CoordinatorSettings
 from coordinator.wiring import Coordinator, serve
@@ -335,17 +336,31 @@ async def _leave(peer: Peer[Any, Any]) -> None:
 
 
 @asynccontextmanager
-async def hosted(*, data: MemoryShard | None = None, core: Settings | None = None, bounds: Bounds | None = None) -> AsyncIterator[Hosted]:
+async def hosted(
+    *,
+    data: MemoryShard | None = None,
+    core: Settings | None = None,
+    bounds: Bounds | None = None,
+    webhooks: WebhookSettings | None = None,
+) -> AsyncIterator[Hosted]:
     """A coordinator with one shard, until the block ends.
 
     Args:
         data: the shard's, to come back to later; new if not given.
         core: the core's settings.
-        bounds: sizes that requests must keep to.
+        bounds: what requests must keep to.
+        webhooks: how they are tried.
     """
     faults = Faults()
     store = MemoryShardStore(shard=data or MemoryShard(), now_ms=lambda: clock.wall_ms() + faults.date_ahead_ms, fault=faults)
-    settings = CoordinatorSettings(listen="127.0.0.1:0", shards=1, core=core or Settings(), bounds=bounds or Bounds(), stop_grace_s=0.0)
+    settings = CoordinatorSettings(
+        listen="127.0.0.1:0",
+        shards=1,
+        core=core or Settings(),
+        bounds=bounds or Bounds(),
+        webhooks=webhooks or WebhookSettings(),
+        stop_grace_s=0.0,
+    )
     async with (
         serve(settings, [store], ("memory", "nothing survives")) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,

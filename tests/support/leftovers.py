@@ -22,6 +22,8 @@ async def nothing_stays(muster: Hosted) -> None:
     assert not any((scheduler.load._classes, scheduler.load._offering))
     assert all(lane.empty() for lane in scheduler.ready.lanes.values())
     assert not scheduler.reserved
+    limits = scheduler.limits
+    assert not any((limits.keys, limits.types, limits.rate_keys, limits.type_rates))
     assert scheduler.liveness.next_due() is None
     assert not any(scheduler.dates._slots.values())
     assert not namespace._waiting

@@ -9,68 +9,29 @@ from typing import cast
 
 from coordinator.core.events import (
     Acknowledged,
+    AnyEvent,
     Assigned,
     AttemptFailed,
+    BecameReady,
     CancelRecorded,
     CheckpointStored,
     Completed,
     Cost,
     Disposition,
-    Event,
+    PolicyDeleted,
+    PolicySet,
     Returned,
     Submitted,
 )
-from coordinator.core.history import HistoryEntry
 from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
+from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
+from tests.support.known_limits import KnownLimits
+from tests.support.known_tasks import Held, KnownAgent, Story
 
+RATE_SLOT_MS = 5  # how late a rate key may go on
 DATE_SLOT_MS = 20  # how much later than its date a backoff may end
 AGE_SLOT_MS = 250  # how coarsely ages are looked at, where the period is at least 16 of it
 SLOT_S = 0.25  # how much later than its deadline an attempt may be given up
-
-
-@dataclass(slots=True)
-class KnownAgent:
-    """An agent as its own frames describe it."""
-
-    capabilities: Mapping[str, Capability] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    capacity: int = 0
-    limit: int = 0
-    connected: bool = False
-    draining: bool = False
-    grace_until_s: float = INFINITY
-
-
-@dataclass(slots=True)
-class Held:
-    """An attempt that an agent holds."""
-
-    agent: str
-    fence: int
-    lease_until_s: float
-    ack_until_s: float  # infinity once it has arrived
-    journalled: bool = False  # that it has
-    attempt: int = 0
-    since_ms: int = 0
-
-
-@dataclass(slots=True)
-class Story:
-    """What has happened to one task."""
-
-    spec: Spec
-    created_ms: int
-    fence: int = 0
-    accepted_fence: int = 0
-    assigned: int = 0
-    given_back: int = 0
-    retries: int = 0
-    crashes: int = 0
-    undelivered: int = 0
-    ready_at_ms: int = 0
-    cancelled: bool = False
-    end: str = ""
-    told: list[tuple[object, ...]] = field(default_factory=list)  # its history: see `told_by`
 
 
 @dataclass(slots=True)
@@ -86,6 +47,8 @@ class Oracle:
     held: dict[int, Held] = field(default_factory=dict)
     stories: dict[int, Story] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=dict)
+    places: int = 0  # how many tasks have become ready
+    limits: KnownLimits = field(default_factory=KnownLimits)
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
 
     # --- what agents do ---
@@ -128,14 +91,20 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[Event], now: Now, delayed: Container[int]) -> None:
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int]) -> None:
         """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
         for event in events:
+            self.limits.observe(event)
             match event:
+                case PolicySet() | PolicyDeleted():
+                    pass
                 case Submitted():
                     assert event.spec.task_id not in self.numbers, f"G6: {event.spec.task_id} was taken twice"
                     self.numbers[event.spec.task_id] = event.number
-                    self.stories[event.number] = Story(event.spec, now.date_ms)
+                    self.limits.submitted(event.spec, self._live(event.spec.scheduling.concurrency_key))
+                    self._submitted(event, now)
+                case BecameReady():
+                    self._became_ready(event.number, now)
                 case Assigned():
                     self._assigned(event, now, delayed)
                 case Acknowledged():
@@ -155,11 +124,17 @@ class Oracle:
                     self._cancelled(event, now)
                 case _:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
+        assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
+            if self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
+                continue
             assert not self._takers(number), f"{self.stories[number].spec.task_id} waits although {self._takers(number)} could take it"
 
     def nothing_is_overdue(self, now: Now) -> None:
         """To be called after a tick: whatever should have been given up was."""
+        for story in self.stories.values():
+            assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
+            assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
         for number, held in self.held.items():
             agent = self.agents[held.agent]
             due_s = min(held.lease_until_s, held.ack_until_s, INFINITY if agent.connected else agent.grace_until_s)
@@ -170,17 +145,42 @@ class Oracle:
         held = self.held.get(self.numbers.get(task_id, 0))
         return held is not None and (held.agent, held.fence) == (agent, fence)
 
+    def _submitted(self, event: Submitted, now: Now) -> None:
+        timing = event.spec.timing
+        ready_at_ms = max(now.date_ms + timing.delay_ms, timing.not_before_ms)
+        self.stories[event.number] = Story(event.spec, now.date_ms, ready_at_ms=ready_at_ms)
+        if ready_at_ms <= now.date_ms:
+            self._takes_its_place(event.number, now)
+
+    def _became_ready(self, number: int, now: Now) -> None:
+        story = self.stories[number]
+        assert not story.place, "a place is fixed when a task first becomes ready"
+        assert now.date_ms >= story.ready_at_ms, "its delay ended early"
+        assert not story.end, "it has ended"
+        self._takes_its_place(number, now)
+
+    def _takes_its_place(self, number: int, now: Now) -> None:
+        self.places += 1
+        self.stories[number].place, self.stories[number].ready_since_ms = self.places, now.date_ms
+
     def _assigned(self, event: Assigned, now: Now, delayed: Container[int]) -> None:
         story, agent = self.stories[event.number], self.agents[event.agent]
         assert event.fence > story.fence, "G2: a fence must grow"
         assert event.number not in self.held, "G3: two live leases on one task"
         assert not story.end, "G2: it has ended"
+        assert story.place, "it is delayed"
+        assert now.date_ms < self._overdue_at_ms(story)[0], "it should have failed instead"
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
         assert self._busy(event.agent) + story.spec.scheduling.slots <= min(agent.capacity, agent.limit), "G3: over the capacity"
         assert event.attempt == story.assigned - story.given_back - story.undelivered + 1, "a returned attempt keeps its number"
-        self._in_order(event.number, [number for number in self._ready(now, delayed) if self._takers(number)], now)
+        assert not self._is_held_up(event.number, now), "its limits are exhausted"
+        able = [number for number in self._ready(now, delayed) if self._takers(number)]
+        self._in_order(
+            event.number, [one for one in able if one == event.number or not self._is_held_up(one, now, late_ms=RATE_SLOT_MS)], now
+        )
+        self.limits.began(story.spec, now.date_ms)
         takers = self._takers(event.number)
         assert event.agent in takers, f"{event.agent} can't take it"
         if not story.spec.scheduling.sticky_key:
@@ -193,8 +193,14 @@ class Oracle:
         self.held[event.number] = held
 
     def _failed(self, event: AttemptFailed, now: Now) -> None:
-        story, held = self.stories[event.number], self._released(event.number)
+        story = self.stories[event.number]
+        if event.number not in self.held:
+            self._given_up(event, now)
+            return
+        held = self._released(event.number)
         exhausted = self._charge(story, event.cost)
+        if event.failure.kind is FailureKind.DEADLINE and event.disposition is Disposition.FAIL:
+            self._deadline_ends(story, event, now)
         self._not_early(event.failure.kind, held, now)
         if event.reported:
             story.accepted_fence = held.fence
@@ -207,6 +213,7 @@ class Oracle:
                 assert not exhausted, "it has used up its tries"
                 assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
+                assert event.ready_at_ms < self._deadline_ms(story), "it could not begin before its deadline"
                 story.ready_at_ms = event.ready_at_ms
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it has tries left"
@@ -215,6 +222,35 @@ class Oracle:
             case Disposition.CANCEL:
                 assert story.cancelled, "nobody asked for it"
                 self._ended(event.number, "CANCELLED")
+
+    def _given_up(self, event: AttemptFailed, now: Now) -> None:
+        """A task failed while it waited."""
+        story = self.stories[event.number]
+        due_ms, kind = self._overdue_at_ms(story)
+        assert (now.date_ms >= due_ms, event.failure.kind.name, event.disposition) == (True, kind, Disposition.FAIL), "it had time left"
+        assert not story.cancelled, "a cancelled task ends cancelled"
+        self._tell(event.number, None, now.date_ms, "GIVEN_UP", "FAILED", event.failure.message)
+        self._ended(event.number, "FAILED")
+
+    def _deadline_ends(self, story: Story, event: AttemptFailed, now: Now) -> None:
+        """An attempt's end is its task's for its deadline alone: it has passed, or a backoff would end after it."""
+        if event.reported or event.cost is not Cost.NONE:
+            backoff = story.spec.retry.max_backoff_s * 1000
+            assert now.date_ms + backoff >= self._deadline_ms(story), "it could have been tried again"
+        else:
+            assert now.date_ms >= self._deadline_ms(story), "it had time left"
+
+    def _deadline_ms(self, story: Story) -> float:
+        """When a task must have ended."""
+        return story.created_ms + story.spec.timing.deadline_ms if story.spec.timing.deadline_ms else INFINITY
+
+    def _overdue_at_ms(self, story: Story) -> tuple[float, str]:
+        """When a task must fail, as things are, and with what kind of failure."""
+        queue_ms = INFINITY
+        if story.spec.timing.queue_timeout_ms and story.place and not story.assigned:
+            queue_ms = story.ready_since_ms + story.spec.timing.queue_timeout_ms
+        deadline_ms = self._deadline_ms(story)
+        return (queue_ms, "QUEUE_TIMEOUT") if queue_ms <= deadline_ms else (deadline_ms, "DEADLINE")
 
     def _charge(self, story: Story, cost: Cost) -> bool:
         """Books what an attempt cost. Answers whether that was one too many."""
@@ -246,6 +282,9 @@ class Oracle:
         self._tell(event.number, held, now.date_ms, "ATTEMPT_RETURNED", "PENDING", event.reason, event.cost.name)
 
     def _cancelled(self, event: CancelRecorded, now: Now) -> None:
+        if self.limits.must_cancel is not None:
+            assert event.number == self.limits.must_cancel, "another task than the oldest of the key is cancelled"
+            self.limits.must_cancel = None
         held = self.held.get(event.number)
         self._tell(event.number, held, now.date_ms, "CANCEL_REQUESTED", "RUNNING" if held else "CANCELLED", event.reason)
         assert event.ended == (event.number not in self.held)
@@ -295,6 +334,8 @@ class Oracle:
         if now.date_ms < ready_at_ms:
             assert number in delayed, "its backoff ended early"
             return True
+        if not self.stories[number].place:
+            return True
         if now.date_ms >= ready_at_ms + DATE_SLOT_MS:
             assert number not in delayed, "its backoff should have ended"
         return number in delayed
@@ -307,14 +348,34 @@ class Oracle:
             other_level = self.level(other, now)
             assert other_level <= level, "G4: a more urgent task goes first"
             same_key = self.stories[other].spec.scheduling.fairness_key == key
-            assert other_level < level or other >= number or not same_key, "G4: an older task of the key goes first"
+            assert other_level < level or self.stories[other].place >= self.stories[number].place or not same_key, (
+                "G4: an older task of the key goes first"
+            )
 
     def level(self, number: int, now: Now) -> int:
         """The effective priority of a ready task, by ages in steps of a quarter second."""
         story, period_ms = self.stories[number], round(1000 * self.settings.ageing_period_s)
         looked_ms = now.date_ms // AGE_SLOT_MS * AGE_SLOT_MS - 1
-        steps = max(0, (looked_ms - story.created_ms) // period_ms) if period_ms else 0
+        steps = max(0, (looked_ms - story.ready_since_ms) // period_ms) if period_ms else 0
         return min(4, story.spec.priority + steps)
+
+    def refuses(self, spec: Spec) -> bool:
+        """Whether a new task must be refused because its concurrency key is full."""
+        policy = self.limits.of("concurrency_key", spec.scheduling.concurrency_key)
+        live = self._live(spec.scheduling.concurrency_key)
+        return isinstance(policy, ConcurrencyLimitPolicy) and policy.when_full is WhenFull.REJECT and len(live) >= policy.max_running
+
+    def _live(self, key: str) -> list[int]:
+        """Tasks of a concurrency key that haven't ended, and that nobody has asked to cancel."""
+        return [
+            number
+            for number, story in self.stories.items()
+            if not (story.end or story.cancelled) and story.spec.scheduling.concurrency_key == key
+        ]
+
+    def _is_held_up(self, number: int, now: Now, *, late_ms: int = 0) -> bool:
+        """Whether a limit keeps a ready task from beginning; one that notices so late that it has room may do so, too."""
+        return self.limits.hold_up(self.stories[number].spec, [self.stories[one].spec for one in self.held], now.date_ms - late_ms)
 
     def _takers(self, number: int) -> list[str]:
         spec = self.stories[number].spec
@@ -342,11 +403,3 @@ class Oracle:
 
     def _load_step(self, name: str) -> int:
         return self._busy(name) * 16 // self.agents[name].capacity
-
-
-def told_by(entry: HistoryEntry) -> tuple[object, ...]:
-    """A scheduler's entry in the words of an oracle's: when, what, whose, the state after it, why, the cost, the backoff, how many."""
-    whose = (entry.agent, entry.attempt, entry.fence, entry.started_ms)
-    why = entry.failure.message if entry.failure is not None else entry.reason
-    wait_ms = entry.ready_at_ms - entry.date_ms if entry.ready_at_ms else 0
-    return entry.date_ms, entry.kind.name, whose, entry.state.name, why, entry.cost.name, wait_ms, entry.checkpoints

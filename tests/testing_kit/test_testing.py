@@ -1,6 +1,7 @@
 """The kit for users' own unit tests."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -41,6 +42,29 @@ async def test_failures_and_retries_are_the_real_ones():
             await (await client.submit("fail")).result(timeout_s=10)
         handle = await client.submit("flaky", retry=RetryPolicy(initial_backoff_s=0.01))
         assert (await handle.result(timeout_s=10)).json() == 3
+
+
+async def test_delays_and_deadlines_are_the_real_ones():
+    agent = greeter()
+    left = []
+
+    @agent.handler("slow")
+    async def slow(ctx: Context) -> None:
+        left.append(ctx.time_left_s)
+        await asyncio.Event().wait()
+
+    async with muster_in_process(agent) as client:
+        later = await client.submit("greet", "Ada", delay_s=0.2)
+        assert (await client.get(later.task_id)).waits_for.message == "its delay hasn't ended"
+        past = await client.submit("greet", "Bob", not_before=datetime(2020, 1, 2, tzinfo=UTC))
+        assert (await past.result(timeout_s=10)).text() == "hello Bob"
+        assert (await later.result(timeout_s=10)).text() == "hello Ada"
+        for options, kind in (({"deadline_s": 0.3}, "DEADLINE"), ({"queue_timeout_s": 0.1}, "QUEUE_TIMEOUT")):
+            handle = await client.submit("slow" if kind == "DEADLINE" else "nobody", **options)
+            with pytest.raises(TaskFailedError) as failed:
+                await handle.result(timeout_s=10)
+            assert failed.value.kind == kind
+    assert 0 < left[0] <= 0.3
 
 
 async def test_nothing_is_left_behind():

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from muster.v1 import agent_pb2 as _agent_pb2
 from muster.v1 import common_pb2 as _common_pb2
 from muster.v1 import policy_pb2 as _policy_pb2
@@ -22,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WebhookDeliveryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WebhookDeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookDeliveryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEBHOOK_DELIVERY_STATE_UNSPECIFIED: _WebhookDeliveryState.ValueType  # 0
+    """In a request: all."""
+    WEBHOOK_DELIVERY_STATE_PENDING: _WebhookDeliveryState.ValueType  # 1
+    """It waits for an attempt, or one is under way."""
+    WEBHOOK_DELIVERY_STATE_GIVEN_UP: _WebhookDeliveryState.ValueType  # 2
+    """It was given up."""
+
+class WebhookDeliveryState(_WebhookDeliveryState, metaclass=_WebhookDeliveryStateEnumTypeWrapper):
+    """Where a webhook's delivery is."""
+
+WEBHOOK_DELIVERY_STATE_UNSPECIFIED: WebhookDeliveryState.ValueType  # 0
+"""In a request: all."""
+WEBHOOK_DELIVERY_STATE_PENDING: WebhookDeliveryState.ValueType  # 1
+"""It waits for an attempt, or one is under way."""
+WEBHOOK_DELIVERY_STATE_GIVEN_UP: WebhookDeliveryState.ValueType  # 2
+"""It was given up."""
+Global___WebhookDeliveryState: _TypeAlias = WebhookDeliveryState  # noqa: Y015
 
 @_typing.final
 class Namespace(_message.Message):
@@ -100,6 +125,66 @@ class CreateNamespaceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateNamespaceResponse: _TypeAlias = CreateNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceRequest(_message.Message):
+    """Asks for a namespace to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. "default" can't be deleted."""
+    force: _builtins.bool
+    """True: although it has live tasks, which are cancelled with it. Without it, that is refused with FAILED_PRECONDITION."""
+    dry_run: _builtins.bool
+    """True: nothing is deleted, and the answer says what would be."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "force", b"force", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class DeleteNamespaceResponse(_message.Message):
+    """What was deleted, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIVE_TASKS_FIELD_NUMBER: _builtins.int
+    RETAINED_TASKS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    live_tasks: _builtins.int
+    """Tasks that waited or ran."""
+    retained_tasks: _builtins.int
+    """Ended tasks that were retained."""
+    agents: _builtins.int
+    """Agents that were connected, or whose attempts were."""
+    def __init__(
+        self,
+        *,
+        live_tasks: _builtins.int = ...,
+        retained_tasks: _builtins.int = ...,
+        agents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "live_tasks", b"live_tasks", "retained_tasks", b"retained_tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteNamespaceResponse: _TypeAlias = DeleteNamespaceResponse  # noqa: Y015
 
 @_typing.final
 class ListNamespacesRequest(_message.Message):
@@ -190,6 +275,10 @@ class GetQueueStatsResponse(_message.Message):
     STALE_RESULTS_TOTAL_FIELD_NUMBER: _builtins.int
     MAX_LIVE_TASKS_FIELD_NUMBER: _builtins.int
     RETAINED_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_PENDING_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_DELIVERED_TOTAL_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_GIVEN_UP_TOTAL_FIELD_NUMBER: _builtins.int
     pending: _builtins.int
     """Live tasks in PENDING."""
     running: _builtins.int
@@ -212,6 +301,14 @@ class GetQueueStatsResponse(_message.Message):
     """Live tasks allowed before submits are refused."""
     retained: _builtins.int
     """Terminal tasks retained."""
+    webhooks_pending: _builtins.int
+    """Webhooks that wait to be delivered."""
+    webhooks_given_up: _builtins.int
+    """Webhooks that were given up, of the last 1,000."""
+    webhooks_delivered_total: _builtins.int
+    """Webhooks delivered since the coordinator took the shard."""
+    webhooks_given_up_total: _builtins.int
+    """Webhooks given up since then."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueStats]:
         """One row per task type and priority that has live tasks."""
@@ -231,10 +328,14 @@ class GetQueueStatsResponse(_message.Message):
         stale_results_total: _builtins.int = ...,
         max_live_tasks: _builtins.int = ...,
         retained: _builtins.int = ...,
+        webhooks_pending: _builtins.int = ...,
+        webhooks_given_up: _builtins.int = ...,
+        webhooks_delivered_total: _builtins.int = ...,
+        webhooks_given_up_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "completed_total", b"completed_total", "crashed_total", b"crashed_total", "failed_total", b"failed_total", "max_live_tasks", b"max_live_tasks", "pending", b"pending", "queues", b"queues", "retained", b"retained", "retrying", b"retrying", "running", b"running", "stale_results_total", b"stale_results_total", "submitted_total", b"submitted_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled_total", b"cancelled_total", "completed_total", b"completed_total", "crashed_total", b"crashed_total", "failed_total", b"failed_total", "max_live_tasks", b"max_live_tasks", "pending", b"pending", "queues", b"queues", "retained", b"retained", "retrying", b"retrying", "running", b"running", "stale_results_total", b"stale_results_total", "submitted_total", b"submitted_total", "webhooks_delivered_total", b"webhooks_delivered_total", "webhooks_given_up", b"webhooks_given_up", "webhooks_given_up_total", b"webhooks_given_up_total", "webhooks_pending", b"webhooks_pending"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,14 +361,16 @@ class QueueStats(_message.Message):
     ready: _builtins.int
     """Tasks ready for an agent."""
     delayed: _builtins.int
-    """Tasks in backoff."""
+    """Tasks in backoff, or delayed."""
     running: _builtins.int
     """Tasks running."""
     waits_for: _builtins.str
-    """Why the queue's head waits; empty when it doesn't."""
+    """Why that task waits; empty when it doesn't."""
     @_builtins.property
     def oldest_wait(self) -> _duration_pb2.Duration:
-        """How long the oldest ready task has waited."""
+        """How long the oldest ready task has waited. Where the ready tasks stand in more than 10,000 queues, one for each fairness key, of those
+        that were looked at; unset when none of this row was.
+        """
 
     def __init__(
         self,
@@ -287,6 +390,226 @@ class QueueStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueueStats: _TypeAlias = QueueStats  # noqa: Y015
+
+@_typing.final
+class GetQueueHistoryRequest(_message.Message):
+    """Asks what has happened lately."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """Of this task type alone, minute by minute too. Empty: of all, and minute by minute in all."""
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQueueHistoryRequest: _TypeAlias = GetQueueHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetQueueHistoryResponse(_message.Message):
+    """What has happened lately. It is counted by the coordinator that owns the namespace, in memory: it begins anew when that restarts. Times
+    are counted in buckets, and so up to 6 % off.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    REST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is counted, by the store's clock."""
+
+    @_builtins.property
+    def total(self) -> Global___QueueHistory:
+        """All types and priorities together, minute by minute too."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueHistory]:
+        """By type and priority: the 500 rows to whom something happened last, the latest first."""
+
+    @_builtins.property
+    def rest(self) -> Global___QueueHistory:
+        """All other rows together, as far as anything happened in the last hour. Unset where task_type was given."""
+
+    def __init__(
+        self,
+        *,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        total: Global___QueueHistory | None = ...,
+        queues: _abc.Iterable[Global___QueueHistory] | None = ...,
+        rest: Global___QueueHistory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rest", b"rest", "since_time", b"since_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queues", b"queues", "rest", b"rest", "since_time", b"since_time", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQueueHistoryResponse: _TypeAlias = GetQueueHistoryResponse  # noqa: Y015
+
+@_typing.final
+class QueueHistory(_message.Message):
+    """What has happened to the tasks of one type and priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    MINUTE_FIELD_NUMBER: _builtins.int
+    FIVE_MINUTES_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type; empty for several."""
+    priority: _common_pb2.Priority.ValueType
+    """The priority; unspecified for several."""
+    @_builtins.property
+    def minute(self) -> Global___QueueWindow:
+        """The last minute."""
+
+    @_builtins.property
+    def five_minutes(self) -> Global___QueueWindow:
+        """The last five minutes."""
+
+    @_builtins.property
+    def hour(self) -> Global___QueueWindow:
+        """The last hour."""
+
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueWindow]:
+        """The last hour, in windows of a minute each, the earliest first; minutes in which nothing happened are left out."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        minute: Global___QueueWindow | None = ...,
+        five_minutes: Global___QueueWindow | None = ...,
+        hour: Global___QueueWindow | None = ...,
+        series: _abc.Iterable[Global___QueueWindow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["five_minutes", b"five_minutes", "hour", b"hour", "minute", b"minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["five_minutes", b"five_minutes", "hour", b"hour", "minute", b"minute", "priority", b"priority", "series", b"series", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueHistory: _TypeAlias = QueueHistory  # noqa: Y015
+
+@_typing.final
+class QueueWindow(_message.Message):
+    """What happened in a stretch of time. It ends now, or with its minute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    RETRIED_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    submitted: _builtins.int
+    """Tasks accepted."""
+    started: _builtins.int
+    """Attempts begun."""
+    completed: _builtins.int
+    """Tasks completed."""
+    failed: _builtins.int
+    """Tasks failed for good."""
+    cancelled: _builtins.int
+    """Tasks cancelled."""
+    retried: _builtins.int
+    """Attempts that failed, and will be repeated."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it begins. What is counted together isn't cut: the last minute is up to ten seconds longer, five minutes and an hour up to a minute;
+        shorter where counting began later.
+        """
+
+    @_builtins.property
+    def length(self) -> _duration_pb2.Duration:
+        """How long it is: counts divided by it are rates."""
+
+    @_builtins.property
+    def wait(self) -> Global___Percentiles:
+        """For how long tasks had been ready when an attempt of theirs began. Waits for a date or a backoff don't count."""
+
+    @_builtins.property
+    def run(self) -> Global___Percentiles:
+        """How long the attempts ran that succeeded."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        length: _duration_pb2.Duration | None = ...,
+        submitted: _builtins.int = ...,
+        started: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        retried: _builtins.int = ...,
+        wait: Global___Percentiles | None = ...,
+        run: Global___Percentiles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "run", b"run", "start_time", b"start_time", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "completed", b"completed", "failed", b"failed", "length", b"length", "retried", b"retried", "run", b"run", "start_time", b"start_time", "started", b"started", "submitted", b"submitted", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueueWindow: _TypeAlias = QueueWindow  # noqa: Y015
+
+@_typing.final
+class Percentiles(_message.Message):
+    """Times, by how many don't exceed them. Zeros when there are none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def p50(self) -> _duration_pb2.Duration:
+        """Half of them."""
+
+    @_builtins.property
+    def p90(self) -> _duration_pb2.Duration:
+        """Nine of ten."""
+
+    @_builtins.property
+    def p99(self) -> _duration_pb2.Duration:
+        """99 of 100."""
+
+    def __init__(
+        self,
+        *,
+        p50: _duration_pb2.Duration | None = ...,
+        p90: _duration_pb2.Duration | None = ...,
+        p99: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p90", b"p90", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p90", b"p90", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Percentiles: _TypeAlias = Percentiles  # noqa: Y015
 
 @_typing.final
 class GetLoadMapRequest(_message.Message):
@@ -563,3 +886,289 @@ class ListPoliciesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPoliciesResponse: _TypeAlias = ListPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class ListWebhookDeliveriesRequest(_message.Message):
+    """Asks for webhooks' deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    state: Global___WebhookDeliveryState.ValueType
+    """Those in one state; unspecified is all."""
+    page_size: _builtins.int
+    """At most this many of each state, the oldest first: there is no next page. 0 is 100, and at most 1,000."""
+    def __init__(
+        self,
+        *,
+        state: Global___WebhookDeliveryState.ValueType = ...,
+        page_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookDeliveriesRequest: _TypeAlias = ListWebhookDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class ListWebhookDeliveriesResponse(_message.Message):
+    """Webhooks' deliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
+    pending: _builtins.int
+    """How many wait."""
+    given_up: _builtins.int
+    """How many were given up, of the last 1,000."""
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookDelivery]:
+        """Those that were given up, then those that wait."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___WebhookDelivery] | None = ...,
+        pending: _builtins.int = ...,
+        given_up: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "given_up", b"given_up", "pending", b"pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookDeliveriesResponse: _TypeAlias = ListWebhookDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """One webhook for one task's end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    TASK_STATE_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number in the namespace."""
+    webhook_id: _builtins.str
+    """What the request's header webhook-id says, at every attempt."""
+    task_id: _builtins.str
+    """The task."""
+    task_type: _builtins.str
+    """Its type."""
+    task_state: _common_pb2.TaskState.ValueType
+    """How it ended."""
+    hook: _builtins.str
+    """Set: the task type of the policy that it is for, empty for every type. Unset: it is for the task's own webhook."""
+    origin: _builtins.str
+    """Scheme, host and port of where it goes: the rest of a URL may hold a secret. Empty when its policy names none any more."""
+    state: Global___WebhookDeliveryState.ValueType
+    """Where it is."""
+    attempts: _builtins.int
+    """Attempts since this coordinator took the shard."""
+    reason: _builtins.str
+    """Why the last attempt failed, or why it was given up; empty when there was none since this coordinator took the shard."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the task ended."""
+
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried next; unset when that is now, when it waits for its host, and when it was given up."""
+
+    @_builtins.property
+    def given_up_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        webhook_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        task_state: _common_pb2.TaskState.ValueType = ...,
+        hook: _builtins.str | None = ...,
+        origin: _builtins.str = ...,
+        state: Global___WebhookDeliveryState.ValueType = ...,
+        attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+        given_up_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "end_time", b"end_time", "given_up_time", b"given_up_time", "hook", b"hook", "next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "attempts", b"attempts", "end_time", b"end_time", "given_up_time", b"given_up_time", "hook", b"hook", "next_time", b"next_time", "number", b"number", "origin", b"origin", "reason", b"reason", "state", b"state", "task_id", b"task_id", "task_state", b"task_state", "task_type", b"task_type", "webhook_id", b"webhook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hook: _TypeAlias = _typing.Literal["hook"]  # noqa: Y015
+    _WhichOneofArgType__hook: _TypeAlias = _typing.Literal["_hook", b"_hook"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hook) -> _WhichOneofReturnType__hook | None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
+
+@_typing.final
+class RetryWebhookDeliveriesRequest(_message.Message):
+    """Webhooks to be tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    ALL_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    all_given_up: _builtins.bool
+    """All that were given up, in place of numbers."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers, at most 1,000. Those that aren't there are passed over."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        all_given_up: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_given_up", b"all_given_up", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookDeliveriesRequest: _TypeAlias = RetryWebhookDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class RetryWebhookDeliveriesResponse(_message.Message):
+    """They will be tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there were."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryWebhookDeliveriesResponse: _TypeAlias = RetryWebhookDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class ListLimitsRequest(_message.Message):
+    """Which limits to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Limits per page: 1 to 1,000; 0 is the default of 100."""
+    page_token: _builtins.str
+    """The next_page_token of the answer before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsRequest: _TypeAlias = ListLimitsRequest  # noqa: Y015
+
+@_typing.final
+class LimitUse(_message.Message):
+    """One key that a limit is about, and how much of the limit is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key or type that is counted; empty for a prefix of which no key is in use."""
+    running: _builtins.int
+    """Live tasks of a concurrency key, or of a type with a concurrency limit, that run now."""
+    waiting: _builtins.int
+    """Ready tasks that wait, for this limit or for something else."""
+    started: _builtins.int
+    """Attempts of a rate limit that count in the present window."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The limit."""
+
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When a rate limit that is used up lets the next attempt begin; absent when it does now, or when nothing will change that."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.Policy | None = ...,
+        key: _builtins.str = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        started: _builtins.int = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_time", b"next_time", "policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "next_time", b"next_time", "policy", b"policy", "running", b"running", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitUse: _TypeAlias = LimitUse  # noqa: Y015
+
+@_typing.final
+class ListLimitsResponse(_message.Message):
+    """Limits in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last one."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitUse]:
+        """By policy, and within a prefix by key."""
+
+    def __init__(
+        self,
+        *,
+        limits: _abc.Iterable[Global___LimitUse] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitsResponse: _TypeAlias = ListLimitsResponse  # noqa: Y015

@@ -41,6 +41,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.FromString,
                 _registered_method=True)
+        self.DeleteNamespace = channel.unary_unary(
+                '/muster.v1.AdminService/DeleteNamespace',
+                request_serializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.FromString,
+                _registered_method=True)
         self.ListNamespaces = channel.unary_unary(
                 '/muster.v1.AdminService/ListNamespaces',
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListNamespacesRequest.SerializeToString,
@@ -50,6 +55,11 @@ class AdminServiceStub(object):
                 '/muster.v1.AdminService/GetQueueStats',
                 request_serializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.FromString,
+                _registered_method=True)
+        self.GetQueueHistory = channel.unary_unary(
+                '/muster.v1.AdminService/GetQueueHistory',
+                request_serializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.FromString,
                 _registered_method=True)
         self.GetLoadMap = channel.unary_unary(
                 '/muster.v1.AdminService/GetLoadMap',
@@ -96,6 +106,21 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.FromString,
                 _registered_method=True)
+        self.ListWebhookDeliveries = channel.unary_unary(
+                '/muster.v1.AdminService/ListWebhookDeliveries',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.RetryWebhookDeliveries = channel.unary_unary(
+                '/muster.v1.AdminService/RetryWebhookDeliveries',
+                request_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/muster.v1.AdminService/ListLimits',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -104,6 +129,15 @@ class AdminServiceServicer(object):
 
     def CreateNamespace(self, request, context):
         """Creates a namespace. Idempotent: an existing one is answered as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteNamespace(self, request, context):
+        """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+        NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+        a namespace of its name is refused with UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +152,13 @@ class AdminServiceServicer(object):
 
     def GetQueueStats(self, request, context):
         """What waits and what runs in the namespace of the call's metadata, by task type and priority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueueHistory(self, request, context):
+        """What has happened in the namespace of the call's metadata over the last hour, by task type and priority.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +228,27 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWebhookDeliveries(self, request, context):
+        """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryWebhookDeliveries(self, request, context):
+        """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimits(self, request, context):
+        """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -194,6 +256,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateNamespace,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.SerializeToString,
+            ),
+            'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteNamespace,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.SerializeToString,
             ),
             'ListNamespaces': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNamespaces,
@@ -204,6 +271,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetQueueStats,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.SerializeToString,
+            ),
+            'GetQueueHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueueHistory,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.SerializeToString,
             ),
             'GetLoadMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLoadMap,
@@ -250,6 +322,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.FromString,
                     response_serializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.SerializeToString,
             ),
+            'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookDeliveries,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.SerializeToString,
+            ),
+            'RetryWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryWebhookDeliveries,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'muster.v1.AdminService', rpc_method_handlers)
@@ -279,6 +366,33 @@ class AdminService(object):
             '/muster.v1.AdminService/CreateNamespace',
             muster_dot_v1_dot_admin__pb2.CreateNamespaceRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.CreateNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/DeleteNamespace',
+            muster_dot_v1_dot_admin__pb2.DeleteNamespaceRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.DeleteNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -333,6 +447,33 @@ class AdminService(object):
             '/muster.v1.AdminService/GetQueueStats',
             muster_dot_v1_dot_admin__pb2.GetQueueStatsRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.GetQueueStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueueHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/GetQueueHistory',
+            muster_dot_v1_dot_admin__pb2.GetQueueHistoryRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.GetQueueHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -576,6 +717,87 @@ class AdminService(object):
             '/muster.v1.AdminService/PurgeTasks',
             muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.SerializeToString,
             muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ListWebhookDeliveries',
+            muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ListWebhookDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryWebhookDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/RetryWebhookDeliveries',
+            muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ListLimits',
+            muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,10 +36,17 @@ class AdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     CreateNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]
     """Creates a namespace. Idempotent: an existing one is answered as it is."""
+    DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteNamespaceRequest, _admin_pb2.DeleteNamespaceResponse]
+    """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+    NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+    a namespace of its name is refused with UNAVAILABLE.
+    """
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]
     """All namespaces, by name."""
     GetQueueStats: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]
     """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+    GetQueueHistory: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetQueueHistoryRequest, _admin_pb2.GetQueueHistoryResponse]
+    """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
     GetLoadMap: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetLoadMapRequest, _admin_pb2.GetLoadMapResponse]
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]
@@ -60,6 +67,12 @@ class AdminServiceStub:
     """Has tasks that failed or were cancelled run again, a bounded part a call."""
     PurgeTasks: _grpc.UnaryUnaryMultiCallable[_bulk_pb2.PurgeTasksRequest, _bulk_pb2.PurgeTasksResponse]
     """Forgets tasks that have ended, a bounded part a call."""
+    ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]
+    """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+    RetryWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]
+    """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+    ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
+    """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -68,10 +81,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateNamespaceRequest, _admin_pb2.CreateNamespaceResponse]  # type: ignore[assignment]
     """Creates a namespace. Idempotent: an existing one is answered as it is."""
+    DeleteNamespace: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteNamespaceRequest, _admin_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
+    """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+    NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+    a namespace of its name is refused with UNAVAILABLE.
+    """
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListNamespacesRequest, _admin_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """All namespaces, by name."""
     GetQueueStats: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQueueStatsRequest, _admin_pb2.GetQueueStatsResponse]  # type: ignore[assignment]
     """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+    GetQueueHistory: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetQueueHistoryRequest, _admin_pb2.GetQueueHistoryResponse]  # type: ignore[assignment]
+    """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
     GetLoadMap: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetLoadMapRequest, _admin_pb2.GetLoadMapResponse]  # type: ignore[assignment]
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
@@ -92,6 +112,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has tasks that failed or were cancelled run again, a bounded part a call."""
     PurgeTasks: _aio.UnaryUnaryMultiCallable[_bulk_pb2.PurgeTasksRequest, _bulk_pb2.PurgeTasksResponse]  # type: ignore[assignment]
     """Forgets tasks that have ended, a bounded part a call."""
+    ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+    RetryWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]  # type: ignore[assignment]
+    """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+    ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
+    """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators."""
@@ -103,6 +129,17 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.CreateNamespaceResponse, _abc.Awaitable[_admin_pb2.CreateNamespaceResponse]]:
         """Creates a namespace. Idempotent: an existing one is answered as it is."""
+
+    @_abc_1.abstractmethod
+    def DeleteNamespace(
+        self,
+        request: _admin_pb2.DeleteNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeleteNamespaceResponse, _abc.Awaitable[_admin_pb2.DeleteNamespaceResponse]]:
+        """Deletes a namespace with all that it holds. It is gone for every caller once this is answered: streams of its clients and agents end with
+        NOT_FOUND, and handlers that run are told to stop. Records are removed in the background, over restarts too; until that is done, creating
+        a namespace of its name is refused with UNAVAILABLE.
+        """
 
     @_abc_1.abstractmethod
     def ListNamespaces(
@@ -119,6 +156,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetQueueStatsResponse, _abc.Awaitable[_admin_pb2.GetQueueStatsResponse]]:
         """What waits and what runs in the namespace of the call's metadata, by task type and priority."""
+
+    @_abc_1.abstractmethod
+    def GetQueueHistory(
+        self,
+        request: _admin_pb2.GetQueueHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetQueueHistoryResponse, _abc.Awaitable[_admin_pb2.GetQueueHistoryResponse]]:
+        """What has happened in the namespace of the call's metadata over the last hour, by task type and priority."""
 
     @_abc_1.abstractmethod
     def GetLoadMap(
@@ -193,5 +238,29 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bulk_pb2.PurgeTasksResponse, _abc.Awaitable[_bulk_pb2.PurgeTasksResponse]]:
         """Forgets tasks that have ended, a bounded part a call."""
+
+    @_abc_1.abstractmethod
+    def ListWebhookDeliveries(
+        self,
+        request: _admin_pb2.ListWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListWebhookDeliveriesResponse, _abc.Awaitable[_admin_pb2.ListWebhookDeliveriesResponse]]:
+        """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
+
+    @_abc_1.abstractmethod
+    def RetryWebhookDeliveries(
+        self,
+        request: _admin_pb2.RetryWebhookDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RetryWebhookDeliveriesResponse, _abc.Awaitable[_admin_pb2.RetryWebhookDeliveriesResponse]]:
+        """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+
+    @_abc_1.abstractmethod
+    def ListLimits(
+        self,
+        request: _admin_pb2.ListLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListLimitsResponse, _abc.Awaitable[_admin_pb2.ListLimitsResponse]]:
+        """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -827,6 +827,7 @@ class Assignment(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Which attempt of the run this is, from 1."""
     fence: _builtins.int
@@ -839,6 +840,12 @@ class Assignment(_message.Message):
     def task(self) -> _common_pb2.TaskSpec:
         """The task as its client described it, with the coordinator's defaults where it said nothing left out."""
 
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """How long it is until the task's deadline, counted from when the attempt was decided on: then it is cancelled as lost, and the task has
+        failed. Unset without a deadline.
+        """
+
     def __init__(
         self,
         *,
@@ -847,10 +854,11 @@ class Assignment(_message.Message):
         fence: _builtins.int = ...,
         run: _builtins.int = ...,
         checkpoint: _builtins.bytes = ...,
+        time_left: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task", "time_left", b"time_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "fence", b"fence", "run", b"run", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checkpoint", b"checkpoint", "fence", b"fence", "run", b"run", "task", b"task", "time_left", b"time_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

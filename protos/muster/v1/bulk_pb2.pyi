@@ -49,6 +49,8 @@ class _SkipReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkipReason
     """It changed while it was looked at."""
     SKIP_REASON_NO_ROOM: _SkipReason.ValueType  # 10
     """There is no room for it now: the queue, or the store, is full."""
+    SKIP_REASON_CONCURRENCY_LIMIT: _SkipReason.ValueType  # 11
+    """As many tasks of its concurrency key are live as may run, and the key's limit refuses more."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """Why an operation left a task as it is."""
@@ -75,6 +77,8 @@ SKIP_REASON_CHANGED: SkipReason.ValueType  # 9
 """It changed while it was looked at."""
 SKIP_REASON_NO_ROOM: SkipReason.ValueType  # 10
 """There is no room for it now: the queue, or the store, is full."""
+SKIP_REASON_CONCURRENCY_LIMIT: SkipReason.ValueType  # 11
+"""As many tasks of its concurrency key are live as may run, and the key's limit refuses more."""
 Global___SkipReason: _TypeAlias = SkipReason  # noqa: Y015
 
 @_typing.final
@@ -343,7 +347,8 @@ Global___RedriveTasksRequest: _TypeAlias = RedriveTasksRequest  # noqa: Y015
 @_typing.final
 class RedriveTasksResponse(_message.Message):
     """What came of it. A task that is counted as changed is PENDING again: the same id, payload and history, the next run, no retries or crashes
-    counted, behind what waits already.
+    counted, behind what waits already. Its queue_timeout and its deadline count from now; a delay or a not_before is waited for only
+    while that date is ahead. Limits are as for a new task, and webhooks are told of this run's end, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

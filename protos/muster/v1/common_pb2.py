@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/common.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\"\xaa\x01\n\x07\x46\x61ilure\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.muster.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\x15\n\rnon_retryable\x18\x05 \x01(\x08\x12.\n\x0bretry_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x10\n\x08requests\x18\x04 \x01(\r\";\n\x08Progress\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\x01\x12\r\n\x05total\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe1\x01\n\x0bRetryPolicy\x12\x18\n\x0bmax_retries\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01\x12\x18\n\x0bmax_crashes\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\x0e\n\x0c_max_crashes\"\xdb\x03\n\x08TaskSpec\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12%\n\x08priority\x18\x05 \x01(\x0e\x32\x13.muster.v1.Priority\x12,\n\x0cretry_policy\x18\x06 \x01(\x0b\x32\x16.muster.v1.RetryPolicy\x12.\n\x0brun_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10progress_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eparent_task_id\x18\t \x01(\t\x12)\n\nscheduling\x18\n \x01(\x0b\x32\x15.muster.v1.Scheduling\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x12\n\ntracestate\x18\x0f \x01(\t\x12/\n\x06labels\x18\x10 \x03(\x0b\x32\x1f.muster.v1.TaskSpec.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\nScheduling\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\r\n\x05slots\x18\x03 \x01(\r\x12+\n\tselectors\x18\x04 \x03(\x0b\x32\x18.muster.v1.LabelSelector\x12\x13\n\x0bmin_version\x18\x05 \x01(\r\x12\x12\n\nsticky_key\x18\x06 \x01(\t\"Z\n\rLabelSelector\x12\r\n\x05label\x18\x01 \x01(\t\x12*\n\x08operator\x18\x02 \x01(\x0e\x32\x18.muster.v1.LabelOperator\x12\x0e\n\x06values\x18\x03 \x03(\t\"0\n\x07Success\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\"\xe4\x01\n\x07Outcome\x12%\n\x07success\x18\x01 \x01(\x0b\x32\x12.muster.v1.SuccessH\x00\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x12.muster.v1.FailureH\x00\x12)\n\tcancelled\x18\x03 \x01(\x0b\x32\x14.muster.v1.CancelledH\x00\x12\'\n\x08returned\x18\x04 \x01(\x0b\x32\x13.muster.v1.ReturnedH\x00\x12\x1f\n\x05usage\x18\x05 \x03(\x0b\x32\x10.muster.v1.Usage\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x01\x42\x08\n\x06result\"\x1b\n\tCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\x08Returned\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xdc\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x08metadata\x18\x06 \x03(\x0b\x32 .muster.v1.Refusal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x12\x15\n\x11PRIORITY_CRITICAL\x10\x04*\xbb\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_STATE_PENDING\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x17\n\x13TASK_STATE_RETRYING\x10\x03\x12\x18\n\x14TASK_STATE_COMPLETED\x10\x04\x12\x15\n\x11TASK_STATE_FAILED\x10\x05\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x06*\xe8\x02\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_APPLICATION\x10\x01\x12\x1c\n\x18\x46\x41ILURE_KIND_RUN_TIMEOUT\x10\x02\x12!\n\x1d\x46\x41ILURE_KIND_PROGRESS_TIMEOUT\x10\x03\x12\x1b\n\x17\x46\x41ILURE_KIND_LEASE_LOST\x10\x04\x12\x1c\n\x18\x46\x41ILURE_KIND_UNDELIVERED\x10\x05\x12\x1d\n\x19\x46\x41ILURE_KIND_RATE_LIMITED\x10\x06\x12%\n!FAILURE_KIND_PROVIDER_UNAVAILABLE\x10\x07\x12\"\n\x1e\x46\x41ILURE_KIND_PROVIDER_REJECTED\x10\x08\x12\x1b\n\x17\x46\x41ILURE_KIND_NO_HANDLER\x10\t\x12\x1a\n\x16\x46\x41ILURE_KIND_CANCELLED\x10\n*\x9b\x01\n\rLabelOperator\x12\x1e\n\x1aLABEL_OPERATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_OPERATOR_IN\x10\x01\x12\x19\n\x15LABEL_OPERATOR_NOT_IN\x10\x02\x12\x19\n\x15LABEL_OPERATOR_EXISTS\x10\x03\x12\x1d\n\x19LABEL_OPERATOR_NOT_EXISTS\x10\x04*\x8d\x01\n\x0b\x41ttemptCost\x12\x1c\n\x18\x41TTEMPT_COST_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41TTEMPT_COST_NONE\x10\x01\x12\x16\n\x12\x41TTEMPT_COST_RETRY\x10\x02\x12\x16\n\x12\x41TTEMPT_COST_CRASH\x10\x03\x12\x19\n\x15\x41TTEMPT_COST_DELIVERY\x10\x04*\xaa\x03\n\x0fTaskHistoryKind\x12!\n\x1dTASK_HISTORY_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASK_HISTORY_KIND_SUBMITTED\x10\x01\x12%\n!TASK_HISTORY_KIND_ATTEMPT_STARTED\x10\x02\x12\'\n#TASK_HISTORY_KIND_ATTEMPT_SUCCEEDED\x10\x03\x12$\n TASK_HISTORY_KIND_ATTEMPT_FAILED\x10\x04\x12&\n\"TASK_HISTORY_KIND_ATTEMPT_RETURNED\x10\x05\x12(\n$TASK_HISTORY_KIND_CHECKPOINTS_STORED\x10\x06\x12&\n\"TASK_HISTORY_KIND_CANCEL_REQUESTED\x10\x07\x12\x1e\n\x1aTASK_HISTORY_KIND_GIVEN_UP\x10\x08\x12#\n\x1fTASK_HISTORY_KIND_REPRIORITISED\x10\t\x12\x1e\n\x1aTASK_HISTORY_KIND_REDRIVEN\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/common.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\x07\x46\x61ilure\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.muster.v1.FailureKind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x13\n\x0bstack_trace\x18\x04 \x01(\t\x12\x15\n\rnon_retryable\x18\x05 \x01(\x08\x12.\n\x0bretry_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x05Usage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x02 \x01(\x04\x12\x15\n\routput_tokens\x18\x03 \x01(\x04\x12\x10\n\x08requests\x18\x04 \x01(\r\";\n\x08Progress\x12\x0f\n\x07\x63urrent\x18\x01 \x01(\x01\x12\r\n\x05total\x18\x02 \x01(\x01\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xe1\x01\n\x0bRetryPolicy\x12\x18\n\x0bmax_retries\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01\x12\x18\n\x0bmax_crashes\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\x0e\n\x0c_max_retriesB\x0e\n\x0c_max_crashes\"\xc6\x05\n\x08TaskSpec\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12%\n\x08priority\x18\x05 \x01(\x0e\x32\x13.muster.v1.Priority\x12,\n\x0cretry_policy\x18\x06 \x01(\x0b\x32\x16.muster.v1.RetryPolicy\x12.\n\x0brun_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10progress_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0eparent_task_id\x18\t \x01(\t\x12)\n\nscheduling\x18\n \x01(\x0b\x32\x15.muster.v1.Scheduling\x12\x30\n\nnot_before\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12*\n\x05\x64\x65lay\x18\x12 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x30\n\rqueue_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x12\n\ntracestate\x18\x0f \x01(\t\x12/\n\x06labels\x18\x10 \x03(\x0b\x32\x1f.muster.v1.TaskSpec.LabelsEntry\x12#\n\x07webhook\x18\x11 \x01(\x0b\x32\x12.muster.v1.Webhook\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05start\"<\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12$\n\x06states\x18\x02 \x03(\x0e\x32\x14.muster.v1.TaskState\"\xc0\x01\n\nScheduling\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\r\n\x05slots\x18\x03 \x01(\r\x12+\n\tselectors\x18\x04 \x03(\x0b\x32\x18.muster.v1.LabelSelector\x12\x13\n\x0bmin_version\x18\x05 \x01(\r\x12\x12\n\nsticky_key\x18\x06 \x01(\t\x12\x17\n\x0f\x63oncurrency_key\x18\x07 \x01(\t\x12\x10\n\x08rate_key\x18\x08 \x01(\t\"Z\n\rLabelSelector\x12\r\n\x05label\x18\x01 \x01(\t\x12*\n\x08operator\x18\x02 \x01(\x0e\x32\x18.muster.v1.LabelOperator\x12\x0e\n\x06values\x18\x03 \x03(\t\"0\n\x07Success\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t\"\xe4\x01\n\x07Outcome\x12%\n\x07success\x18\x01 \x01(\x0b\x32\x12.muster.v1.SuccessH\x00\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x12.muster.v1.FailureH\x00\x12)\n\tcancelled\x18\x03 \x01(\x0b\x32\x14.muster.v1.CancelledH\x00\x12\'\n\x08returned\x18\x04 \x01(\x0b\x32\x13.muster.v1.ReturnedH\x00\x12\x1f\n\x05usage\x18\x05 \x03(\x0b\x32\x10.muster.v1.Usage\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x01\x42\x08\n\x06result\"\x1b\n\tCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\x08Returned\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xdc\x01\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x08metadata\x18\x06 \x03(\x0b\x32 .muster.v1.Refusal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cPRIORITY_LOW\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x11\n\rPRIORITY_HIGH\x10\x03\x12\x15\n\x11PRIORITY_CRITICAL\x10\x04*\xbb\x01\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12TASK_STATE_PENDING\x10\x01\x12\x16\n\x12TASK_STATE_RUNNING\x10\x02\x12\x17\n\x13TASK_STATE_RETRYING\x10\x03\x12\x18\n\x14TASK_STATE_COMPLETED\x10\x04\x12\x15\n\x11TASK_STATE_FAILED\x10\x05\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x06*\xa3\x03\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x41ILURE_KIND_APPLICATION\x10\x01\x12\x1c\n\x18\x46\x41ILURE_KIND_RUN_TIMEOUT\x10\x02\x12!\n\x1d\x46\x41ILURE_KIND_PROGRESS_TIMEOUT\x10\x03\x12\x1b\n\x17\x46\x41ILURE_KIND_LEASE_LOST\x10\x04\x12\x1c\n\x18\x46\x41ILURE_KIND_UNDELIVERED\x10\x05\x12\x1d\n\x19\x46\x41ILURE_KIND_RATE_LIMITED\x10\x06\x12%\n!FAILURE_KIND_PROVIDER_UNAVAILABLE\x10\x07\x12\"\n\x1e\x46\x41ILURE_KIND_PROVIDER_REJECTED\x10\x08\x12\x1b\n\x17\x46\x41ILURE_KIND_NO_HANDLER\x10\t\x12\x1a\n\x16\x46\x41ILURE_KIND_CANCELLED\x10\n\x12\x1e\n\x1a\x46\x41ILURE_KIND_QUEUE_TIMEOUT\x10\x0b\x12\x19\n\x15\x46\x41ILURE_KIND_DEADLINE\x10\x0c*\x9b\x01\n\rLabelOperator\x12\x1e\n\x1aLABEL_OPERATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_OPERATOR_IN\x10\x01\x12\x19\n\x15LABEL_OPERATOR_NOT_IN\x10\x02\x12\x19\n\x15LABEL_OPERATOR_EXISTS\x10\x03\x12\x1d\n\x19LABEL_OPERATOR_NOT_EXISTS\x10\x04*\x8d\x01\n\x0b\x41ttemptCost\x12\x1c\n\x18\x41TTEMPT_COST_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41TTEMPT_COST_NONE\x10\x01\x12\x16\n\x12\x41TTEMPT_COST_RETRY\x10\x02\x12\x16\n\x12\x41TTEMPT_COST_CRASH\x10\x03\x12\x19\n\x15\x41TTEMPT_COST_DELIVERY\x10\x04*\xaa\x03\n\x0fTaskHistoryKind\x12!\n\x1dTASK_HISTORY_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTASK_HISTORY_KIND_SUBMITTED\x10\x01\x12%\n!TASK_HISTORY_KIND_ATTEMPT_STARTED\x10\x02\x12\'\n#TASK_HISTORY_KIND_ATTEMPT_SUCCEEDED\x10\x03\x12$\n TASK_HISTORY_KIND_ATTEMPT_FAILED\x10\x04\x12&\n\"TASK_HISTORY_KIND_ATTEMPT_RETURNED\x10\x05\x12(\n$TASK_HISTORY_KIND_CHECKPOINTS_STORED\x10\x06\x12&\n\"TASK_HISTORY_KIND_CANCEL_REQUESTED\x10\x07\x12\x1e\n\x1aTASK_HISTORY_KIND_GIVEN_UP\x10\x08\x12#\n\x1fTASK_HISTORY_KIND_REPRIORITISED\x10\t\x12\x1e\n\x1aTASK_HISTORY_KIND_REDRIVEN\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,44 +37,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_REFUSAL_METADATAENTRY']._loaded_options = None
   _globals['_REFUSAL_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=1901
-  _globals['_PRIORITY']._serialized_end=2018
-  _globals['_TASKSTATE']._serialized_start=2021
-  _globals['_TASKSTATE']._serialized_end=2208
-  _globals['_FAILUREKIND']._serialized_start=2211
-  _globals['_FAILUREKIND']._serialized_end=2571
-  _globals['_LABELOPERATOR']._serialized_start=2574
-  _globals['_LABELOPERATOR']._serialized_end=2729
-  _globals['_ATTEMPTCOST']._serialized_start=2732
-  _globals['_ATTEMPTCOST']._serialized_end=2873
-  _globals['_TASKHISTORYKIND']._serialized_start=2876
-  _globals['_TASKHISTORYKIND']._serialized_end=3302
-  _globals['_FAILURE']._serialized_start=70
-  _globals['_FAILURE']._serialized_end=240
-  _globals['_USAGE']._serialized_start=242
-  _globals['_USAGE']._serialized_end=327
-  _globals['_PROGRESS']._serialized_start=329
-  _globals['_PROGRESS']._serialized_end=388
-  _globals['_RETRYPOLICY']._serialized_start=391
-  _globals['_RETRYPOLICY']._serialized_end=616
-  _globals['_TASKSPEC']._serialized_start=619
-  _globals['_TASKSPEC']._serialized_end=1094
-  _globals['_TASKSPEC_LABELSENTRY']._serialized_start=1049
-  _globals['_TASKSPEC_LABELSENTRY']._serialized_end=1094
-  _globals['_SCHEDULING']._serialized_start=1097
-  _globals['_SCHEDULING']._serialized_end=1246
-  _globals['_LABELSELECTOR']._serialized_start=1248
-  _globals['_LABELSELECTOR']._serialized_end=1338
-  _globals['_SUCCESS']._serialized_start=1340
-  _globals['_SUCCESS']._serialized_end=1388
-  _globals['_OUTCOME']._serialized_start=1391
-  _globals['_OUTCOME']._serialized_end=1619
-  _globals['_CANCELLED']._serialized_start=1621
-  _globals['_CANCELLED']._serialized_end=1648
-  _globals['_RETURNED']._serialized_start=1650
-  _globals['_RETURNED']._serialized_end=1676
-  _globals['_REFUSAL']._serialized_start=1679
-  _globals['_REFUSAL']._serialized_end=1899
-  _globals['_REFUSAL_METADATAENTRY']._serialized_start=1852
-  _globals['_REFUSAL_METADATAENTRY']._serialized_end=1899
+  _globals['_PRIORITY']._serialized_start=2274
+  _globals['_PRIORITY']._serialized_end=2391
+  _globals['_TASKSTATE']._serialized_start=2394
+  _globals['_TASKSTATE']._serialized_end=2581
+  _globals['_FAILUREKIND']._serialized_start=2584
+  _globals['_FAILUREKIND']._serialized_end=3003
+  _globals['_LABELOPERATOR']._serialized_start=3006
+  _globals['_LABELOPERATOR']._serialized_end=3161
+  _globals['_ATTEMPTCOST']._serialized_start=3164
+  _globals['_ATTEMPTCOST']._serialized_end=3305
+  _globals['_TASKHISTORYKIND']._serialized_start=3308
+  _globals['_TASKHISTORYKIND']._serialized_end=3734
+  _globals['_FAILURE']._serialized_start=103
+  _globals['_FAILURE']._serialized_end=273
+  _globals['_USAGE']._serialized_start=275
+  _globals['_USAGE']._serialized_end=360
+  _globals['_PROGRESS']._serialized_start=362
+  _globals['_PROGRESS']._serialized_end=421
+  _globals['_RETRYPOLICY']._serialized_start=424
+  _globals['_RETRYPOLICY']._serialized_end=649
+  _globals['_TASKSPEC']._serialized_start=652
+  _globals['_TASKSPEC']._serialized_end=1362
+  _globals['_TASKSPEC_LABELSENTRY']._serialized_start=1308
+  _globals['_TASKSPEC_LABELSENTRY']._serialized_end=1353
+  _globals['_WEBHOOK']._serialized_start=1364
+  _globals['_WEBHOOK']._serialized_end=1424
+  _globals['_SCHEDULING']._serialized_start=1427
+  _globals['_SCHEDULING']._serialized_end=1619
+  _globals['_LABELSELECTOR']._serialized_start=1621
+  _globals['_LABELSELECTOR']._serialized_end=1711
+  _globals['_SUCCESS']._serialized_start=1713
+  _globals['_SUCCESS']._serialized_end=1761
+  _globals['_OUTCOME']._serialized_start=1764
+  _globals['_OUTCOME']._serialized_end=1992
+  _globals['_CANCELLED']._serialized_start=1994
+  _globals['_CANCELLED']._serialized_end=2021
+  _globals['_RETURNED']._serialized_start=2023
+  _globals['_RETURNED']._serialized_end=2049
+  _globals['_REFUSAL']._serialized_start=2052
+  _globals['_REFUSAL']._serialized_end=2272
+  _globals['_REFUSAL_METADATAENTRY']._serialized_start=2225
+  _globals['_REFUSAL_METADATAENTRY']._serialized_end=2272
 # @@protoc_insertion_point(module_scope)

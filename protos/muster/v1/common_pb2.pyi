@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -120,6 +121,10 @@ class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKi
     """No handler for the task's type at the agent that got it."""
     FAILURE_KIND_CANCELLED: _FailureKind.ValueType  # 10
     """The handler stopped because its attempt was cancelled."""
+    FAILURE_KIND_QUEUE_TIMEOUT: _FailureKind.ValueType  # 11
+    """No agent was given its first attempt within queue_timeout."""
+    FAILURE_KIND_DEADLINE: _FailureKind.ValueType  # 12
+    """It had not ended by its deadline, or no further attempt could have begun by then."""
 
 class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper):
     """What kind of thing went wrong, so that a program can decide without reading the message."""
@@ -146,6 +151,10 @@ FAILURE_KIND_NO_HANDLER: FailureKind.ValueType  # 9
 """No handler for the task's type at the agent that got it."""
 FAILURE_KIND_CANCELLED: FailureKind.ValueType  # 10
 """The handler stopped because its attempt was cancelled."""
+FAILURE_KIND_QUEUE_TIMEOUT: FailureKind.ValueType  # 11
+"""No agent was given its first attempt within queue_timeout."""
+FAILURE_KIND_DEADLINE: FailureKind.ValueType  # 12
+"""It had not ended by its deadline, or no further attempt could have begun by then."""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
 class _LabelOperator:
@@ -378,7 +387,9 @@ Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """How often and how fast failed attempts are repeated. Each field left out takes the coordinator's default."""
+    """How often and how fast failed attempts are repeated. Each field left out takes the default of the task's type, if operators have set one
+    (RetryDefaultsPolicy), and else the coordinator's.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -461,9 +472,14 @@ class TaskSpec(_message.Message):
     PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TRACESTATE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Unique in the namespace, 1 to 128 characters. Mint a UUIDv7 or bring your own: the same id again is the same task."""
     task_type: _builtins.str
@@ -497,11 +513,37 @@ class TaskSpec(_message.Message):
         """In which order it is taken, and by whom. Unset: by its type, its priority and its age alone."""
 
     @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """At this date of the store's clock; at once, if it has passed. At most 366 days away."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """So long after it was accepted. At most 366 days."""
+
+    @_builtins.property
+    def queue_timeout(self) -> _duration_pb2.Duration:
+        """The task fails, FAILURE_KIND_QUEUE_TIMEOUT, unless an agent is given its first attempt within so long of its becoming ready. It holds
+        once a run: what was assigned has met it, also if that attempt fails or comes back, and retries wait as long as they must. At most 366
+        days; unset is no limit.
+        """
+
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """The task fails, FAILURE_KIND_DEADLINE, if it hasn't ended so long after it was accepted, or redriven: while it waits, it is given up; while it runs,
+        its attempt is stopped. It isn't tried again when the backoff would end later than that. Longer than its delay, and at most 366 days; unset is
+        no limit.
+        """
+
+    @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What to find the task by later, such as {"team": "red"}: at most 16. A name has 1 to 64 letters, digits and . _ / -, and begins with a
         letter or a digit; a value has at most 128 characters, all printable, and may be empty. Filters ask for `labels.team = "red"`. Nothing
         to do with the labels of agents, which `scheduling` looks at.
         """
+
+    @_builtins.property
+    def webhook(self) -> Global___Webhook:
+        """Who is told of the task's end, beside those whom its namespace's webhook policies name. Unset: nobody else."""
 
     def __init__(
         self,
@@ -516,17 +558,56 @@ class TaskSpec(_message.Message):
         progress_timeout: _duration_pb2.Duration | None = ...,
         parent_task_id: _builtins.str = ...,
         scheduling: Global___Scheduling | None = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        queue_timeout: _duration_pb2.Duration | None = ...,
+        deadline: _duration_pb2.Duration | None = ...,
         traceparent: _builtins.str = ...,
         tracestate: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        webhook: Global___Webhook | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "delay", b"delay", "not_before", b"not_before", "progress_timeout", b"progress_timeout", "queue_timeout", b"queue_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "start", b"start", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "labels", b"labels", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "deadline", b"deadline", "delay", b"delay", "labels", b"labels", "not_before", b"not_before", "parent_task_id", b"parent_task_id", "payload", b"payload", "priority", b"priority", "progress_timeout", b"progress_timeout", "queue_timeout", b"queue_timeout", "retry_policy", b"retry_policy", "run_timeout", b"run_timeout", "scheduling", b"scheduling", "start", b"start", "task_id", b"task_id", "task_type", b"task_type", "traceparent", b"traceparent", "tracestate", b"tracestate", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["not_before", "delay"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
+
+Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """A URL that is told of a task's end by a POST in the form of Standard Webhooks (https://www.standardwebhooks.com), at least once, until it
+    answers 2xx, and for a day at most. What is posted is in docs/webhooks.md.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """https:// or http://, at most 2,048 characters, without user name, password and fragment. Its port is 80, 443 or at least 1024, and its
+    host must resolve to a public address, unless the coordinator was started with --webhook-allow for another.
+    """
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___TaskState.ValueType]:
+        """Which ends are told of: COMPLETED, FAILED, CANCELLED. Empty is all of them."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        states: _abc.Iterable[Global___TaskState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["states", b"states", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
 
 @_typing.final
 class Scheduling(_message.Message):
@@ -540,6 +621,8 @@ class Scheduling(_message.Message):
     SELECTORS_FIELD_NUMBER: _builtins.int
     MIN_VERSION_FIELD_NUMBER: _builtins.int
     STICKY_KEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    RATE_KEY_FIELD_NUMBER: _builtins.int
     fairness_key: _builtins.str
     """Tasks of one key share with those of other keys, within an effective priority: each key gets in proportion to its weight, however
     many tasks it has waiting. Within a key tasks go first in, first out. At most 128 characters; those without one share as the key "".
@@ -556,6 +639,14 @@ class Scheduling(_message.Message):
     """Tasks of one key go to the agent that served the key last, if it has room and isn't much busier than the others: for what it keeps in
     memory, such as a model's prompt cache. A preference, forgotten when the coordinator restarts. At most 128 characters.
     """
+    concurrency_key: _builtins.str
+    """Of tasks of one key, at most so many run at a time as the namespace's limit for the key says (Policy.concurrency_limit); without one,
+    any number. It counts over all agents, types and priorities. At most 128 characters.
+    """
+    rate_key: _builtins.str
+    """Of tasks of one key, at most so many attempts begin in any period as the namespace's limit for the key says (Policy.rate_limit); without
+    one, any number. A retried attempt counts again. At most 128 characters.
+    """
     @_builtins.property
     def selectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSelector]:
         """Conditions on the labels of the agent, which must all hold. At most 8."""
@@ -569,10 +660,12 @@ class Scheduling(_message.Message):
         selectors: _abc.Iterable[Global___LabelSelector] | None = ...,
         min_version: _builtins.int = ...,
         sticky_key: _builtins.str = ...,
+        concurrency_key: _builtins.str = ...,
+        rate_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "fairness_key", b"fairness_key", "min_version", b"min_version", "selectors", b"selectors", "slots", b"slots", "sticky_key", b"sticky_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_key", b"concurrency_key", "cost", b"cost", "fairness_key", b"fairness_key", "min_version", b"min_version", "rate_key", b"rate_key", "selectors", b"selectors", "slots", b"slots", "sticky_key", b"sticky_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,8 +112,13 @@ class Record(_message.Message):
     CHUNK_STORED_FIELD_NUMBER: _builtins.int
     POLICY_SET_FIELD_NUMBER: _builtins.int
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
+    TASKS_BECAME_READY_FIELD_NUMBER: _builtins.int
     TASKS_REPRIORITISED_FIELD_NUMBER: _builtins.int
     TASK_REDRIVEN_FIELD_NUMBER: _builtins.int
+    NAMESPACE_DELETED_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_DELIVERED_FIELD_NUMBER: _builtins.int
+    WEBHOOK_GIVEN_UP_FIELD_NUMBER: _builtins.int
+    WEBHOOK_RETRIED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     @_builtins.property
@@ -165,12 +170,32 @@ class Record(_message.Message):
         """A policy was deleted."""
 
     @_builtins.property
+    def tasks_became_ready(self) -> Global___TasksBecameReady:
+        """Delayed tasks became ready."""
+
+    @_builtins.property
     def tasks_reprioritised(self) -> Global___TasksReprioritised:
         """An operator gave tasks another priority."""
 
     @_builtins.property
     def task_redriven(self) -> Global___TaskRedriven:
         """An ended task waits again, in its next run."""
+
+    @_builtins.property
+    def namespace_deleted(self) -> Global___NamespaceDeleted:
+        """A namespace was deleted."""
+
+    @_builtins.property
+    def webhooks_delivered(self) -> Global___WebhooksDelivered:
+        """Webhooks have been delivered."""
+
+    @_builtins.property
+    def webhook_given_up(self) -> Global___WebhookGivenUp:
+        """A delivery was given up."""
+
+    @_builtins.property
+    def webhook_retried(self) -> Global___WebhookRetried:
+        """A delivery that had been given up is tried again."""
 
     def __init__(
         self,
@@ -188,14 +213,19 @@ class Record(_message.Message):
         chunk_stored: Global___ChunkStored | None = ...,
         policy_set: Global___PolicySet | None = ...,
         policy_deleted: Global___PolicyDeleted | None = ...,
+        tasks_became_ready: Global___TasksBecameReady | None = ...,
         tasks_reprioritised: Global___TasksReprioritised | None = ...,
         task_redriven: Global___TaskRedriven | None = ...,
+        namespace_deleted: Global___NamespaceDeleted | None = ...,
+        webhooks_delivered: Global___WebhooksDelivered | None = ...,
+        webhook_given_up: Global___WebhookGivenUp | None = ...,
+        webhook_retried: Global___WebhookRetried | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "tasks_reprioritised", "task_redriven"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "tasks_became_ready", "tasks_reprioritised", "task_redriven", "namespace_deleted", "webhooks_delivered", "webhook_given_up", "webhook_retried"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -227,6 +257,8 @@ class TasksSubmitted(_message.Message):
     FIRST_NUMBER_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
+    TYPE_POLICIES_FIELD_NUMBER: _builtins.int
+    TYPE_POLICY_NUMBERS_FIELD_NUMBER: _builtins.int
     first_number: _builtins.int
     """The number of the first."""
     @_builtins.property
@@ -237,20 +269,54 @@ class TasksSubmitted(_message.Message):
     def defaults(self) -> Global___TaskDefaults:
         """What was filled in where a request said nothing."""
 
+    @_builtins.property
+    def type_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
+        """Other retry policies than that, of tasks whose type has defaults of its own, with what their requests say in them."""
+
+    @_builtins.property
+    def type_policy_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whose they are, one for each request: 0 for `defaults`, and n for the n-th of type_policies. Empty when all are 0."""
+
     def __init__(
         self,
         *,
         first_number: _builtins.int = ...,
         requests: _abc.Iterable[_builtins.bytes] | None = ...,
         defaults: Global___TaskDefaults | None = ...,
+        type_policies: _abc.Iterable[Global___TaskDefaults] | None = ...,
+        type_policy_numbers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "first_number", b"first_number", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "first_number", b"first_number", "requests", b"requests", "type_policies", b"type_policies", "type_policy_numbers", b"type_policy_numbers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TasksSubmitted: _TypeAlias = TasksSubmitted  # noqa: Y015
+
+@_typing.final
+class TasksBecameReady(_message.Message):
+    """Delayed tasks became ready. Each takes the namespace's next number as its place among its equals, in this order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tasks' numbers."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksBecameReady: _TypeAlias = TasksBecameReady  # noqa: Y015
 
 @_typing.final
 class TaskDefaults(_message.Message):
@@ -557,6 +623,28 @@ class ChunkStored(_message.Message):
 Global___ChunkStored: _TypeAlias = ChunkStored  # noqa: Y015
 
 @_typing.final
+class NamespaceDeleted(_message.Message):
+    """A namespace was deleted: its live tasks and its policies are gone. What the store holds of its ended tasks is removed bit by bit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    purged: _builtins.bool
+    """True: that has been done, and the name may be used again. The first time it is false."""
+    def __init__(
+        self,
+        *,
+        purged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purged", b"purged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceDeleted: _TypeAlias = NamespaceDeleted  # noqa: Y015
+
+@_typing.final
 class TasksReprioritised(_message.Message):
     """An operator gave tasks another priority."""
 
@@ -711,6 +799,78 @@ class PolicyDeleted(_message.Message):
 Global___PolicyDeleted: _TypeAlias = PolicyDeleted  # noqa: Y015
 
 @_typing.final
+class WebhooksDelivered(_message.Message):
+    """Webhooks have been delivered. That a delivery is due follows from its task's end and isn't written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The deliveries' numbers."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhooksDelivered: _TypeAlias = WebhooksDelivered  # noqa: Y015
+
+@_typing.final
+class WebhookGivenUp(_message.Message):
+    """A delivery was given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    delivery: _builtins.int
+    """Its number."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        delivery: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookGivenUp: _TypeAlias = WebhookGivenUp  # noqa: Y015
+
+@_typing.final
+class WebhookRetried(_message.Message):
+    """A delivery that had been given up is tried again, from the commit's date on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    delivery: _builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        delivery: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookRetried: _TypeAlias = WebhookRetried  # noqa: Y015
+
+@_typing.final
 class SnapshotChunk(_message.Message):
     """A piece of a snapshot: some of the tasks that were live right after one journal entry. All pieces together have all of them, once each,
     in no particular order; replay goes on with the entry after it.
@@ -761,12 +921,20 @@ class SnapshotPart(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    RATE_LOGS_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    WEBHOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_DELIVERY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     create_ms: _builtins.int
     """When it was created."""
     next_number: _builtins.int
     """The number that its next task gets."""
+    deleted: _builtins.bool
+    """True: it was deleted, and the store may still hold records of its ended tasks. There are no tasks then."""
+    next_delivery: _builtins.int
+    """The number that the next delivery gets, in the namespace's part of the first piece only."""
     @_builtins.property
     def retry_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDefaults]:
         """The retry policies that tasks of this part follow, with all defaults filled in: tasks name them by their place here."""
@@ -783,6 +951,14 @@ class SnapshotPart(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.Policy]:
         """The namespace's policies, in its part of the first piece only."""
 
+    @_builtins.property
+    def rate_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLog]:
+        """What began under its rate limits and still counts, likewise."""
+
+    @_builtins.property
+    def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingWebhook]:
+        """Deliveries that are due or were given up. Over all pieces, once each."""
+
     def __init__(
         self,
         *,
@@ -793,18 +969,138 @@ class SnapshotPart(_message.Message):
         queued: Global___QueuedTasks | None = ...,
         tasks: _abc.Iterable[Global___LiveTask] | None = ...,
         policies: _abc.Iterable[_policy_pb2.Policy] | None = ...,
+        rate_logs: _abc.Iterable[Global___RateLog] | None = ...,
+        deleted: _builtins.bool = ...,
+        webhooks: _abc.Iterable[Global___PendingWebhook] | None = ...,
+        next_delivery: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "namespace", b"namespace", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "retry_policies", b"retry_policies", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_ms", b"create_ms", "deleted", b"deleted", "namespace", b"namespace", "next_delivery", b"next_delivery", "next_number", b"next_number", "policies", b"policies", "queued", b"queued", "rate_logs", b"rate_logs", "retry_policies", b"retry_policies", "tasks", b"tasks", "webhooks", b"webhooks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SnapshotPart: _TypeAlias = SnapshotPart  # noqa: Y015
 
 @_typing.final
+class PendingWebhook(_message.Message):
+    """A webhook that is to be delivered, or was given up: what is told of a task's end, but for what its record has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DUE_MS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_MS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_REASON_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number."""
+    hook: _builtins.str
+    """Set: the task type of the policy that it is for. Unset: it is for the task's own webhook."""
+    url: _builtins.str
+    """The URL of the task's own webhook."""
+    task_id: _builtins.str
+    """The task."""
+    task_type: _builtins.str
+    """Its type."""
+    state: _common_pb2.TaskState.ValueType
+    """How it ended."""
+    run: _builtins.int
+    """The run that ended."""
+    attempt: _builtins.int
+    """Attempts begun in it."""
+    agent_name: _builtins.str
+    """The agent of the last one."""
+    create_ms: _builtins.int
+    """When it was accepted."""
+    start_ms: _builtins.int
+    """When its last attempt was assigned; 0 if it never was."""
+    end_ms: _builtins.int
+    """When it ended."""
+    reason: _builtins.str
+    """Why it was cancelled, shortened."""
+    due_ms: _builtins.int
+    """When it became due: when the task ended, or an operator had it tried again."""
+    given_up_ms: _builtins.int
+    """When it was given up; 0: it is due."""
+    given_up_reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def failure(self) -> _common_pb2.Failure:
+        """Why it failed, shortened."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The task's labels."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        hook: _builtins.str | None = ...,
+        url: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        state: _common_pb2.TaskState.ValueType = ...,
+        run: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        create_ms: _builtins.int = ...,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        failure: _common_pb2.Failure | None = ...,
+        reason: _builtins.str = ...,
+        due_ms: _builtins.int = ...,
+        given_up_ms: _builtins.int = ...,
+        given_up_reason: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "failure", b"failure", "hook", b"hook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hook", b"_hook", "agent_name", b"agent_name", "attempt", b"attempt", "create_ms", b"create_ms", "due_ms", b"due_ms", "end_ms", b"end_ms", "failure", b"failure", "given_up_ms", b"given_up_ms", "given_up_reason", b"given_up_reason", "hook", b"hook", "labels", b"labels", "number", b"number", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__hook: _TypeAlias = _typing.Literal["hook"]  # noqa: Y015
+    _WhichOneofArgType__hook: _TypeAlias = _typing.Literal["_hook", b"_hook"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hook) -> _WhichOneofReturnType__hook | None: ...
+
+Global___PendingWebhook: _TypeAlias = PendingWebhook  # noqa: Y015
+
+@_typing.final
 class QueuedTasks(_message.Message):
-    """Tasks that were accepted, and nothing else. Columns of equal length."""
+    """Tasks that were accepted, and nothing else; if they are delayed, they still are. Columns of equal length."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -875,8 +1171,9 @@ class LiveTask(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
-    PRIORITY_FIELD_NUMBER: _builtins.int
     FIRST_READY_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_CREATE_MS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
     request: _builtins.bytes
@@ -886,7 +1183,7 @@ class LiveTask(_message.Message):
     state: _common_pb2.TaskState.ValueType
     """PENDING, RUNNING or RETRYING."""
     place: _builtins.int
-    """Its place among its equals."""
+    """Its place among its equals; 0 for a delayed task that isn't ready yet."""
     run: _builtins.int
     """Its run."""
     attempt: _builtins.int
@@ -921,10 +1218,12 @@ class LiveTask(_message.Message):
     """Bytes of output that the attempt has emitted, held or not."""
     result_fence: _builtins.int
     """The fence of the last result that was taken without ending it: of an attempt that failed or was given back. 0 when none was."""
+    first_ready_ms: _builtins.int
+    """When it became ready in its run, unless that was when it was accepted; 0 while it is delayed, too."""
     priority: _common_pb2.Priority.ValueType
     """The priority that an operator gave it; UNSPECIFIED: as the request says."""
-    first_ready_ms: _builtins.int
-    """When it first became ready in this run; 0: when it was accepted."""
+    run_create_ms: _builtins.int
+    """When its run began, if it was redriven; 0: when it was accepted."""
     @_builtins.property
     def last_failure(self) -> _common_pb2.Failure:
         """What went wrong in the last attempt that failed."""
@@ -965,12 +1264,13 @@ class LiveTask(_message.Message):
         usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
         result_fence: _builtins.int = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
-        priority: _common_pb2.Priority.ValueType = ...,
         first_ready_ms: _builtins.int = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        run_create_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "cancel_reason", b"cancel_reason", "last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "run_create_ms", b"run_create_ms", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancel_reason: _TypeAlias = _typing.Literal["cancel_reason"]  # noqa: Y015
     _WhichOneofArgType__cancel_reason: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason"]  # noqa: Y015
@@ -1007,7 +1307,9 @@ class TaskRecord(_message.Message):
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    FIRST_READY_MS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_CREATE_MS_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """The task as it was submitted: a serialized TaskSpec. Without its payload once results were dropped under pressure."""
     outcome: _builtins.bytes
@@ -1050,8 +1352,12 @@ class TaskRecord(_message.Message):
     """Set when the outcome was dropped, and the payload of the request with it: SHA-256 of the request, serialized deterministically and without
     its trace context, to know the same task by.
     """
+    first_ready_ms: _builtins.int
+    """When it became ready in its run, unless that was when it was accepted; 0 if it never did, too."""
     priority: _common_pb2.Priority.ValueType
     """The priority that an operator gave it; UNSPECIFIED: as the request says."""
+    run_create_ms: _builtins.int
+    """When its run began, if it was redriven; 0: when it was accepted."""
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
         """What all its attempts consumed."""
@@ -1090,11 +1396,13 @@ class TaskRecord(_message.Message):
         result_fence: _builtins.int = ...,
         request_digest: _builtins.bytes = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        first_ready_ms: _builtins.int = ...,
         priority: _common_pb2.Priority.ValueType = ...,
+        run_create_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "priority", b"priority", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "priority", b"priority", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "run_create_ms", b"run_create_ms", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1181,3 +1489,43 @@ class HistoryEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+
+@_typing.final
+class RateLog(_message.Message):
+    """What began under one key of a rate limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    BEGAN_MS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The rate key, or the task type."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.PolicyName:
+        """The limit."""
+
+    @_builtins.property
+    def began_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """From which dates the starts count, in milliseconds since 1970, in order."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many there are of each."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.PolicyName | None = ...,
+        key: _builtins.str = ...,
+        began_ms: _abc.Iterable[_builtins.int] | None = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_ms", b"began_ms", "counts", b"counts", "key", b"key", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLog: _TypeAlias = RateLog  # noqa: Y015

@@ -3,10 +3,14 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from muster.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -28,6 +32,16 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """Not given."""
     POLICY_KIND_WEIGHT: _PolicyKind.ValueType  # 1
     """The weight of a fairness key."""
+    POLICY_KIND_RETRY_DEFAULTS: _PolicyKind.ValueType  # 2
+    """How failed attempts of a task type are repeated."""
+    POLICY_KIND_NAMESPACE_LIMITS: _PolicyKind.ValueType  # 7
+    """What a namespace may hold."""
+    POLICY_KIND_CONCURRENCY_LIMIT: _PolicyKind.ValueType  # 5
+    """How many of a concurrency key, or of a task type, run at a time."""
+    POLICY_KIND_RATE_LIMIT: _PolicyKind.ValueType  # 6
+    """How many attempts of a rate key, or of a task type, begin in any period."""
+    POLICY_KIND_WEBHOOK: _PolicyKind.ValueType  # 8
+    """The webhook of a task type."""
 
 class PolicyKind(_PolicyKind, metaclass=_PolicyKindEnumTypeWrapper):
     """Which kind of rule a policy is. Each number is that of the field in Policy.policy."""
@@ -36,7 +50,47 @@ POLICY_KIND_UNSPECIFIED: PolicyKind.ValueType  # 0
 """Not given."""
 POLICY_KIND_WEIGHT: PolicyKind.ValueType  # 1
 """The weight of a fairness key."""
+POLICY_KIND_RETRY_DEFAULTS: PolicyKind.ValueType  # 2
+"""How failed attempts of a task type are repeated."""
+POLICY_KIND_NAMESPACE_LIMITS: PolicyKind.ValueType  # 7
+"""What a namespace may hold."""
+POLICY_KIND_CONCURRENCY_LIMIT: PolicyKind.ValueType  # 5
+"""How many of a concurrency key, or of a task type, run at a time."""
+POLICY_KIND_RATE_LIMIT: PolicyKind.ValueType  # 6
+"""How many attempts of a rate key, or of a task type, begin in any period."""
+POLICY_KIND_WEBHOOK: PolicyKind.ValueType  # 8
+"""The webhook of a task type."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
+
+class _WhenFull:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_FULL_UNSPECIFIED: _WhenFull.ValueType  # 0
+    """The default: WAIT."""
+    WHEN_FULL_WAIT: _WhenFull.ValueType  # 1
+    """It waits until it may run, in the queue's order."""
+    WHEN_FULL_CANCEL_OLDEST: _WhenFull.ValueType  # 2
+    """The oldest live task of the key is cancelled, whether it runs or waits. The new one begins when that has stopped."""
+    WHEN_FULL_REJECT: _WhenFull.ValueType  # 3
+    """It is refused: RESOURCE_EXHAUSTED with the reason CONCURRENCY_LIMIT."""
+
+class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
+    """What becomes of a new task whose concurrency key is full: as many live tasks as may run have the key already. Those that wait count, and
+    those that are being cancelled don't.
+    """
+
+WHEN_FULL_UNSPECIFIED: WhenFull.ValueType  # 0
+"""The default: WAIT."""
+WHEN_FULL_WAIT: WhenFull.ValueType  # 1
+"""It waits until it may run, in the queue's order."""
+WHEN_FULL_CANCEL_OLDEST: WhenFull.ValueType  # 2
+"""The oldest live task of the key is cancelled, whether it runs or waits. The new one begins when that has stopped."""
+WHEN_FULL_REJECT: WhenFull.ValueType  # 3
+"""It is refused: RESOURCE_EXHAUSTED with the reason CONCURRENCY_LIMIT."""
+Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
 @_typing.final
 class Policy(_message.Message):
@@ -47,10 +101,35 @@ class Policy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WEIGHT_FIELD_NUMBER: _builtins.int
+    RETRY_DEFAULTS_FIELD_NUMBER: _builtins.int
+    NAMESPACE_LIMITS_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_LIMIT_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
         """Of kind WEIGHT; its key is the fairness key."""
+
+    @_builtins.property
+    def retry_defaults(self) -> Global___RetryDefaultsPolicy:
+        """Of kind RETRY_DEFAULTS; its key is the task type."""
+
+    @_builtins.property
+    def namespace_limits(self) -> Global___NamespaceLimitsPolicy:
+        """Of kind NAMESPACE_LIMITS; its key is empty."""
+
+    @_builtins.property
+    def concurrency_limit(self) -> Global___ConcurrencyLimitPolicy:
+        """Of kind CONCURRENCY_LIMIT; its key is the concurrency key, or "task_type=" and the task type."""
+
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimitPolicy:
+        """Of kind RATE_LIMIT; its key is the rate key, or "task_type=" and the task type."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookPolicy:
+        """Of kind WEBHOOK; its key is the task type."""
 
     @_builtins.property
     def set_time(self) -> _timestamp_pb2.Timestamp:
@@ -60,13 +139,18 @@ class Policy(_message.Message):
         self,
         *,
         weight: Global___WeightPolicy | None = ...,
+        retry_defaults: Global___RetryDefaultsPolicy | None = ...,
+        namespace_limits: Global___NamespaceLimitsPolicy | None = ...,
+        concurrency_limit: Global___ConcurrencyLimitPolicy | None = ...,
+        rate_limit: Global___RateLimitPolicy | None = ...,
+        webhook: Global___WebhookPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "set_time", b"set_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "namespace_limits", "concurrency_limit", "rate_limit", "webhook"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -123,3 +207,217 @@ class WeightPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WeightPolicy: _TypeAlias = WeightPolicy  # noqa: Y015
+
+@_typing.final
+class NamespaceLimitsPolicy(_message.Message):
+    """What a namespace may hold. What isn't set is as the coordinator was started. Lower limits than what is there refuse new tasks until enough
+    have ended, and let ended tasks go; within ten minutes of its end, no task's record goes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_LIVE_TASKS_FIELD_NUMBER: _builtins.int
+    MAX_LIVE_BYTES_FIELD_NUMBER: _builtins.int
+    RETAIN_FOR_FIELD_NUMBER: _builtins.int
+    MAX_RETAINED_TASKS_FIELD_NUMBER: _builtins.int
+    MAX_RETAINED_BYTES_FIELD_NUMBER: _builtins.int
+    max_live_tasks: _builtins.int
+    """Live tasks; at least 1. Submits beyond are refused with RESOURCE_EXHAUSTED."""
+    max_live_bytes: _builtins.int
+    """Bytes of the payloads and options of live tasks; at least 1. Likewise."""
+    max_retained_tasks: _builtins.int
+    """So many ended tasks are retained, the latest."""
+    max_retained_bytes: _builtins.int
+    """Ended tasks are retained as long as their records have so many bytes together."""
+    @_builtins.property
+    def retain_for(self) -> _duration_pb2.Duration:
+        """Ended tasks are retained for this long."""
+
+    def __init__(
+        self,
+        *,
+        max_live_tasks: _builtins.int | None = ...,
+        max_live_bytes: _builtins.int | None = ...,
+        retain_for: _duration_pb2.Duration | None = ...,
+        max_retained_tasks: _builtins.int | None = ...,
+        max_retained_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes", "_max_live_tasks", b"_max_live_tasks", "_max_retained_bytes", b"_max_retained_bytes", "_max_retained_tasks", b"_max_retained_tasks", "max_live_bytes", b"max_live_bytes", "max_live_tasks", b"max_live_tasks", "max_retained_bytes", b"max_retained_bytes", "max_retained_tasks", b"max_retained_tasks", "retain_for", b"retain_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_live_bytes: _TypeAlias = _typing.Literal["max_live_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_live_bytes: _TypeAlias = _typing.Literal["_max_live_bytes", b"_max_live_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_live_tasks: _TypeAlias = _typing.Literal["max_live_tasks"]  # noqa: Y015
+    _WhichOneofArgType__max_live_tasks: _TypeAlias = _typing.Literal["_max_live_tasks", b"_max_live_tasks"]  # noqa: Y015
+    _WhichOneofReturnType__max_retained_bytes: _TypeAlias = _typing.Literal["max_retained_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_retained_bytes: _TypeAlias = _typing.Literal["_max_retained_bytes", b"_max_retained_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_retained_tasks: _TypeAlias = _typing.Literal["max_retained_tasks"]  # noqa: Y015
+    _WhichOneofArgType__max_retained_tasks: _TypeAlias = _typing.Literal["_max_retained_tasks", b"_max_retained_tasks"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_live_bytes) -> _WhichOneofReturnType__max_live_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_live_tasks) -> _WhichOneofReturnType__max_live_tasks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_bytes) -> _WhichOneofReturnType__max_retained_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retained_tasks) -> _WhichOneofReturnType__max_retained_tasks | None: ...
+
+Global___NamespaceLimitsPolicy: _TypeAlias = NamespaceLimitsPolicy  # noqa: Y015
+
+@_typing.final
+class RetryDefaultsPolicy(_message.Message):
+    """How failed attempts of a task type are repeated, as far as a task's own retry_policy doesn't say. It counts for tasks that are submitted
+    from now on: those that were accepted keep what they were accepted with.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, 1 to 128 characters."""
+    @_builtins.property
+    def retry_policy(self) -> _common_pb2.RetryPolicy:
+        """At least one of its fields; what it leaves out is the coordinator's default."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        retry_policy: _common_pb2.RetryPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_policy", b"retry_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retry_policy", b"retry_policy", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDefaultsPolicy: _TypeAlias = RetryDefaultsPolicy  # noqa: Y015
+
+@_typing.final
+class ConcurrencyLimitPolicy(_message.Message):
+    """How many tasks run at a time: of a concurrency key, or of a task type; one of the two is given. A name that ends in `*` is a prefix: each
+    key that begins so has the limit for itself. An exact name wins over prefixes, and a longer prefix over a shorter one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    WHEN_FULL_FIELD_NUMBER: _builtins.int
+    concurrency_key: _builtins.str
+    """The concurrency key (Scheduling.concurrency_key) or a prefix, at most 128 characters. It must not begin with "task_type="."""
+    task_type: _builtins.str
+    """The task type or a prefix, at most 128 characters. Such a limit counts tasks without a concurrency key, too."""
+    max_running: _builtins.int
+    """How many may run; 0 holds all of them up. Required. A lower number than before lets those finish that run."""
+    when_full: Global___WhenFull.ValueType
+    """What becomes of a new task when the key is full. A limit of a task type knows WAIT only."""
+    def __init__(
+        self,
+        *,
+        concurrency_key: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        max_running: _builtins.int | None = ...,
+        when_full: Global___WhenFull.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "max_running", b"max_running"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_running", b"_max_running", "concurrency_key", b"concurrency_key", "max_running", b"max_running", "task_type", b"task_type", "when_full", b"when_full"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_running: _TypeAlias = _typing.Literal["max_running"]  # noqa: Y015
+    _WhichOneofArgType__max_running: _TypeAlias = _typing.Literal["_max_running", b"_max_running"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_running) -> _WhichOneofReturnType__max_running | None: ...
+
+Global___ConcurrencyLimitPolicy: _TypeAlias = ConcurrencyLimitPolicy  # noqa: Y015
+
+@_typing.final
+class RateLimitPolicy(_message.Message):
+    """How many attempts begin in any window of a period, by the coordinator's dates: of a rate key, or of a task type; one of the two is given.
+    A name that ends in `*` is a prefix, as in ConcurrencyLimitPolicy. What began before the limit was first set doesn't count; what began
+    under one of the same kind and key does.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_KEY_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    rate_key: _builtins.str
+    """The rate key (Scheduling.rate_key) or a prefix, at most 128 characters. It must not begin with "task_type="."""
+    task_type: _builtins.str
+    """The task type or a prefix, at most 128 characters. Such a limit counts tasks without a rate key, too."""
+    count: _builtins.int
+    """How many attempts may begin; 0 holds all of them up. Required. Above 128, a start counts for up to a 128th of the period longer."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """The period: 1 millisecond to 366 days, in whole milliseconds. Required."""
+
+    def __init__(
+        self,
+        *,
+        rate_key: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "period", b"period", "rate_key", b"rate_key", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___RateLimitPolicy: _TypeAlias = RateLimitPolicy  # noqa: Y015
+
+@_typing.final
+class WebhookPolicy(_message.Message):
+    """Who is told of the ends of a type's tasks, and how what is sent for them is signed. A task's end is told to every webhook that it has: its
+    own (TaskSpec.webhook), that of its type, and that of every type; each is one delivery. What waits to be delivered follows the policy: it
+    goes to the URL that holds when it is sent, and is given up when the policy is deleted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
+    SECRET_COUNT_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, at most 128 characters; empty is every type."""
+    url: _builtins.str
+    """As Webhook.url. Empty: nothing is sent for the policy itself, and its secrets sign what goes to tasks' own webhooks."""
+    secret_count: _builtins.int
+    """How many secrets there are. Ignored in requests."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.TaskState.ValueType]:
+        """Which ends are told of: COMPLETED, FAILED, CANCELLED. Empty is all of them."""
+
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"whsec_" and 24 to 64 random bytes in base64, at most 4; each signs, so that a receiver may change over from one to the next. They sign
+        what goes to `url`, and to the own webhooks of the type's tasks; for those whose type has no policy, the policy of every type does. None:
+        it isn't signed. Never answered.
+        """
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        url: _builtins.str = ...,
+        states: _abc.Iterable[_common_pb2.TaskState.ValueType] | None = ...,
+        secrets: _abc.Iterable[_builtins.str] | None = ...,
+        secret_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret_count", b"secret_count", "secrets", b"secrets", "states", b"states", "task_type", b"task_type", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookPolicy: _TypeAlias = WebhookPolicy  # noqa: Y015

@@ -93,6 +93,12 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """Every capable agent is draining."""
     WAIT_KIND_STORE_UNAVAILABLE: _WaitKind.ValueType  # 6
     """The coordinator can't reach its store."""
+    WAIT_KIND_DELAYED: _WaitKind.ValueType  # 7
+    """Its not_before or its delay lies ahead."""
+    WAIT_KIND_CONCURRENCY_LIMIT: _WaitKind.ValueType  # 8
+    """Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+    WAIT_KIND_RATE_LIMIT: _WaitKind.ValueType  # 9
+    """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """Why a task waits."""
@@ -111,6 +117,12 @@ WAIT_KIND_AGENTS_DRAINING: WaitKind.ValueType  # 5
 """Every capable agent is draining."""
 WAIT_KIND_STORE_UNAVAILABLE: WaitKind.ValueType  # 6
 """The coordinator can't reach its store."""
+WAIT_KIND_DELAYED: WaitKind.ValueType  # 7
+"""Its not_before or its delay lies ahead."""
+WAIT_KIND_CONCURRENCY_LIMIT: WaitKind.ValueType  # 8
+"""Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
+WAIT_KIND_RATE_LIMIT: WaitKind.ValueType  # 9
+"""Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 class _CancelVerdict:
@@ -606,6 +618,9 @@ class Task(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     READ_TIME_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Its id."""
@@ -686,6 +701,18 @@ class Task(_message.Message):
         """
 
     @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """Of a task that was delayed: when it became ready or, while it waits for that, when it will."""
+
+    @_builtins.property
+    def queue_deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Of a task with a queue_timeout, once it is ready: when it fails, or would have, unless its first attempt has been assigned."""
+
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """Of a task with a deadline: when it fails, or would have, unless it has ended."""
+
+    @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Its labels, as it was submitted with them."""
 
@@ -719,11 +746,14 @@ class Task(_message.Message):
         checkpoint: _builtins.bytes = ...,
         history: _abc.Iterable[Global___TaskHistoryEntry] | None = ...,
         read_time: _timestamp_pb2.Timestamp | None = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        queue_deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "progress", b"progress", "read_time", b"read_time", "spec", b"spec", "start_time", b"start_time", "waits_for", b"waits_for"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "progress", b"progress", "queue_deadline_time", b"queue_deadline_time", "read_time", b"read_time", "ready_time", b"ready_time", "spec", b"spec", "start_time", b"start_time", "waits_for", b"waits_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "end_time", b"end_time", "fence", b"fence", "history", b"history", "labels", b"labels", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "read_time", b"read_time", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "cancel_delivered", b"cancel_delivered", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "crash_count", b"crash_count", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "fence", b"fence", "history", b"history", "labels", b"labels", "last_failure", b"last_failure", "max_retries", b"max_retries", "outcome", b"outcome", "parent_task_id", b"parent_task_id", "priority", b"priority", "progress", b"progress", "queue_deadline_time", b"queue_deadline_time", "read_time", b"read_time", "ready_time", b"ready_time", "retry_count", b"retry_count", "run", b"run", "spec", b"spec", "start_time", b"start_time", "state", b"state", "task_id", b"task_id", "task_type", b"task_type", "undelivered_count", b"undelivered_count", "usage", b"usage", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -783,7 +813,7 @@ class TaskHistoryEntry(_message.Message):
 
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
-        """When the backoff that followed ends, or would have ended; unset when none followed."""
+        """When the backoff that followed ends, or would have ended; of a delayed task's submit, when it becomes ready. Unset when neither is so."""
 
     def __init__(
         self,

@@ -1,160 +1,156 @@
-"""Limits of the queue, of messages, and of what isn't a message at all."""
+"""Limits over gRPC: what is refused, what waits and says why, what is listed, what bad requests get."""
 
-import asyncio
-
-import grpc
 import pytest
-from muster.v1 import admin_pb2, agent_pb2, task_pb2
+from google.protobuf.duration_pb2 import Duration
+from muster.v1 import admin_pb2, common_pb2, policy_pb2, task_pb2
 
-from coordinator.convert import Bounds
-from coordinator.core.model import Settings
-from tests.support.eventually import eventually
-from tests.support.hosted import PATIENT_S, hosted, spec_of
-from tests.support.refusals import refusal
+from coordinator import convert_limits, convert_policies
+from coordinator.core.policies import ConcurrencyLimitPolicy, PolicyKind, PolicyName, RateLimitPolicy, StandingPolicy, WhenFull
+from coordinator.errors import InvalidRequest
+from tests.support.hosted import MemoryShard, hosted
 
-pytestmark = pytest.mark.usefixtures("bystanders")
-
-INVALID = grpc.StatusCode.INVALID_ARGUMENT
-ACCEPTED, DUPLICATE, REFUSED = 1, 2, 3
+ACCEPTED, REFUSED = task_pb2.SUBMIT_VERDICT_ACCEPTED, task_pb2.SUBMIT_VERDICT_REFUSED
 
 
-async def test_a_full_queue_says_which_limit_how_full_and_when_to_retry():
-    async with hosted(core=Settings(max_live_tasks=2)) as muster:
-        verdicts = await muster.submit("a", "b", "c")
-        assert [one.verdict for one in verdicts] == [ACCEPTED, ACCEPTED, REFUSED]
-        refused = verdicts[2].refusal
-        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], "LIMIT_REACHED")
-        assert dict(refused.metadata) == {"limit": "max_live_tasks", "used": "2", "allowed": "2"}
-        assert refused.retry_after.seconds >= 1
-        client = await muster.session()
-        ack = await client.submit(spec_of("d"), spec_of("a"), batch_id=1)
-        assert [(one.index, one.verdict) for one in ack.exceptions] == [(0, REFUSED), (1, DUPLICATE)]
-        await muster.cancel("b")
-        assert [one.verdict for one in await muster.submit("c")] == [ACCEPTED]
-        muster.check()
+def running(key, number, when_full=policy_pb2.WHEN_FULL_UNSPECIFIED):
+    return policy_pb2.Policy(
+        concurrency_limit=policy_pb2.ConcurrencyLimitPolicy(concurrency_key=key, max_running=number, when_full=when_full)
+    )
 
 
-async def test_full_memory_says_which_limit_how_full_and_when_to_retry():
-    async with hosted(core=Settings(max_live_bytes=1000)) as muster:
-        (taken,) = await muster.submit("a")
-        (refused,) = (await muster.tasks.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=[spec_of("b", payload=b"x" * 1000)]))).tasks
-        assert (taken.verdict, refused.verdict) == (ACCEPTED, REFUSED)
-        assert refused.refusal.reason == "LIMIT_REACHED"
-        assert (refused.refusal.metadata["limit"], refused.refusal.metadata["allowed"]) == ("max_live_bytes", "1000")
-        assert refused.refusal.retry_after.seconds >= 1
+def starts(key, count, seconds=60):
+    return policy_pb2.Policy(rate_limit=policy_pb2.RateLimitPolicy(rate_key=key, count=count, period=Duration(seconds=seconds)))
 
 
-async def test_a_message_over_4_mib_is_refused_and_ends_only_its_own_call(muster):
-    tasks = [spec_of(f"t{n}", payload=b"x" * 2**20) for n in range(5)]
-    refused = await refusal(muster.tasks.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=tasks)))
-    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    client = await muster.session()
-    await client.send(task_pb2.SessionRequest(submit=task_pb2.SubmitBatch(batch_id=1, tasks=tasks)))
-    assert (await client.end()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert not muster.scheduler.state.tasks
+def task(task_id, **scheduling):
+    return common_pb2.TaskSpec(task_id=task_id, task_type="work", scheduling=common_pb2.Scheduling(**scheduling))
 
 
-async def test_bytes_that_are_no_message_are_refused(muster):
-    for method in ("muster.v1.TaskService/GetTask", "muster.v1.TaskService/SubmitTasks", "muster.v1.AdminService/GetQueueStats"):
-        refused = await refusal(muster.channel.unary_unary(f"/{method}")(b"\xff\xff\xff"))
-        assert (refused.code, refused.reason) == (INVALID, "MALFORMED_MESSAGE")
-    watch = muster.channel.unary_stream("/muster.v1.TaskService/WatchTasks")(b"\xff\xff\xff")
-    assert (await refusal(watch)).reason == "MALFORMED_MESSAGE"
-    async with asyncio.timeout(20):
-        # Many times: a session greets its client, and a call can't be ended with a status while a message is on its way.
-        for method in ("muster.v1.TaskService/Session", "muster.v1.AgentService/Connect") * 50:
-            call = muster.channel.stream_stream(f"/{method}")()
-            await call.write(b"\xff\xff\xff")
-            assert (await refusal(call)).reason == "MALFORMED_MESSAGE"
+async def put(muster, *policies):
+    await muster.admin.SetPolicies(admin_pb2.SetPoliciesRequest(policies=policies))
 
 
-async def test_an_unknown_method_is_unimplemented(muster):
-    for method in ("/muster.v1.TaskService/Nothing", "/nothing/Nothing", "/muster.v2.TaskService/GetTask"):
-        assert (await refusal(muster.channel.unary_unary(method)(b""))).code is grpc.StatusCode.UNIMPLEMENTED
+async def explained(muster, task_id):
+    return (await muster.tasks.ExplainTask(task_pb2.ExplainTaskRequest(task_id=task_id))).task.waits_for
 
 
-@pytest.mark.parametrize("said", [
-    b"\x00" * 1000,
-    b"\xff" * 100_000,
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 1000,
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-    b"PRI * HTTP",
-    b"",
-], ids=range(7))  # fmt: skip
-async def test_garbage_on_the_port_and_half_open_connections_disturb_nobody(muster, said):
-    connections = [await asyncio.open_connection("127.0.0.1", muster.port) for _ in range(20)]
-    for _, writer in connections:
-        writer.write(said)
-    await muster.is_alive()  # while they are open
-    for number, (_, writer) in enumerate(connections):
-        if number % 2:
-            writer.transport.abort()
-        else:
-            writer.close()
-    await muster.is_alive()
+async def limits(muster, **options):
+    return await muster.admin.ListLimits(admin_pb2.ListLimitsRequest(**options))
 
 
-async def test_bounds_are_those_that_were_set():
-    async with hosted(bounds=Bounds(max_payload_bytes=10, max_checkpoint_bytes=5)) as muster:
-        client = await muster.session()
-        agent = await muster.agent("a")
-        welcome = client.received[0].welcome
-        assert (welcome.max_payload_bytes, welcome.max_batch_tasks, len(welcome.session_id)) == (10, 1000, 32)
-        assert (agent.received[0].welcome.max_payload_bytes, agent.received[0].welcome.max_checkpoint_bytes) == (10, 5)
-        assert [one.verdict for one in await muster.submit(spec_of("a", payload=b"x" * 11), spec_of("b", payload=b"x" * 10))] == [3, 1]
+async def test_a_full_key_refuses_and_says_how_full_it_is():
+    data = MemoryShard()
+    async with hosted(data=data) as muster:
+        await put(muster, running("k", 2, policy_pb2.WHEN_FULL_REJECT))
+        answers = await muster.submit(*(task(f"t{number}", concurrency_key="k") for number in range(4)))
+        assert [one.verdict for one in answers] == [ACCEPTED, ACCEPTED, REFUSED, REFUSED]
+        refusal = answers[2].refusal
+        assert (refusal.code, refusal.reason, refusal.HasField("retry_after")) == (8, "CONCURRENCY_LIMIT", False)
+        assert dict(refusal.metadata) == {"limit": "concurrency_key", "used": "2", "allowed": "2"}
+        [again] = await muster.submit(task("t1", concurrency_key="k"))
+        assert again.verdict == task_pb2.SUBMIT_VERDICT_DUPLICATE
+    async with hosted(data=data) as muster:
+        [refused] = await muster.submit(task("t9", concurrency_key="k"))
+        assert refused.refusal.reason == "CONCURRENCY_LIMIT"
 
 
-async def test_responses_fit_into_a_message_however_large_what_they_tell_of(muster):
-    """Pages and messages are bounded by bytes as well as by count."""
-    agent = await muster.agent("large", ready=100)
-    await muster.submit(*(spec_of(f"t{n}", payload=b"x" * 900_000) for n in range(3)))
-    await muster.submit(*(spec_of(f"u{n}", payload=b"x" * 900_000) for n in range(3)))
-    for number, assignment in enumerate(await agent.assigned(6)):
-        await agent.succeed(assignment, b"y" * 900_000, batch_id=number)
-    await muster.submit(*(spec_of(f"v{n}", "nobody", payload=b"x" * 1_040_000) for n in range(3)))
-    await muster.submit(*(spec_of(f"w{n}", "nobody", payload=b"x" * 1_040_000) for n in range(3)))
-    seen, token = [], ""
-    while True:
-        page = await muster.tasks.ListTasks(task_pb2.ListTasksRequest(view=task_pb2.TASK_VIEW_FULL, page_token=token))
-        seen += [task.task_id for task in page.tasks]
-        token = page.next_page_token
-        if not token:
-            break
-    assert seen == ["v0", "v1", "v2", "w0", "w1", "w2", "u2", "u1", "u0", "t2", "t1", "t0"]
-    client = await muster.session()
-    await client.attach(*(task_id for task_id in seen if task_id[0] in "tu"))
-    await eventually(lambda: len(client.results()) == 6, within_s=PATIENT_S, message="six large results")
-    events = []
-    async for message in muster.tasks.WatchTasks(task_pb2.WatchTasksRequest(task_ids=seen[6:], view=task_pb2.TASK_VIEW_FULL)):
-        events += message.events
-    assert len(events) == 6
+async def test_what_waits_says_for_which_limit_and_who_uses_it():
+    async with hosted() as muster:
+        await put(muster, running("k", 1), running("none", 0), starts("r*", 1), starts("never", 0))
+        await muster.agent("agent")
+        options = [{"concurrency_key": "k"}] * 2 + [{"concurrency_key": "none"}] + [{"rate_key": "r1"}] * 2 + [{"rate_key": "never"}]
+        await muster.submit(*(task(f"t{number}", **one) for number, one in enumerate(options)))
+        why = await explained(muster, "t1")
+        assert why.kind == task_pb2.WAIT_KIND_CONCURRENCY_LIMIT
+        assert why.message == "1 of concurrency key k run, of the 1 that its limit allows: t0"
+        assert (await explained(muster, "t2")).message == "the limit of concurrency key none lets nothing run: its max_running is 0"
+        why = await explained(muster, "t4")
+        assert why.kind == task_pb2.WAIT_KIND_RATE_LIMIT
+        assert why.message == "rate key r1 has begun all 1 that its limit allows in 60 s"
+        assert why.HasField("until_time")
+        assert (await explained(muster, "t5")).message == "the limit of rate key never lets nothing begin: its count is 0"
+        listed = (await limits(muster)).limits
+        shown = [(one.key, one.running, one.waiting, one.started, one.HasField("next_time")) for one in listed]
+        assert shown == [("k", 1, 1, 0, False), ("none", 0, 1, 0, False), ("never", 0, 1, 0, False), ("r1", 0, 1, 1, True)]
+        stats = await muster.admin.GetQueueStats(admin_pb2.GetQueueStatsRequest())
+        assert stats.queues[0].waits_for.startswith("1 of concurrency key k")
 
 
-async def test_refusals_of_many_batches_fit_into_messages(muster):
-    client = await muster.session()
-    bad = [spec_of("x" * 129, "ü" * 128)] * 999
-    muster.faults.reading.clear()  # so that all batches are answered at once
-    for number in range(1, 61):
-        batch = task_pb2.SubmitBatch(batch_id=number, tasks=[*bad, spec_of(f"good-{number}", "nobody")])
-        await client.send(task_pb2.SessionRequest(submit=batch))
-    await eventually(lambda: any(len(sink._lookups) > 50 for sink in muster.shard.client_sinks), within_s=PATIENT_S, message="the batches")
-    muster.faults.reading.set()
-    for number in range(1, 61):
-        assert len((await client.acknowledged(number)).exceptions) >= 999  # all, if its look-up took too long
+async def test_limits_come_in_pages():
+    async with hosted() as muster:
+        await put(muster, running("k*", 1), running("unused", 3), starts("r*", 1))
+        await muster.submit(*(task(f"t{number}", concurrency_key=f"k{number}", rate_key=f"r{number}") for number in range(5)))
+        keys, token = [], ""
+        while True:
+            page = await limits(muster, page_size=3, page_token=token)
+            keys += [one.key for one in page.limits]
+            token = page.next_page_token
+            if not token:
+                break
+        assert keys == [*(f"k{number}" for number in range(5)), "unused", *(f"r{number}" for number in range(5))]
 
 
-async def test_a_load_map_of_many_agents_fits_into_a_message(muster):
-    peers = [await muster.agent(f"{n:03}-" + "ä" * 100, [f"{n:03}-{m}" + "ö" * 100 for m in range(110)], ready=None) for n in range(200)]
-    rows = (await muster.admin.GetLoadMap(admin_pb2.GetLoadMapRequest())).agents
-    assert len(rows) == 201
-    names, token = [], ""
-    while True:
-        page = await muster.agents.ListAgents(agent_pb2.ListAgentsRequest(page_size=1000, page_token=token))
-        names += [agent.agent_name for agent in page.agents]
-        token = page.next_page_token
-        if not token:
-            break
-    assert names == [row.agent_name for row in rows]
-    for peer in peers:
-        peer.call.cancel()
+@pytest.mark.parametrize(
+    "message, field, says",
+    [
+        (running("", 1), "concurrency_limit", "neither concurrency_key and task_type"),
+        (
+            policy_pb2.Policy(concurrency_limit=policy_pb2.ConcurrencyLimitPolicy(concurrency_key="a", task_type="b", max_running=1)),
+            "concurrency_limit",
+            "both",
+        ),
+        (running("a*b", 1), "concurrency_limit.concurrency_key", "only stand at the end"),
+        (running("a" * 129, 1), "concurrency_limit.concurrency_key", "at most 128"),
+        (running("task_type=x", 1), "concurrency_limit.concurrency_key", "give task_type"),
+        (running("a", 2_000_000_000), "concurrency_limit.max_running", "at most"),
+        (running("a", 1, 9), "concurrency_limit.when_full", "use 1"),
+        (
+            policy_pb2.Policy(concurrency_limit=policy_pb2.ConcurrencyLimitPolicy(concurrency_key="a")),
+            "concurrency_limit.max_running",
+            "isn't given",
+        ),
+        (
+            policy_pb2.Policy(
+                concurrency_limit=policy_pb2.ConcurrencyLimitPolicy(task_type="a", max_running=1, when_full=policy_pb2.WHEN_FULL_REJECT)
+            ),
+            "concurrency_limit.when_full",
+            "can only WAIT",
+        ),
+        (starts("a", 1, seconds=0), "rate_limit.period", "from 0.001"),
+        (starts("a", 1, seconds=-1), "rate_limit.period", "negative"),
+        (starts("a", 1, seconds=10**9), "rate_limit.period", "a year"),
+        (
+            policy_pb2.Policy(rate_limit=policy_pb2.RateLimitPolicy(rate_key="a", count=1, period=Duration(nanos=1_500_000))),
+            "rate_limit.period",
+            "whole milliseconds",
+        ),
+        (
+            policy_pb2.Policy(rate_limit=policy_pb2.RateLimitPolicy(rate_key="a", period=Duration(seconds=1))),
+            "rate_limit.count",
+            "isn't given",
+        ),
+        (starts("a", 4_000_000_000), "rate_limit.count", "at most"),
+    ],
+)
+def test_what_cannot_be_is_refused(message, field, says):
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        convert_policies.policy_in(message, "p")
+    assert refused.value.field == f"p.{field}"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ConcurrencyLimitPolicy("user:*", "", 0, WhenFull.CANCEL_OLDEST),
+        ConcurrencyLimitPolicy("", "work", 7),
+        RateLimitPolicy("key", "", 1_000_000, 1),
+        RateLimitPolicy("", "w*", 0, 31_622_400_000),
+    ],
+)
+def test_what_is_read_is_what_was_written(policy):
+    message = convert_policies.policy_out(policy)
+    assert convert_policies.policy_in(message, "p") == policy
+    assert convert_policies.standing_stored(convert_policies.standing_out(StandingPolicy(policy, 5))).policy == policy
+    name = PolicyName(PolicyKind.RATE_LIMIT, "task_type=work")
+    log = (name, "work", ((1_700_000_000_000, 3), (1_700_000_000_007, 1)))
+    assert convert_limits.rate_log_stored(convert_limits.rate_log_out(*log)) == log
