@@ -58,6 +58,7 @@ def ended_run(record: event_pb2.TaskRecord, defaults: Callable[[str], RetryPolic
         created_ms=record.create_ms,
         run=record.run,
         fence=record.fence,
+        result_fence=record.result_fence,
         agent=record.agent_name,
         usage=tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in record.usage),
         failure=convert.failure_in(record.last_failure) if record.HasField("last_failure") else None,

@@ -57,4 +57,46 @@ OPERATION_MUTATIONS = [
     Mutation(
         "the journal knows a redriven task's priority", CODEC, "spec=spec.at(redriven.priority) if redriven.priority else spec", "spec=spec"
     ),
+    Mutation(
+        "a redriven task knows the result of its last run",
+        CORE + "evolve.py",
+        "    task.result_fence = ended.result_fence  # that result was taken, and may be sent again\n",
+        "",
+    ),
+    Mutation(
+        "a redriven task's durations begin anew",
+        CORE + "evolve.py",
+        "task.run_created_ms = task.changed_ms = date_ms",
+        "task.changed_ms = date_ms",
+    ),
+    Mutation("a redriven task's delay isn't waited for again", CORE + "evolve.py", "if task.ready_at_ms <= date_ms:", "if True:"),
+    Mutation("a delay that is over is over", CORE + "evolve.py", "        task.place = event.number\n", ""),
+    Mutation("a limit refuses a redriven task", CORE + "operations.py", "    if refused is not None:\n        return refused\n", ""),
+    Mutation("a redriven task had attempts", CORE + "operations.py", "    if task.agent:\n", "    if False:\n"),
+    Mutation(
+        "counts move with another priority",
+        CORE + "operations.py",
+        "    scheduler.statistics.moved(task, before, is_dated=is_dated)\n",
+        "",
+    ),
+    Mutation("what runs is counted where it runs", CORE + "statistics.py", "running=change * running, delayed", "delayed"),
+    Mutation("what waits for a date is counted where it does", CORE + "statistics.py", ", delayed=change * is_dated", ""),
+    Mutation(
+        "another priority moves what a limit holds up",
+        CORE + "ready_queue.py",
+        "            self.pools.move(lane, task, keys, before)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a pool counts what moves",
+        CORE + "pools.py",
+        "        fifo.move(task)\n        self._one_less(fifo)\n",
+        "        fifo.move(task)\n",
+    ),
+    Mutation(
+        "an emptied queue forgets what moved",
+        CORE + "fifo.py",
+        "            self._moved.clear()\n            self._stale = 0\n\n    def close",
+        "            self._stale = 0\n\n    def close",
+    ),
 ]

@@ -142,6 +142,7 @@ class EndedRun:
     created_ms: int
     run: int
     fence: int
+    result_fence: int
     agent: str
     usage: tuple[Usage, ...]
     failure: Failure | None

@@ -154,6 +154,7 @@ def _redriven(state: State, event: Redriven, date_ms: int) -> Task:
     task.reprioritised = ended.reprioritised
     task.run = ended.run + 1
     task.fence = ended.fence
+    task.result_fence = ended.result_fence  # that result was taken, and may be sent again
     task.agent = ended.agent
     task.usage = ended.usage
     task.failure = ended.failure

@@ -365,7 +365,7 @@ class Task:
         self.reprioritised = 0  # the priority that an operator gave it, which `spec` has too; 0: as it was submitted
         self.history: tuple[HistoryEntry, ...] = ()  # what its fields don't say: see core/history.py
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
-        self.result_fence = 0  # once ended: the fence whose result was accepted
+        self.result_fence = 0  # the last one whose result was taken: it may be sent again
 
     def snapshot(self) -> "Task":
         """A copy that stays as the task is now. What was emitted so far is left out: it is told piece by piece."""

@@ -30,6 +30,7 @@ def encode_redriven(message: event_pb2.Commit, namespace: str, events: Sequence[
         record.retry_policy.CopyFrom(convert.defaults_out(ended.spec.retry))
         record.priority = cast("common_pb2.Priority.ValueType", ended.reprioritised)
         record.create_ms, record.ended_run, record.fence, record.agent_name = ended.created_ms, ended.run, ended.fence, ended.agent
+        record.result_fence = ended.result_fence
         record.usage.extend(convert.usage_out(ended.usage))
         if ended.failure is not None:
             record.last_failure.CopyFrom(convert.failure_out(ended.failure))
@@ -53,6 +54,7 @@ def decode_redriven(record: event_pb2.Record, _fence_base: int) -> Iterator[Redr
         created_ms=redriven.create_ms,
         run=redriven.ended_run,
         fence=redriven.fence,
+        result_fence=redriven.result_fence,
         agent=redriven.agent_name,
         usage=tuple(Usage(one.model, one.input_tokens, one.output_tokens, one.requests) for one in redriven.usage),
         failure=convert.failure_in(redriven.last_failure) if redriven.HasField("last_failure") else None,

@@ -230,7 +230,8 @@ class TestRedrive:
         fence = world.ends("a")[0].fence
         world.redrive("a")
         assert world.task("a").fence > fence
-        assert world.finish("one", "a", fence=fence) is Verdict.STALE
+        assert world.finish("one", "a", fence=fence) is Verdict.DUPLICATE, "it is the result that ended the last run"
+        assert world.finish("one", "a", fence=fence - 1) is Verdict.STALE
         assert world.finish("one", "a") is Verdict.ACCEPTED
 
     def test_it_survives_takeovers(self, world):
@@ -375,7 +376,7 @@ class TestRedrive:
     @pytest.mark.parametrize("number, task_id", [(0, "b"), (7, "a")], ids=["out of order", "live"])
     def test_what_does_not_fit_changes_nothing(self, world, number, task_id):
         world.submit("a")
-        run = EndedRun(spec_of(task_id), 0, 1, 1, 1, "", (), None, ())
+        run = EndedRun(spec_of(task_id), 0, 1, 1, 1, 1, "", (), None, ())
         with pytest.raises(IllegalEvent):
             evolve(world.scheduler.state, Redriven(number, run, ""), 1)
         assert list(world.scheduler.state.tasks) == ["a"]

@@ -694,6 +694,7 @@ class TaskRedriven(_message.Message):
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RESULT_FENCE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The number that the task has from now on: the next one, as if it were new."""
     request: _builtins.bytes
@@ -710,6 +711,8 @@ class TaskRedriven(_message.Message):
     """The agent of its last attempt."""
     reason: _builtins.str
     """Why, in the operator's words."""
+    result_fence: _builtins.int
+    """The last fence whose result was accepted; 0 if none was."""
     @_builtins.property
     def retry_policy(self) -> Global___TaskDefaults:
         """Its retry policy, with all defaults filled in."""
@@ -741,10 +744,11 @@ class TaskRedriven(_message.Message):
         last_failure: _common_pb2.Failure | None = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         reason: _builtins.str = ...,
+        result_fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_ms", b"create_ms", "ended_run", b"ended_run", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "priority", b"priority", "reason", b"reason", "request", b"request", "retry_policy", b"retry_policy", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_ms", b"create_ms", "ended_run", b"ended_run", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "priority", b"priority", "reason", b"reason", "request", b"request", "result_fence", b"result_fence", "retry_policy", b"retry_policy", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
