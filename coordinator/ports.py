@@ -1,6 +1,6 @@
 """What the engine asks of the outside world: a store for a shard, and a clock. Adapters implement these; wiring chooses them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -11,6 +11,8 @@ from coordinator.core.policies import PolicyName, StandingPolicy
 from coordinator.core.rates import Starts
 from coordinator.core.webhooks import Delivery, GivenUp
 
+MIN_RETAINED_MS = 10 * 60 * 1000
+"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
 
@@ -127,10 +129,26 @@ class ShardStore(Protocol):
         Half a snapshot that somebody left is removed.
         """
 
-    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+    async def append(
+        self,
+        *,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,
+        ended: Sequence[EndedTask],
+        redriven: Sequence[tuple[str, str]] = (),
+    ) -> Appended:
         """Writes entry `sequence` (the last one plus 1) and the records of tasks that it ended, all or nothing, if still the owner.
 
         Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE when it had been applied.
+
+        Args:
+            sequence: of the entry.
+            commit_nonce: tells this commit from any other.
+            blob: the entry.
+            ended: tasks that ended in it.
+            redriven: namespace and id of tasks that had ended before, and whose next run begins in it: their records go. One may have ended
+                again in the same entry.
         """
 
     async def confirm(self, *, sequence: int) -> Appended:
@@ -205,6 +223,12 @@ class ShardStore(Protocol):
         """Rewrites by `slim` at most `limit` of the records that it hasn't rewritten yet, the oldest first. Answers how many it went over.
 
         Answers 0 as well when the shard has another owner: the next append says so.
+        """
+
+    async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:
+        """Removes ended tasks by their ids, if their records are still just these. Answers the ids of those that are gone.
+
+        The caller has made sure that no promise covers them any more. None go when the shard has another owner: the next append says so.
         """
 
     async def now_ms(self) -> int:

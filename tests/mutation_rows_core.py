@@ -120,7 +120,7 @@ CORE_MUTATIONS = [
     ),
     Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
     Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
-    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and not self._waits(fresh[0]):", "while False:"),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
     Mutation(
@@ -232,7 +232,7 @@ CORE_MUTATIONS = [
         "an exact name wins", CORE + "patterns.py", "(value := values.get(key)) is not None:\n", "(value := values.get(key)) is None:\n"
     ),
     Mutation("the longest prefix wins", CORE + "patterns.py", "if count), reverse=True)", "if count))"),
-    Mutation("a full key refuses", CORE + "submits.py", "        if when_full is WhenFull.REJECT:\n", "        if False:\n"),
+    Mutation("a full key refuses", CORE + "submits.py", "scheduler.limits.when_full(key) is WhenFull.REJECT else", "False else"),
     Mutation("a full key cancels its oldest", CORE + "submits.py", "        if oldest is not None:\n", "        if False:\n"),
     Mutation(
         "full is as many live tasks as may run",
@@ -365,7 +365,7 @@ CORE_MUTATIONS = [
     Mutation(
         "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
     ),
-    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in task.history)", "for entry in ())"),
+    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in history)", "for entry in ())"),
     # What live tasks are found by.
     Mutation(
         "a label that no task has any more goes",

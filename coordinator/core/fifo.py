@@ -67,6 +67,7 @@ class Fifo(Ranked):
         "_ages",
         "_armed_ms",
         "_fresh",
+        "_moved",
         "_returned",
         "_stale",
         "due_slot",
@@ -98,13 +99,14 @@ class Fifo(Ranked):
         self._armed_ms = 0
         self._fresh: deque[Task] = deque()  # first-time tasks come in the order of their places
         self._returned: list[tuple[int, Task]] = []  # retried and returned ones take their old place: a heap
+        self._moved: set[Task] = set()  # what stands in here, and waits in another queue now
         self._stale = 0
 
     def rank(self) -> Rank | None:
         """How urgent the head is, which is `top` now: by effective priority, its key's turn, and its place. None when empty."""
         fresh = self._fresh
         head = fresh[0] if fresh and not self._returned else None  # nearly always: spares a call
-        if head is None or head.state not in WAITING:
+        if head is None or head.state not in WAITING or self._moved:
             head = self._head()
             if head is None:
                 return None
@@ -117,7 +119,12 @@ class Fifo(Ranked):
         """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
         self.live += 1
         fresh, returned = self._fresh, self._returned
-        if not fresh or fresh[-1].place < task.place:
+        if self._moved and task in self._moved:  # it stands here still
+            self._moved.remove(task)
+            self._stale -= 1
+            if self._head() is not task:
+                return False
+        elif not fresh or fresh[-1].place < task.place:
             fresh.append(task)
             if self.live > 1 and (not returned or self._head() is not task):  # what else is fresh has a lower place, or has ended
                 return False
@@ -146,15 +153,29 @@ class Fifo(Ranked):
 
     def forget(self) -> None:
         """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
+        self._leaves()
+
+    def move(self, task: Task) -> None:
+        """One of the tasks here waits elsewhere from now on: it leaves likewise."""
+        self._moved.add(task)
+        self._leaves()
+
+    def _leaves(self) -> None:
         self.live -= 1
         self._stale += 1
         if not self.live:
             self._emptied()
-        elif self._stale > _MIN_STALE and self._stale > self.live:
-            self._fresh = deque(task for task in self._fresh if task.state in WAITING)
-            self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
+            return
+        self._head()  # what leaves from the front on, as when an operator cancels what is oldest first, is gone at once
+        if self._stale > _MIN_STALE and self._stale > self.live:
+            self._fresh = deque([task for task in self._fresh if task.state in WAITING and task not in self._moved])
+            self._returned = [entry for entry in self._returned if self._waits(entry[1])]
             heapq.heapify(self._returned)
+            self._moved.clear()
             self._stale = 0
+
+    def _waits(self, task: Task) -> bool:
+        return task.state in WAITING and task not in self._moved
 
     def _emptied(self) -> None:
         """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
@@ -162,6 +183,7 @@ class Fifo(Ranked):
         if self._stale:
             self._fresh.clear()
             self._returned.clear()
+            self._moved.clear()
             self._stale = 0
 
     def close(self) -> None:
@@ -182,11 +204,11 @@ class Fifo(Ranked):
 
     def _head(self) -> Task | None:
         fresh, returned = self._fresh, self._returned
-        while fresh and fresh[0].state not in WAITING:
-            fresh.popleft()
+        while fresh and not self._waits(fresh[0]):
+            self._moved.discard(fresh.popleft())
             self._stale -= 1
-        while returned and returned[0][1].state not in WAITING:
-            heapq.heappop(returned)
+        while returned and not self._waits(returned[0][1]):
+            self._moved.discard(heapq.heappop(returned)[1])
             self._stale -= 1
         if returned and (not fresh or returned[0][0] < fresh[0].place):
             return returned[0][1]
@@ -221,5 +243,5 @@ class Fifo(Ranked):
 
     def __iter__(self) -> Iterator[Task]:
         """The ready tasks, in no particular order."""
-        yield from (task for task in self._fresh if task.state in WAITING)
-        yield from (task for _, task in self._returned if task.state in WAITING)
+        yield from filter(self._waits, self._fresh)
+        yield from (task for _, task in self._returned if self._waits(task))

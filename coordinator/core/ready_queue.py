@@ -111,13 +111,26 @@ class Lane(Line):
 
     def forget(self, task: Task) -> None:
         """A task that waits here has ended."""
-        spec = task.spec
-        key = spec.scheduling.fairness_key
-        fifo = self._fifos[key, spec.priority] if key else self._keyless[spec.priority]
-        if fifo is not None:  # the task is in it
+        fifo = self._fifo_of(task, task.spec.priority)
+        if fifo is not None:
             fifo.forget()
-            if not fifo.live and (fifo.key or fifo is not self._only):
-                self._ends(fifo)
+            self._has_left(fifo)
+
+    def move(self, task: Task, before: int) -> None:
+        """A task that waits here has another priority than `before`: it leaves the queue that it stood in, to be added anew."""
+        fifo = self._fifo_of(task, before)
+        if fifo is not None:
+            fifo.move(task)
+            self._has_left(fifo)
+
+    def _fifo_of(self, task: Task, priority: int) -> Fifo | None:
+        """The queue that a task of the priority is in."""
+        key = task.spec.scheduling.fairness_key
+        return self._fifos[key, priority] if key else self._keyless[priority]
+
+    def _has_left(self, fifo: Fifo) -> None:
+        if not fifo.live and (fifo.key or fifo is not self._only):
+            self._ends(fifo)
 
     def fifos(self) -> Iterator[Fifo]:
         """The queues that aren't empty."""
@@ -247,6 +260,15 @@ class ReadyQueue:
             lane.forget(task)
         else:
             self.pools.forget(lane, task, keys)
+
+    def move(self, task: Task, before: int) -> None:
+        """A ready task has another priority than `before`: it is to be added anew."""
+        lane = self.lanes[task.spec.needs]
+        keys = lane.limits_of(task)
+        if keys is None:
+            lane.move(task, before)
+        else:
+            self.pools.move(lane, task, keys, before)
 
     def _sweep(self) -> None:
         for key, lane in list(self.lanes.items()):

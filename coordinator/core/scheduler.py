@@ -63,6 +63,7 @@ class Totals:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
+    redriven: int = 0
     crashed: int = 0
     stale_results: int = 0
     webhooks_delivered: int = 0

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from coordinator.core.effects import TaskEnded, WatchOpened
-from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, Redriven
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
@@ -85,6 +85,7 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_sinks: set[ClientSink] = set()
         self.outage_since_s: float | None = None
+        self.redrives = False  # a task was redriven, so that there may be more: commits are looked through for it
         self._webhooks_due = partial(webhooks_due or _to_nobody, self)
         self._releaser = Releaser(
             namespaces=self.namespaces,
@@ -380,9 +381,11 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
+        redriven = [(name, event.ended.spec.task_id) for name, event in commit.events if type(event) is Redriven] if self.redrives else ()
         sequence, nonce = self._sequence, self._entropy.nonce()
         await self._until_answered(
-            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended), since_ms=commit.date_ms
+            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
+            since_ms=commit.date_ms,
         )
         self._snapshots.wrote(len(blob))
 

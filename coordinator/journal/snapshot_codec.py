@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import starmap
+from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
@@ -96,6 +97,8 @@ class _Part:
             return self._add_live(task)
         if not (task.place == task.number and task.ready_at_ms == task.created_ms) and not _is_still_delayed(task):
             return self._add_live(task)
+        if task.reprioritised:
+            return self._add_live(task)
         # 0.5 us a task up to here, and as much again when it is serialized
         place = self._last_place if spec.retry is self._last_policy else self._policy(spec.retry)
         self._numbers.append(task.number)
@@ -146,6 +149,10 @@ class _Part:
         if task.usage:
             live.usage.extend(convert.usage_out(task.usage))
             size += 32 * len(task.usage)
+        if task.reprioritised:
+            live.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
+        if task.run_created_ms != task.created_ms:
+            live.run_create_ms = task.run_created_ms
         if task.history:
             live.history.extend(map(convert.history_out, task.history))
             size += sum(entry.ByteSize() for entry in live.history)
@@ -222,6 +229,9 @@ _STATES = {number: state for state, number in convert.STATE_OUT.items()}
 
 def _live_task(live: event_pb2.LiveTask, policies: Sequence[RetryPolicy]) -> Task:
     task = Task(live.number, _spec(live.request, policies[live.policy]), live.create_ms)
+    if live.priority:
+        task.spec, task.reprioritised = task.spec.at(live.priority), live.priority
+    task.run_created_ms = live.run_create_ms or live.create_ms
     task.state = TaskState(_STATES[live.state])
     task.place = live.place
     task.first_ready_ms = live.first_ready_ms or (live.create_ms if live.place else 0)
