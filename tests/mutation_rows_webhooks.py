@@ -122,4 +122,45 @@ WEBHOOK_MUTATIONS = [
     Mutation("no mail port", URLS, "if port not in HTTP_PORTS and port < FIRST_FREE_PORT:", "if False:"),
     Mutation("no user names in URLs", URLS, "if parts.username is not None or parts.password is not None:", "if False:"),
     Mutation("secrets are not shown", "coordinator/convert_webhooks.py", '    message.ClearField("secrets")', "    pass"),
+    # Whose namespace is gone
+    Mutation(
+        "a deleted namespace's webhooks are let go", ENGINE + "webhooks.py", "namespace.when_over(partial(self._over, namespace))", "pass"
+    ),
+    Mutation(
+        "so are they before a deletion is durable",
+        ENGINE + "shard.py",
+        "*self.namespaces.values(), *being_deleted]",
+        "*self.namespaces.values()]",
+    ),
+    Mutation("what is over is known as such", ENGINE + "webhooks.py", " if entry.stage is not _Stage.OVER else None", ""),
+    Mutation(
+        "a backoff holds no namespace",
+        ENGINE + "webhooks.py",
+        "del entry.namespace",
+        "pass",
+    ),
+    Mutation(
+        "none is sent whose namespace goes just before",
+        ENGINE + "webhooks.py",
+        """        if not self._is_pending(entry):
+            return
+        shard, namespace""",
+        "        shard, namespace",
+    ),
+    Mutation(
+        "none is sent whose namespace goes while its record is read",
+        ENGINE + "webhooks.py",
+        """        if not self._is_pending(entry):
+            return
+        try:""",
+        "        try:",
+    ),
+    Mutation(
+        "none backs off whose namespace is gone",
+        ENGINE + "webhooks.py",
+        """            if self._is_pending(entry):
+                self._back_off""",
+        """            if True:
+                self._back_off""",
+    ),
 ]

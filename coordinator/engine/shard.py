@@ -169,8 +169,9 @@ class Shard:
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
-        for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
+        being_deleted = [namespace for namespace in self.deleted.values() if namespace is not None]
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks, *self.namespaces.values(), *being_deleted]
+        for stream in streams:
             stream.close(message)
         self.agent_sinks.clear()
         self.client_sinks.clear()
