@@ -158,7 +158,9 @@ class Shard:
         self._arm_timer()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
-        scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
+        # Above all fences of a deleted namespace of the same name: its agents may still hold attempts of tasks that had the same ids.
+        epoch = max(self._epoch, created_ms)
+        scheduler = Scheduler(settings=self.settings, epoch=epoch, jitter=self._entropy.jitter, state=state)
         return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:

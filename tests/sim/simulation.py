@@ -24,6 +24,7 @@ from tests.sim.agents import SimAgent
 from tests.sim.auditor import Auditor
 from tests.sim.clients import SimClient, task_of
 from tests.sim.coordinators import Coordinator
+from tests.sim.passing import PassingNamespace
 from tests.sim.receivers import BAD_URL, GOOD_URL
 from tests.support.virtual_loop import VirtualLoop, run_virtually
 
@@ -71,7 +72,9 @@ class Simulation:
             ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
             tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}
             self.clients.append(SimClient(sim=self, name=f"client{number}", tasks=tasks))
+        passing = PassingNamespace(sim=self)
         await self._chaos()
+        passing.end()
         await self._calm()
         self.auditor.everything_has_ended([task_id for client in self.clients for task_id in client.tasks])
         self.auditor.every_end_was_told_of()
@@ -154,7 +157,11 @@ class Simulation:
     async def _calm(self):
         self.store_is_out, self.answers_are_lost = False, 0.0
         deadline_s = self.loop.time() + QUIET_WITHIN_S
-        while not (all(client.is_done for client in self.clients) and self.auditor.webhooks_are_settled()):
+        while not (
+            all(client.is_done for client in self.clients)
+            and self.auditor.webhooks_are_settled()
+            and self.auditor.passing.nothing_is_left()
+        ):
             assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
             await asyncio.sleep(5)
             self._check()
