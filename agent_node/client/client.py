@@ -32,7 +32,7 @@ from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
 from agent_node.client.webhook import Webhook
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel, settle
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
@@ -110,6 +110,7 @@ class Client(FleetCalls):
         if opened is not None:
             await opened.stream.aclose()
             await opened.channel.close()
+            await settle()
 
     async def submit(
         self,
