@@ -43,11 +43,8 @@ WEBHOOK_MUTATIONS = [
     Mutation(
         "an answer of a shard before it was rebuilt is dropped",
         ENGINE + "webhooks.py",
-        "        if self._is_pending(entry):",
-        "        if True:",
-    ),
-    Mutation(
-        "a shard that was rebuilt leaves nothing behind", ENGINE + "webhooks.py", "shard.namespaces.get(old.name) is not old", "False"
+        "        if self._is_pending(entry):\n            self._answered",
+        "        if True:\n            self._answered",
     ),
     Mutation(
         "nothing is sent while the store is out",
@@ -93,7 +90,7 @@ WEBHOOK_MUTATIONS = [
     Mutation(
         "doubtful hosts have a part of it", ENGINE + "webhooks.py", "self._sending_doubtful < self._settings.at_once_doubtful:", "True:"
     ),
-    Mutation("steps are bounded", ENGINE + "webhooks.py", "left = self._take_in(PER_STEP)", "left = self._take_in(10**9)"),
+    Mutation("steps are bounded", ENGINE + "webhooks.py", "self._let_go(PER_STEP)", "self._let_go(10**9)"),
     Mutation("what waits follows its policy", ENGINE + "webhooks.py", "elif origin_of(target[0]) != host.origin:", "elif False:"),
     Mutation(
         "a fault of ours ends nothing",
