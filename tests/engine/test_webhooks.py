@@ -15,8 +15,8 @@ from coordinator.engine import webhooks as engine_webhooks
 from coordinator.engine.webhooks import WebhookDispatcher, WebhookSettings
 from coordinator.errors import Unavailable
 from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
+from tests.engine.webhook_bench import DAY_S, DELIVERED, FAILED, LIFE_S, UNREACHABLE, Bench, on_a_bench
 from tests.support.virtual_loop import run_virtually
-from tests.support.webhook_bench import DAY_S, DELIVERED, FAILED, LIFE_S, UNREACHABLE, Bench, on_a_bench
 
 
 @pytest.fixture(autouse=True)

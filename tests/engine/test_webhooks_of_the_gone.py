@@ -12,7 +12,7 @@ from coordinator.engine.deletion import delete_namespace, purge
 from coordinator.engine.watches import Watch
 from coordinator.errors import Unavailable
 from coordinator.journal.memory_store import Fault, StoreCall
-from tests.support.webhook_bench import DELIVERED, FAILED, UNREACHABLE, on_a_bench
+from tests.engine.webhook_bench import DELIVERED, FAILED, UNREACHABLE, on_a_bench
 
 
 @pytest.fixture(autouse=True)
