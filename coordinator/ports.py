@@ -157,9 +157,6 @@ class ShardStore(Protocol):
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""
 
-    async def first_sequence(self) -> int:
-        """The oldest entry still held; 0 when the journal is empty."""
-
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """Writes a piece of a snapshot. Piece 0 begins it, and ends one that was begun before. False: not written, and never will be.
 

@@ -1,15 +1,18 @@
 """`muster get`, `history`, `list`, `watch`, `cancel` and `explain`: what became of tasks."""
 
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_node.cli.exits import CommandFailure, ExitCode
+from agent_node.cli.exits import CommandFailure, ExitCode, without_controls
 from agent_node.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from muster.v1 import task_pb2
+
+    from agent_node.errors import MusterError
 
 CANCEL_BATCH = 1000  # tasks in one CancelTasks call: the protocol's limit
 EVERY_TASK = 'task_id = "*"'  # a filter that each task matches
@@ -121,9 +124,9 @@ async def watch(
     verdict = ExitCode.OK
     async with invocation.connect() as client:
         if filter_text is None:
-            events = client.watch(task_ids or (), chunks=chunks, progress=progress)
+            events = client.watch(task_ids or (), chunks=chunks, progress=progress, on_break=say_break)
         else:
-            events = client.watch(filter=filter_text or EVERY_TASK, chunks=chunks, progress=progress)
+            events = client.watch(filter=filter_text or EVERY_TASK, chunks=chunks, progress=progress, on_break=say_break)
         async for watched in events:
             event = watched.event
             if watched.compacted:
@@ -134,6 +137,11 @@ async def watch(
                 console.print(event_line(event))
             verdict = worse(verdict, judge(event))
     return verdict
+
+
+def say_break(error: "MusterError") -> None:
+    """Says that a watch goes on as soon as the coordinator can be reached."""
+    print(f"muster: {without_controls(str(error))}; connecting again.", file=sys.stderr)
 
 
 def judge(event: "task_pb2.TaskEvent") -> ExitCode:

@@ -4,7 +4,7 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Self, TypeVar
 
@@ -232,10 +232,13 @@ class BlockingClient(BlockingFleetCalls):
         chunks: bool = False,
         progress: bool = False,
         full: bool = False,
+        on_break: Callable[[UnavailableError], None] | None = None,
     ) -> Iterator[WatchedEvent]:
-        """Follows tasks; see `Client.watch`. Leave the loop over it, or `close` it, to stop."""
+        """Follows tasks; see `Client.watch`. Leave the loop over it, or `close` it, to stop. `on_break` is called in another thread."""
         return self._loop_thread.iterate(
-            lambda: self._client.watch(task_ids, filter=filter, cursor=cursor, chunks=chunks, progress=progress, full=full)
+            lambda: self._client.watch(
+                task_ids, filter=filter, cursor=cursor, chunks=chunks, progress=progress, full=full, on_break=on_break
+            )
         )
 
     def get(self, task_id: str, *, full: bool = False) -> Task:

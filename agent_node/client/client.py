@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -32,7 +32,7 @@ from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
 from agent_node.client.webhook import Webhook
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel, settle
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
@@ -110,6 +110,7 @@ class Client(FleetCalls):
         if opened is not None:
             await opened.stream.aclose()
             await opened.channel.close()
+            await settle()
 
     async def submit(
         self,
@@ -283,6 +284,7 @@ class Client(FleetCalls):
         chunks: bool = False,
         progress: bool = False,
         full: bool = False,
+        on_break: Callable[[UnavailableError], None] | None = None,
     ) -> AsyncIterator[WatchedEvent]:
         """Follows tasks: first their present state, then every change. It resumes by itself over broken connections.
 
@@ -293,6 +295,7 @@ class Client(FleetCalls):
             chunks: also partial output.
             progress: also progress.
             full: tasks with their payloads.
+            on_break: called with the reason when the connection breaks, before it is tried again; without it this is silent.
 
         Raises:
             ValueError: not exactly one of ids and a filter is given.
@@ -310,7 +313,7 @@ class Client(FleetCalls):
             include_progress=progress,
             view=view_of(full=full),
         )
-        return events(self._watch(), request)
+        return events(self._watch(on_break), request)
 
     async def get(self, task_id: str, *, full: bool = False) -> Task:
         """One task. Raises NotFoundError when it is neither live nor retained.
@@ -381,13 +384,14 @@ class Client(FleetCalls):
         )
         return Opened(asyncio.get_running_loop(), channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
 
-    def _watch(self) -> Watch:
+    def _watch(self, on_break: Callable[[UnavailableError], None] | None = None) -> Watch:
         return Watch(
             open_call=self._open_watch,
             backoff=Backoff(),
             give_up_s=self._give_up_s,
             connect_timeout_s=self._connect_timeout_s,
             now_s=asyncio.get_running_loop().time,
+            on_break=on_break,
         )
 
     def _open_watch(self, request: WatchTasksRequest) -> WatchCall:

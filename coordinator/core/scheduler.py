@@ -75,7 +75,7 @@ class Scheduler:
 
     Args:
         settings: durations and limits.
-        epoch: of the coordinator that owns the shard; fences begin with it.
+        epoch: fences begin with it: that of the coordinator that owns the shard, or the namespace's date if it is younger.
         jitter: draws the next number in [0, 1) for backoffs; the result is recorded in the event.
         state: what the journal says; empty for a new namespace.
     """

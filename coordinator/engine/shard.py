@@ -159,7 +159,9 @@ class Shard:
         self._arm_timer()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
-        scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
+        # Above all fences of a deleted namespace of the same name: its agents may still hold attempts of tasks that had the same ids.
+        epoch = max(self._epoch, created_ms)
+        scheduler = Scheduler(settings=self.settings, epoch=epoch, jitter=self._entropy.jitter, state=state)
         return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:
@@ -170,8 +172,9 @@ class Shard:
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks]
-        for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
+        being_deleted = [namespace for namespace in self.deleted.values() if namespace is not None]
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_sinks, *self.namespaces.values(), *being_deleted]
+        for stream in streams:
             stream.close(message)
         self.agent_sinks.clear()
         self.client_sinks.clear()

@@ -189,11 +189,6 @@ class MemoryShardStore:
         held = (sequence for sequence in range(first, self._shard.sequence + 1) if sequence in journal)  # a test may have torn a hole
         return [(sequence, journal[sequence]) for sequence in islice(held, limit)]
 
-    async def first_sequence(self) -> int:
-        """See ShardStore."""
-        _after(await self._before(StoreCall.READ))
-        return next(iter(self._shard.journal), 0)
-
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """See ShardStore."""
         token = self._token

@@ -132,11 +132,6 @@ class RedisShardStore:
         entries = await self._read("XRANGE", self._keys.journal, f"{after + 1}-0", "+", "COUNT", limit)
         return [_entry(entry) for entry in entries]
 
-    async def first_sequence(self) -> int:
-        """See ShardStore."""
-        entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
-        return _entry(entries[0])[0] if entries else 0
-
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """See ShardStore."""
         return await self._snapshot(WRITE_SNAPSHOT, sequence, nonce, place, piece)

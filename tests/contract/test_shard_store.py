@@ -4,6 +4,7 @@ import pytest
 
 from coordinator.ports import AppendAnswer, EndedTask, Retention, StoreOutage
 from tests.support.eventually import eventually
+from tests.support.shard_backings import first_of
 
 MINUTE_MS = 60_000
 KEEP_ALL = Retention(max_age_ms=10**15, max_count=10**9, max_bytes=10**15)
@@ -151,7 +152,7 @@ class TestAppend:
 class TestRead:
     async def test_an_empty_journal_has_nothing(self, owner):
         assert await owner.read(after=0, limit=10) == []
-        assert await owner.first_sequence() == 0
+        assert await first_of(owner) == 0
 
     async def test_it_starts_after_and_stops_at_the_limit(self, owner):
         for sequence in range(1, 8):
@@ -159,7 +160,7 @@ class TestRead:
         assert await owner.read(after=2, limit=3) == [(3, b"3"), (4, b"4"), (5, b"5")]
         assert await owner.read(after=6, limit=3) == [(7, b"7")]
         assert await owner.read(after=7, limit=3) == []
-        assert await owner.first_sequence() == 1
+        assert await first_of(owner) == 1
 
 
 class TestRecords:
@@ -311,7 +312,6 @@ class TestOutage:
             for call in (
                 lambda: append(owner, 2, "m"),
                 lambda: owner.read(after=0, limit=1),
-                owner.first_sequence,
                 lambda: owner.get_records("default", ["before"]),
                 lambda: owner.list_ended("default", before=None, limit=1),
                 lambda: owner.count_ended("default"),

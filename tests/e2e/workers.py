@@ -73,6 +73,16 @@ async def count_running(ctx: Context) -> None:
         del _running[ctx.task_id]
 
 
+@agent.handler("limited")
+@agent.handler("metered")
+async def under_a_limit(ctx: Context) -> None:
+    """Writes down when it begins and when it is over. Its payload is its concurrency key."""
+    facts = {"key": ctx.payload.decode(), "task_type": ctx.task_type}
+    record("began", ctx, **facts)
+    await asyncio.sleep(_POLL_S)
+    record("over", ctx, **facts)
+
+
 @agent.handler("at-gate")
 async def async_at_gate(ctx: Context) -> bytes:
     """Waits at the gate that its payload names; a cancel is written down."""

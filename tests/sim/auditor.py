@@ -37,6 +37,7 @@ from coordinator.core.model import FailureKind
 from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
+from tests.sim.passing import PASSING, PassingAuditor
 from tests.sim.story import Story
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
@@ -57,6 +58,7 @@ class Auditor:
         self.redriven_by = set()  # ids, and of which call
         self.places = 0  # how many tasks have become ready
         self.limits = KnownLimits()
+        self.passing = PassingAuditor(sim=sim)
         self.pauses = KnownPauses()
         self.policies_seen = set()  # that ever were in the journal
         self.sequence = 0
@@ -79,7 +81,10 @@ class Auditor:
             assert commit.sequence == self.sequence, "the journal has a gap"
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
-            for _, event in commit.events:
+            for name, event in commit.events:
+                if name == PASSING:
+                    self.passing.read(event, commit.date_ms)
+                    continue
                 if isinstance(event, PolicySet | PolicyDeleted):
                     self.limits.observe(event)
                     self.pauses.observe(event, commit.date_ms)
@@ -125,6 +130,8 @@ class Auditor:
         """A receiver hears of a task's end: it must be durable by now."""
         self.catch_up()
         said = json.loads(body)
+        if said["data"]["namespace"] == PASSING:
+            return
         story = self.runs.get((said["data"]["task_id"], said["data"]["run"]))
         assert story is not None, "G1: a webhook told of a task that isn't durable"
         assert story.end == said["data"]["state"], "G1: a webhook told of an end that isn't durable"
@@ -342,10 +349,10 @@ class Auditor:
     def agrees_with(self, shard):
         """A coordinator that has nothing left to write must remember what a restart would find."""
         self.catch_up()
-        for namespace in shard.namespaces.values():
-            state = namespace.scheduler.state
-            assert durable(state) == durable(self.state), "memory and journal tell different stories"
-            assert durable_beside_tasks(state) == durable_beside_tasks(self.state), "likewise, beside tasks"
+        for name, namespace in shard.namespaces.items():
+            state, known = namespace.scheduler.state, self.passing.state if name == PASSING else self.state
+            assert durable(state) == durable(known), "memory and journal tell different stories"
+            assert durable_beside_tasks(state) == durable_beside_tasks(known), "likewise, beside tasks"
 
     def policy_answered(self, policy):
         """An operator was told that a policy is set: it must be in the journal, and whatever is assigned later stands behind it."""
@@ -358,7 +365,9 @@ class Auditor:
         """A coordinator hands out a message: all that it shows must be durable by now."""
         self.catch_up()
         self.history.update(f"{self.sim.loop.time():.6f} {wire.owner.name}".encode())
-        if isinstance(message, agent_pb2.ConnectResponse):
+        if wire.owner.namespace_name == PASSING:
+            self.passing.released(wire, message)
+        elif isinstance(message, agent_pb2.ConnectResponse):
             self._to_agent(wire, message)
         else:
             self._to_client(wire, message)

@@ -14,6 +14,7 @@ ANSWER_WITHIN_S = 8.0
 
 class SimClient:
     RESPONSE = task_pb2.SessionResponse
+    namespace_name = "default"
     is_agent = False
 
     def __init__(self, *, sim, name, tasks):

@@ -28,6 +28,7 @@ from tests.sim.auditor import Auditor
 from tests.sim.clients import SimClient, task_of
 from tests.sim.coordinators import Coordinator
 from tests.sim.operators import SimOperator
+from tests.sim.passing import PassingNamespace
 from tests.sim.receivers import BAD_URL, GOOD_URL
 from tests.support.virtual_loop import VirtualLoop, run_virtually
 
@@ -77,7 +78,9 @@ class Simulation:
             ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
             tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}
             self.clients.append(SimClient(sim=self, name=f"client{number}", tasks=tasks))
+        passing = PassingNamespace(sim=self)
         await self._chaos()
+        passing.end()
         await self._calm()
         self.auditor.everything_has_ended([task_id for client in self.clients for task_id in client.tasks])
         self.auditor.every_end_was_told_of()
@@ -174,8 +177,9 @@ class Simulation:
                 self.auditor.nothing_is_overdue(self.date_ms())
 
     def _is_quiet(self):
+        auditor = self.auditor
         clients_are_done = all(client.is_done for client in self.clients) and self.operator.is_done()
-        return clients_are_done and self.auditor.all_have_ended() and self.auditor.webhooks_are_settled()
+        return clients_are_done and auditor.all_have_ended() and auditor.webhooks_are_settled() and auditor.passing.nothing_is_left()
 
     async def _forget(self):
         """What has ended long enough ago is purged: nothing of it may be left in the store."""
