@@ -10,6 +10,7 @@ from datetime import UTC
 from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, task_pb2
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from agent_node.cli.tables import (
@@ -18,6 +19,7 @@ from agent_node.cli.tables import (
     failure_text,
     local_time,
     new_table,
+    priority_name,
     progress_text,
     seconds_between,
     seconds_text,
@@ -58,6 +60,12 @@ def timeline(task: task_pb2.Task) -> Group:
         ("crashes", str(task.crash_count) if task.crash_count else ""),
         ("undelivered", str(task.undelivered_count) if task.undelivered_count else ""),
     ]
+    return Group(facts_table(facts), timeline_table(task))
+
+
+def timeline_table(task: task_pb2.Task) -> Table:
+    """The story without what is known of the whole."""
+    first = task.create_time
     table = new_table("time", "after", "took", "what", "how it went")
     for row in rows_of(task):
         after_s = seconds_between(first, row.start)
@@ -69,7 +77,7 @@ def timeline(task: task_pb2.Task) -> Group:
             Text(row.what),
             row.how,
         )
-    return Group(facts_table(facts), table)
+    return table
 
 
 def rows_of(task: task_pb2.Task) -> Iterator[Row]:
@@ -78,7 +86,7 @@ def rows_of(task: task_pb2.Task) -> Iterator[Row]:
     for entry in task.history:
         story.tell(entry)
     story.tell_now(task)
-    yield from story.rows
+    yield from sorted(story.rows, key=lambda row: (row.start.seconds, row.start.nanos))  # a wait is told of when it is over
 
 
 class _Story:
@@ -120,6 +128,12 @@ class _Story:
             case common_pb2.TASK_HISTORY_KIND_GIVEN_UP:
                 self._waited(moment)
                 self._point(moment, "given up", failure_text(entry.failure))
+            case common_pb2.TASK_HISTORY_KIND_REPRIORITISED:
+                self._point(moment, f"priority {priority_name(entry.priority)}", Text(entry.reason))
+            case common_pb2.TASK_HISTORY_KIND_REDRIVEN:
+                self._point(moment, f"redriven: run {entry.run}", Text(entry.reason))
+                self._waits_since = moment
+                self._backoff = Text()
             case _:  # of a newer coordinator
                 self._point(moment, short_name(common_pb2.TaskState.Name(entry.state), "TASK_STATE_"))
 
