@@ -365,6 +365,7 @@ def history_out(entry: HistoryEntry) -> event_pb2.HistoryEntry:
         checkpoints=entry.checkpoints,
         omitted=entry.omitted,
         priority=cast("common_pb2.Priority.ValueType", entry.priority),
+        request_id=entry.request_id,
     )
     if entry.failure is not None:
         message.failure.CopyFrom(failure_out(entry.failure))
@@ -390,6 +391,7 @@ def history_in(messages: Iterable[event_pb2.HistoryEntry]) -> tuple[HistoryEntry
             checkpoints=message.checkpoints,
             omitted=message.omitted,
             priority=message.priority,
+            request_id=message.request_id,
         )
         for message in messages
     )

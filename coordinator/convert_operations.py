@@ -41,6 +41,12 @@ def lacks_payload(record: event_pb2.TaskRecord) -> bool:
     return record.outcome_dropped and convert.request_digest(record.request) != record.request_digest
 
 
+def was_redriven_by(record: event_pb2.TaskRecord, request_id: str) -> bool:
+    """Whether the last run of an ended task began by a call with this id."""
+    began = [entry for entry in record.history if entry.kind == common_pb2.TASK_HISTORY_KIND_REDRIVEN]
+    return bool(request_id and began) and began[-1].request_id == request_id
+
+
 def ended_run(record: event_pb2.TaskRecord, defaults: Callable[[str], RetryPolicy], priority: int) -> EndedRun:
     """What the next run of an ended task begins with.
 

@@ -99,4 +99,6 @@ OPERATION_MUTATIONS = [
         "            self._moved.clear()\n            self._stale = 0\n\n    def close",
         "            self._stale = 0\n\n    def close",
     ),
+    Mutation("a record says which call redrove it", "coordinator/convert.py", "        request_id=entry.request_id,\n", ""),
+    Mutation("a restart knows which call redrove a task", CODEC, "redriven.reason, redriven.request_id)", "redriven.reason)"),
 ]

@@ -156,6 +156,7 @@ class Redriven:
     number: int
     ended: EndedRun
     reason: str
+    request_id: str = ""  # of the operator's call
 
 
 Event = (

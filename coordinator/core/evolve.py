@@ -159,7 +159,15 @@ def _redriven(state: State, event: Redriven, date_ms: int) -> Task:
     task.usage = ended.usage
     task.failure = ended.failure
     task.history = ended.history
-    remember(task, HistoryKind.REDRIVEN, date_ms, TaskState.PENDING, reason=event.reason, priority=ended.reprioritised)
+    remember(
+        task,
+        HistoryKind.REDRIVEN,
+        date_ms,
+        TaskState.PENDING,
+        reason=event.reason,
+        priority=ended.reprioritised,
+        request_id=event.request_id,
+    )
     state.tasks[spec.task_id] = task
     state.by_number[event.number] = task
     state.next_number = event.number + 1

@@ -47,6 +47,7 @@ class HistoryEntry:
     ready_at_ms: int = 0  # the next attempt's, where a backoff follows
     checkpoints: int = 0
     priority: int = 0  # that an operator gave it
+    request_id: str = ""  # of the call that redrove it
     omitted: int = 0  # entries that stood between the one before and this one
 
 
@@ -61,6 +62,7 @@ def remember(
     cost: Cost = Cost.NONE,
     ready_at_ms: int = 0,
     priority: int = 0,
+    request_id: str = "",
 ) -> None:
     """Adds an entry to a task that is about to change: whatever attempt is under way before the change is the entry's.
 
@@ -74,9 +76,10 @@ def remember(
         cost: what that costs it.
         ready_at_ms: when a backoff that follows will have ended; 0 for none.
         priority: that an operator gave it; 0 for none.
+        request_id: of the operator's call.
     """
     entry = _entry(task, kind, date_ms, state, shortened(failure), short(reason), cost, ready_at_ms if ready_at_ms > date_ms else 0)
-    _add(task, replace(entry, priority=priority) if priority else entry)
+    _add(task, replace(entry, priority=priority, request_id=request_id) if priority or request_id else entry)
 
 
 def remember_checkpoint(task: Task, date_ms: int) -> None:

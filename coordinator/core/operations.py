@@ -30,7 +30,7 @@ def reprioritise(scheduler: Scheduler, task: Task, priority: int, reason: str, n
     return Priorities.CHANGED
 
 
-def redrive(scheduler: Scheduler, ended: EndedRun, reason: str, now: Now) -> Task | Refused:
+def redrive(scheduler: Scheduler, ended: EndedRun, reason: str, now: Now, *, request_id: str = "") -> Task | Refused:
     """Begins the next run of an ended task, with its place behind all that waits.
 
     It is taken as a new one is: limits may refuse it, durations of its own count from now, and who is told of ends hears of this run's too.
@@ -39,7 +39,7 @@ def redrive(scheduler: Scheduler, ended: EndedRun, reason: str, now: Now) -> Tas
     refused = refusal(scheduler, ended.spec)
     if refused is not None:
         return refused
-    task = scheduler.apply_sized(Redriven(scheduler.state.next_number, ended, reason), now)
+    task = scheduler.apply_sized(Redriven(scheduler.state.next_number, ended, reason, request_id), now)
     scheduler.totals.redriven += 1
     if task.agent:
         scheduler.index.tried[task.number] = None

@@ -52,7 +52,9 @@ def size_of_event(event: AnyEvent) -> int:
         case Redriven():
             ended = event.ended
             usage = USAGE_BYTES * len(ended.usage)
-            return len(ended.spec.request) + usage + _size_of_failure(ended.failure) + _size_of_history(ended.history)
+            return (
+                len(event.request_id) + len(ended.spec.request) + usage + _size_of_failure(ended.failure) + _size_of_history(ended.history)
+            )
         case CancelRecorded() | Returned() | Reprioritised() | WebhookGivenUp():
             return len(event.reason.encode())
         case _:

@@ -30,7 +30,7 @@ def encode_redriven(message: event_pb2.Commit, namespace: str, events: Sequence[
         record.retry_policy.CopyFrom(convert.defaults_out(ended.spec.retry))
         record.priority = cast("common_pb2.Priority.ValueType", ended.reprioritised)
         record.create_ms, record.ended_run, record.fence, record.agent_name = ended.created_ms, ended.run, ended.fence, ended.agent
-        record.result_fence = ended.result_fence
+        record.result_fence, record.request_id = ended.result_fence, event.request_id
         record.usage.extend(convert.usage_out(ended.usage))
         if ended.failure is not None:
             record.last_failure.CopyFrom(convert.failure_out(ended.failure))
@@ -60,4 +60,4 @@ def decode_redriven(record: event_pb2.Record, _fence_base: int) -> Iterator[Redr
         failure=convert.failure_in(redriven.last_failure) if redriven.HasField("last_failure") else None,
         history=convert.history_in(redriven.history),
     )
-    yield Redriven(redriven.number, ended, redriven.reason)
+    yield Redriven(redriven.number, ended, redriven.reason, redriven.request_id)

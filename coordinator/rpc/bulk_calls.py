@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from muster.v1 import bulk_pb2
 
 from coordinator import convert, convert_operations
+from coordinator.checks import check_name
 from coordinator.core import submits
 from coordinator.core.model import Now, Task
 from coordinator.core.operations import reprioritise
@@ -60,7 +61,15 @@ async def redrive_tasks(shard: Shard, namespace: Namespace, request: bulk_pb2.Re
     shard.require_store()
     convert_operations.check_selection(request.selection)
     priority = convert_operations.priority_in(request.priority, required=False)
-    operation = Redrive(shard=shard, namespace=namespace, reason=request.reason[: convert.MAX_FAILURE_MESSAGE], priority=priority)
+    if request.request_id:
+        check_name(request.request_id, "request_id")
+    operation = Redrive(
+        shard=shard,
+        namespace=namespace,
+        reason=request.reason[: convert.MAX_FAILURE_MESSAGE],
+        priority=priority,
+        request_id=request.request_id,
+    )
     return await on_ended(shard, namespace, request.selection, _query(f"redrive {priority}", request.selection), operation)
 
 

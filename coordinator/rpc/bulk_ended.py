@@ -159,18 +159,22 @@ class Redrive:
         namespace: whose tasks.
         reason: the operator's.
         priority: of the new run; 0 keeps the task's.
+        request_id: the operation's; empty where the operator gave none.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, reason: str, priority: int) -> None:
+    def __init__(self, *, shard: Shard, namespace: Namespace, reason: str, priority: int, request_id: str) -> None:
         self._shard = shard
         self._namespace = namespace
         self._reason = reason
         self._priority = priority
+        self._request_id = request_id
 
     def judge(self, record: Record) -> Skip | None:
         """See EndedOperation."""
         if record.state == common_pb2.TASK_STATE_COMPLETED:
             return Skip.COMPLETED
+        if convert_operations.was_redriven_by(record, self._request_id):
+            return Skip.ALREADY_REDRIVEN
         return Skip.PAYLOAD_DROPPED if convert_operations.lacks_payload(record) else None
 
     async def act(self, found: Mapping[str, Known], tally: Tally) -> NoRoom | None:
@@ -183,7 +187,7 @@ class Redrive:
         for task_id, (_, record) in found.items():
             if full is None:
                 ended = convert_operations.ended_run(record, self._defaults, self._priority)
-                task = redrive(namespace.scheduler, ended, self._reason, now)
+                task = redrive(namespace.scheduler, ended, self._reason, now, request_id=self._request_id)
                 if not isinstance(task, Refused):
                     tally.changed()
                     continue

@@ -27,6 +27,7 @@ class Skip(Enum):
     CHANGED = 9
     NO_ROOM = 10
     CONCURRENCY_LIMIT = 11
+    ALREADY_REDRIVEN = 12
 
 
 _MESSAGES = {
@@ -40,6 +41,7 @@ _MESSAGES = {
     Skip.CANCEL_REQUESTED: "it was asked to stop before, and hasn't stopped yet",
     Skip.CHANGED: "it changed meanwhile",
     Skip.CONCURRENCY_LIMIT: "the limit of its concurrency key refuses more tasks now: try again when one has ended",
+    Skip.ALREADY_REDRIVEN: "a call with this request_id has redriven it, and that run has ended, too",
     Skip.NO_ROOM: "the queue, or the store, has no room for it now: try again when some tasks have ended",
 }
 

@@ -270,7 +270,7 @@ class CoreWorld:
         """An operator has an ended task run again, by its record as the store has it."""
         record = event_pb2.TaskRecord.FromString(record_out(self.ends(task_id)[-1]))
         ended = ended_run(record, lambda name: self.scheduler.type_retries.get(name, self.settings.retry), priority)
-        task = redrive(self.scheduler, ended, reason, self.now)
+        task = redrive(self.scheduler, ended, reason, self.now, request_id="an operation")
         self.commit()
         return task
 

@@ -26,15 +26,15 @@ from muster.v1 import common_pb2 as muster_dot_v1_dot_common__pb2
 from muster.v1 import task_pb2 as muster_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14muster/v1/bulk.proto\x12\tmuster.v1\x1a\x16muster/v1/common.proto\x1a\x14muster/v1/task.proto\"c\n\rTaskSelection\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x99\x01\n\x11OperationProgress\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x04\x12(\n\x07skipped\x18\x03 \x03(\x0b\x32\x17.muster.v1.SkippedTasks\x12\x1f\n\x06sample\x18\x04 \x03(\x0b\x32\x0f.muster.v1.Task\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"g\n\x0cSkippedTasks\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.muster.v1.SkipReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08task_ids\x18\x04 \x03(\t\"Y\n\x1a\x43\x61ncelMatchingTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x1b\x43\x61ncelMatchingTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"~\n\x18ReprioritiseTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\x0e\n\x06reason\x18\x03 \x01(\t\"K\n\x19ReprioritiseTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"y\n\x13RedriveTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x08priority\x18\x03 \x01(\x0e\x32\x13.muster.v1.Priority\"F\n\x14RedriveTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"@\n\x11PurgeTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\"D\n\x12PurgeTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress*\xde\x02\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SKIP_REASON_NOT_FOUND\x10\x01\x12\x14\n\x10SKIP_REASON_LIVE\x10\x02\x12\x15\n\x11SKIP_REASON_ENDED\x10\x03\x12\x19\n\x15SKIP_REASON_COMPLETED\x10\x04\x12\x1f\n\x1bSKIP_REASON_PAYLOAD_DROPPED\x10\x05\x12\x19\n\x15SKIP_REASON_TOO_YOUNG\x10\x06\x12\x1d\n\x19SKIP_REASON_SAME_PRIORITY\x10\x07\x12 \n\x1cSKIP_REASON_CANCEL_REQUESTED\x10\x08\x12\x17\n\x13SKIP_REASON_CHANGED\x10\t\x12\x17\n\x13SKIP_REASON_NO_ROOM\x10\n\x12!\n\x1dSKIP_REASON_CONCURRENCY_LIMIT\x10\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14muster/v1/bulk.proto\x12\tmuster.v1\x1a\x16muster/v1/common.proto\x1a\x14muster/v1/task.proto\"c\n\rTaskSelection\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x99\x01\n\x11OperationProgress\x12\x0f\n\x07matched\x18\x01 \x01(\x04\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x04\x12(\n\x07skipped\x18\x03 \x03(\x0b\x32\x17.muster.v1.SkippedTasks\x12\x1f\n\x06sample\x18\x04 \x03(\x0b\x32\x0f.muster.v1.Task\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"g\n\x0cSkippedTasks\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.muster.v1.SkipReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08task_ids\x18\x04 \x03(\t\"Y\n\x1a\x43\x61ncelMatchingTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x1b\x43\x61ncelMatchingTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"~\n\x18ReprioritiseTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\x0e\n\x06reason\x18\x03 \x01(\t\"K\n\x19ReprioritiseTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"\x8d\x01\n\x13RedriveTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x08priority\x18\x03 \x01(\x0e\x32\x13.muster.v1.Priority\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"F\n\x14RedriveTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress\"@\n\x11PurgeTasksRequest\x12+\n\tselection\x18\x01 \x01(\x0b\x32\x18.muster.v1.TaskSelection\"D\n\x12PurgeTasksResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.muster.v1.OperationProgress*\x80\x03\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SKIP_REASON_NOT_FOUND\x10\x01\x12\x14\n\x10SKIP_REASON_LIVE\x10\x02\x12\x15\n\x11SKIP_REASON_ENDED\x10\x03\x12\x19\n\x15SKIP_REASON_COMPLETED\x10\x04\x12\x1f\n\x1bSKIP_REASON_PAYLOAD_DROPPED\x10\x05\x12\x19\n\x15SKIP_REASON_TOO_YOUNG\x10\x06\x12\x1d\n\x19SKIP_REASON_SAME_PRIORITY\x10\x07\x12 \n\x1cSKIP_REASON_CANCEL_REQUESTED\x10\x08\x12\x17\n\x13SKIP_REASON_CHANGED\x10\t\x12\x17\n\x13SKIP_REASON_NO_ROOM\x10\n\x12!\n\x1dSKIP_REASON_CONCURRENCY_LIMIT\x10\x0b\x12 \n\x1cSKIP_REASON_ALREADY_REDRIVEN\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.bulk_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SKIPREASON']._serialized_start=1150
-  _globals['_SKIPREASON']._serialized_end=1500
+  _globals['_SKIPREASON']._serialized_start=1171
+  _globals['_SKIPREASON']._serialized_end=1555
   _globals['_TASKSELECTION']._serialized_start=81
   _globals['_TASKSELECTION']._serialized_end=180
   _globals['_OPERATIONPROGRESS']._serialized_start=183
@@ -49,12 +49,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPRIORITISETASKSREQUEST']._serialized_end=739
   _globals['_REPRIORITISETASKSRESPONSE']._serialized_start=741
   _globals['_REPRIORITISETASKSRESPONSE']._serialized_end=816
-  _globals['_REDRIVETASKSREQUEST']._serialized_start=818
-  _globals['_REDRIVETASKSREQUEST']._serialized_end=939
-  _globals['_REDRIVETASKSRESPONSE']._serialized_start=941
-  _globals['_REDRIVETASKSRESPONSE']._serialized_end=1011
-  _globals['_PURGETASKSREQUEST']._serialized_start=1013
-  _globals['_PURGETASKSREQUEST']._serialized_end=1077
-  _globals['_PURGETASKSRESPONSE']._serialized_start=1079
-  _globals['_PURGETASKSRESPONSE']._serialized_end=1147
+  _globals['_REDRIVETASKSREQUEST']._serialized_start=819
+  _globals['_REDRIVETASKSREQUEST']._serialized_end=960
+  _globals['_REDRIVETASKSRESPONSE']._serialized_start=962
+  _globals['_REDRIVETASKSRESPONSE']._serialized_end=1032
+  _globals['_PURGETASKSREQUEST']._serialized_start=1034
+  _globals['_PURGETASKSREQUEST']._serialized_end=1098
+  _globals['_PURGETASKSRESPONSE']._serialized_start=1100
+  _globals['_PURGETASKSRESPONSE']._serialized_end=1168
 # @@protoc_insertion_point(module_scope)

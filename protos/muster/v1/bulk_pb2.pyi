@@ -51,6 +51,8 @@ class _SkipReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkipReason
     """There is no room for it now: the queue, or the store, is full."""
     SKIP_REASON_CONCURRENCY_LIMIT: _SkipReason.ValueType  # 11
     """As many tasks of its concurrency key are live as may run, and the key's limit refuses more."""
+    SKIP_REASON_ALREADY_REDRIVEN: _SkipReason.ValueType  # 12
+    """A call with this request_id has redriven it, and that run has ended, too."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """Why an operation left a task as it is."""
@@ -79,6 +81,8 @@ SKIP_REASON_NO_ROOM: SkipReason.ValueType  # 10
 """There is no room for it now: the queue, or the store, is full."""
 SKIP_REASON_CONCURRENCY_LIMIT: SkipReason.ValueType  # 11
 """As many tasks of its concurrency key are live as may run, and the key's limit refuses more."""
+SKIP_REASON_ALREADY_REDRIVEN: SkipReason.ValueType  # 12
+"""A call with this request_id has redriven it, and that run has ended, too."""
 Global___SkipReason: _TypeAlias = SkipReason  # noqa: Y015
 
 @_typing.final
@@ -321,10 +325,16 @@ class RedriveTasksRequest(_message.Message):
     SELECTION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why: kept in the tasks' histories."""
     priority: _common_pb2.Priority.ValueType
     """The priority of the new run; UNSPECIFIED keeps the task's."""
+    request_id: _builtins.str
+    """Chosen by the caller for the whole operation, such as a UUID: a task whose last run began by a call with it is left as it is. So a call
+    that is repeated because its answer was lost redrives nothing twice, however the run that it began has ended since. Up to 128 printable
+    characters; empty: every call counts.
+    """
     @_builtins.property
     def selection(self) -> Global___TaskSelection:
         """Which: of those that FAILED or were CANCELLED, and are retained."""
@@ -335,10 +345,11 @@ class RedriveTasksRequest(_message.Message):
         selection: Global___TaskSelection | None = ...,
         reason: _builtins.str = ...,
         priority: _common_pb2.Priority.ValueType = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["selection", b"selection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "reason", b"reason", "selection", b"selection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "reason", b"reason", "request_id", b"request_id", "selection", b"selection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -695,6 +695,7 @@ class TaskRedriven(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The number that the task has from now on: the next one, as if it were new."""
     request: _builtins.bytes
@@ -713,6 +714,8 @@ class TaskRedriven(_message.Message):
     """Why, in the operator's words."""
     result_fence: _builtins.int
     """The last fence whose result was accepted; 0 if none was."""
+    request_id: _builtins.str
+    """The operator's, so that a call that is repeated doesn't redrive it again."""
     @_builtins.property
     def retry_policy(self) -> Global___TaskDefaults:
         """Its retry policy, with all defaults filled in."""
@@ -745,10 +748,11 @@ class TaskRedriven(_message.Message):
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         reason: _builtins.str = ...,
         result_fence: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "retry_policy", b"retry_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_ms", b"create_ms", "ended_run", b"ended_run", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "priority", b"priority", "reason", b"reason", "request", b"request", "result_fence", b"result_fence", "retry_policy", b"retry_policy", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_ms", b"create_ms", "ended_run", b"ended_run", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "priority", b"priority", "reason", b"reason", "request", b"request", "request_id", b"request_id", "result_fence", b"result_fence", "retry_policy", b"retry_policy", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1435,6 +1439,7 @@ class HistoryEntry(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     date_ms: _builtins.int
     """When it happened; of checkpoints, the last."""
     kind: _common_pb2.TaskHistoryKind.ValueType
@@ -1463,6 +1468,8 @@ class HistoryEntry(_message.Message):
     """Entries that stood before this one and aren't kept."""
     priority: _common_pb2.Priority.ValueType
     """The priority that an operator gave it with this; UNSPECIFIED for none."""
+    request_id: _builtins.str
+    """Of the call that redrove it, if it gave one."""
     @_builtins.property
     def failure(self) -> _common_pb2.Failure:
         """What went wrong, shortened."""
@@ -1485,10 +1492,11 @@ class HistoryEntry(_message.Message):
         checkpoints: _builtins.int = ...,
         omitted: _builtins.int = ...,
         priority: _common_pb2.Priority.ValueType = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "date_ms", b"date_ms", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "date_ms", b"date_ms", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "reason", b"reason", "request_id", b"request_id", "run", b"run", "start_ms", b"start_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

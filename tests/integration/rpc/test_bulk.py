@@ -2,7 +2,7 @@
 
 import grpc
 import pytest
-from muster.v1 import admin_pb2, bulk_pb2, common_pb2, task_pb2
+from muster.v1 import admin_pb2, bulk_pb2, common_pb2, policy_pb2, task_pb2
 
 from coordinator.core.model import Settings
 from coordinator.journal.codec import slim_record
@@ -174,7 +174,7 @@ class TestRedrive:
         assert new.fence > old.fence
         await client.attach("t")
         ack = await agent.report(failure("t", old.fence, message="late"), batch_id=2)
-        assert [one.verdict for one in ack.exceptions] == [3], "STALE: it is another run's"
+        assert [one.verdict for one in ack.exceptions] == [2], "DUPLICATE: it ended the run before"
         live = await muster.get("t", full=True)
         assert (live.state, live.run, live.retry_count) == (common_pb2.TASK_STATE_RUNNING, 2, 0)
         assert list(live.history[: len(before.history)]) == list(before.history)
@@ -206,6 +206,29 @@ class TestRedrive:
         assert (await redrive(muster, chosen(filter="task_id != t3")))[:3] == (1, 0, {"COMPLETED": 1})
         assert (await redrive(muster, chosen("t1", "gone", "t3")))[:3] == (3, 1, {"LIVE": 1, "NOT_FOUND": 1})
         muster.check()
+
+    async def test_a_call_that_is_repeated_redrives_nothing_twice(self, muster):
+        """Whose answer was lost: meanwhile the run that it began may have failed, too."""
+        agent = await failed(muster, "t")
+        assert (await redrive(muster, chosen("t"), request_id="first"))[:2] == (1, 1)
+        assert (await redrive(muster, chosen("t"), request_id="first"))[:3] == (1, 0, {"LIVE": 1})
+        again = (await agent.assigned(2))[1]
+        await agent.report(failure("t", again.fence, message="broken"), batch_id=2)
+        await settled(muster)
+        assert (await redrive(muster, chosen("t"), request_id="first"))[:3] == (1, 0, {"ALREADY_REDRIVEN": 1})
+        assert (await redrive(muster, chosen(all=True), request_id="first"))[:3] == (1, 0, {"ALREADY_REDRIVEN": 1})
+        assert (await redrive(muster, chosen("t"), request_id="second"))[:2] == (1, 1)
+        assert (await muster.get("t")).run == 3
+
+    async def test_a_request_id_is_a_name(self, muster):
+        assert (await refusal(redrive(muster, chosen("t"), request_id="x" * 129))).fields == ["request_id"]
+
+    async def test_a_key_that_is_full_refuses_it(self, muster):
+        agent = await failed(muster, "a", "b", scheduling=common_pb2.Scheduling(concurrency_key="k"))
+        limit = policy_pb2.ConcurrencyLimitPolicy(concurrency_key="k", max_running=1, when_full=policy_pb2.WHEN_FULL_REJECT)
+        await muster.admin.SetPolicies(admin_pb2.SetPoliciesRequest(policies=[policy_pb2.Policy(concurrency_limit=limit)]))
+        assert (await redrive(muster, chosen("a", "b")))[:3] == (2, 1, {"CONCURRENCY_LIMIT": 1})
+        assert len(await agent.assigned(3)) == 3
 
     async def test_one_that_was_cancelled_with_another_priority(self, muster):
         await muster.submit("t")
