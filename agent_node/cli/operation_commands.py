@@ -161,6 +161,9 @@ async def redrive(
     every: ChosenAll = False,
     priority: Annotated[PriorityName | None, typer.Option("--priority", help="Of the new run. [default: what they had]")] = None,
     reason: KeptReason = "redriven from the command line",
+    request_id: Annotated[
+        str, typer.Option("--request-id", metavar="ID", help="Of your own: the same again runs nothing twice, however it ended since.")
+    ] = "",
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> ExitCode:
@@ -174,7 +177,12 @@ async def redrive(
     choice = Choice(task_ids=task_ids, filter_text=filter_text, every=every, dry_run=dry_run, yes=yes)
     wording = Wording(done="run again", would_be="would run again", asks="Run again")
     wanted = None if priority is None else Priority[priority.name]
-    return await _operate(invocation, choice, wording, lambda client, **how: client.redrive(priority=wanted, reason=reason, **how))
+    return await _operate(
+        invocation,
+        choice,
+        wording,
+        lambda client, **how: client.redrive(priority=wanted, reason=reason, request_id=request_id, **how),
+    )
 
 
 async def purge(
@@ -295,7 +303,7 @@ def _verdict(done: "OperationProgress") -> ExitCode:
         match skipped.reason:
             case bulk_pb2.SKIP_REASON_NOT_FOUND:
                 code = worse(code, ExitCode.NOT_FOUND)
-            case bulk_pb2.SKIP_REASON_SAME_PRIORITY | bulk_pb2.SKIP_REASON_CANCEL_REQUESTED:
+            case bulk_pb2.SKIP_REASON_SAME_PRIORITY | bulk_pb2.SKIP_REASON_CANCEL_REQUESTED | bulk_pb2.SKIP_REASON_ALREADY_REDRIVEN:
                 pass  # it is as was asked for
             case _:
                 code = worse(code, ExitCode.NEGATIVE)

@@ -81,12 +81,13 @@ def timeline_table(task: task_pb2.Task) -> Table:
 
 
 def rows_of(task: task_pb2.Task) -> Iterator[Row]:
-    """The rows of a timeline, in the order in which what they tell of began."""
+    """The rows of a timeline, in the order in which what they tell of began; what is going on now is the last one."""
     story = _Story()
     for entry in task.history:
         story.tell(entry)
+    story.rows.sort(key=lambda row: (row.start.seconds, row.start.nanos))  # a wait is told when it is over
     story.tell_now(task)
-    yield from sorted(story.rows, key=lambda row: (row.start.seconds, row.start.nanos))  # a wait is told of when it is over
+    yield from story.rows
 
 
 class _Story:

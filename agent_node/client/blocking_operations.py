@@ -15,6 +15,7 @@ from muster.v1.bulk_pb2 import (
 from agent_node.client.blocking_calls import BlockingCalls
 from agent_node.client.operations import OnProgress, OperationRequest, OperationResponse, add, number_of, selections
 from agent_node.client.tasks import Priority
+from agent_node.ids import new_task_id
 
 _OperationRequest = TypeVar("_OperationRequest", bound=OperationRequest)
 _OperationResponse = TypeVar("_OperationResponse", bound=OperationResponse)
@@ -62,12 +63,16 @@ class BlockingOperationCalls(BlockingCalls):
         all: bool = False,  # noqa: A002
         priority: Priority | None = None,
         reason: str = "",
+        request_id: str = "",
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
     ) -> OperationProgress:
         """Has tasks that failed or were cancelled run again; see `Client.redrive`."""
         chosen = selections(task_ids, filter=filter, all=all, dry_run=dry_run)
-        requests = [RedriveTasksRequest(selection=each, priority=number_of(priority), reason=reason) for each in chosen]
+        request_id = request_id or new_task_id()  # no task twice, though its new run may end before all calls are made
+        requests = [
+            RedriveTasksRequest(selection=each, priority=number_of(priority), reason=reason, request_id=request_id) for each in chosen
+        ]
         return self._operate(self._admin.RedriveTasks, requests, on_progress)
 
     def purge(

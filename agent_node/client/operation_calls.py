@@ -15,6 +15,7 @@ from muster.v1.bulk_pb2 import (
 from agent_node.client.operations import OnProgress, OperationRequest, OperationResponse, add, number_of, selections
 from agent_node.client.tasks import Priority
 from agent_node.client.unary_calls import UnaryCalls
+from agent_node.ids import new_task_id
 
 _OperationRequest = TypeVar("_OperationRequest", bound=OperationRequest)
 _OperationResponse = TypeVar("_OperationResponse", bound=OperationResponse)
@@ -93,6 +94,7 @@ class OperationCalls(UnaryCalls):
         all: bool = False,  # noqa: A002
         priority: Priority | None = None,
         reason: str = "",
+        request_id: str = "",
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
     ) -> OperationProgress:
@@ -106,6 +108,8 @@ class OperationCalls(UnaryCalls):
             all: instead of both, every task that failed or was cancelled and is retained.
             priority: of the new run; None keeps the task's.
             reason: kept in the tasks' histories.
+            request_id: of your own, to repeat the call after UnavailableError: what it had redriven isn't redriven once more, however that
+                has ended since. At most 128 characters; by default a fresh one.
             dry_run: change nothing, and say what would be done.
             on_progress: is told after each call what all of them have come to.
 
@@ -113,7 +117,10 @@ class OperationCalls(UnaryCalls):
             LimitError: there is no room for what would be next. What `on_progress` was told of runs again all the same.
         """
         chosen = selections(task_ids, filter=filter, all=all, dry_run=dry_run)
-        requests = [RedriveTasksRequest(selection=each, priority=number_of(priority), reason=reason) for each in chosen]
+        request_id = request_id or new_task_id()  # no task twice, though its new run may end before all calls are made
+        requests = [
+            RedriveTasksRequest(selection=each, priority=number_of(priority), reason=reason, request_id=request_id) for each in chosen
+        ]
         return await self._operate(self._live.admin.RedriveTasks, requests, on_progress)
 
     async def purge(

@@ -134,7 +134,7 @@ def test_nobody_is_asked_about_nothing(muster, client, person):
     "reasons,code",
     [
         ({}, 0),
-        ({"SAME_PRIORITY": ["a"], "CANCEL_REQUESTED": ["b"]}, 0),
+        ({"SAME_PRIORITY": ["a"], "CANCEL_REQUESTED": ["b"], "ALREADY_REDRIVEN": ["c"]}, 0),
         ({"COMPLETED": ["a"]}, 1),
         ({"NO_ROOM": ["a"]}, 1),
         ({"NOT_FOUND": ["a"], "LIVE": ["b"]}, 3),
@@ -153,7 +153,7 @@ def test_reasons_and_priorities_go_along(muster, client):
         client.answers[name] = progress(1)
     muster("cancel", "--all", "--yes", "--reason", "enough")
     muster("reprioritise", "a", "--priority", "critical", "--reason", "urgent")
-    muster("redrive", "a", "--priority", "low", "--reason", "mended")
+    muster("redrive", "a", "--priority", "low", "--reason", "mended", "--request-id", "once")
     muster("redrive", "a")
     assert [(options.get("priority", "-"), options["reason"]) for _, options in how(client)] == [
         ("-", "enough"),
@@ -161,6 +161,7 @@ def test_reasons_and_priorities_go_along(muster, client):
         (Priority.LOW, "mended"),
         (None, "redriven from the command line"),
     ]
+    assert [options["request_id"] for name, options in how(client) if name == "redrive"] == ["once", ""]
 
 
 def test_what_was_done_before_an_error_is_said(muster, client):

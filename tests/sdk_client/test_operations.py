@@ -68,12 +68,21 @@ async def test_a_dry_run_shows_ten(client: Client, server: AnyUnary) -> None:  #
 async def test_priorities_are_those_of_the_protos(client: Client, server: AnyUnary) -> None:  # noqa: F811
     server.answers = [page(), page(), page()]
     await client.reprioritise(["a"], priority=Priority.CRITICAL, reason="why")
-    await client.redrive(["a"], priority=Priority.LOW)
+    await client.redrive(["a"], priority=Priority.LOW, request_id="once")
     await client.redrive(["a"])
     requests = [message for _, message in server.asked]
     first = bulk_pb2.ReprioritiseTasksRequest.FromString(requests[0])
     assert (first.priority, first.reason, list(first.selection.task_ids)) == (4, "why", ["a"])
     assert [bulk_pb2.RedriveTasksRequest.FromString(request).priority for request in requests[1:]] == [1, 0]
+
+
+async def test_a_redrive_has_one_request_id_over_all_its_calls(client: Client, server: AnyUnary) -> None:  # noqa: F811
+    server.answers = [page("2"), page(), page(), page()]
+    await client.redrive(["a"] * 1001)
+    await client.redrive(["a"], request_id="once")
+    ids = [bulk_pb2.RedriveTasksRequest.FromString(message).request_id for _, message in server.asked]
+    assert ids[0]
+    assert ids == [ids[0]] * 3 + ["once"]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
