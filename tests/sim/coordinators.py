@@ -92,6 +92,7 @@ class Coordinator:
         self.wires = {}
         self.alive = True
         self._sessions = 0
+        self._calls = {}
         self.store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
         self.webhooks = WebhookDispatcher(
             sender=SimSender(sim=sim, coordinator=self),
@@ -130,6 +131,13 @@ class Coordinator:
         wire.serve(AgentStream(**arguments) if owner.is_agent else CountedSession(serial=self._sessions, **arguments))
         return wire
 
+    def serve(self, call, *, name):
+        """A unary call, which ends with the process."""
+        task = self.sim.loop.create_task(call, name=name)
+        self._calls[task] = None
+        task.add_done_callback(lambda _: self._calls.pop(task, None))
+        return task
+
     def owns_the_shard(self):
         """Whether nobody has taken the shard from it."""
         return self.sim.auditor.owner is self.store
@@ -140,6 +148,8 @@ class Coordinator:
             self.alive = False
             for wire in list(self.wires):
                 wire.sever()
+            for call in list(self._calls):
+                call.cancel()
             self._run.cancel()
             self._delivering.cancel()
             self.sim.coordinator_died()
