@@ -3,6 +3,7 @@
 from tests.mutation_row import CORE, Mutation
 
 CODEC = "coordinator/journal/operations_codec.py"
+BULK = "coordinator/rpc/bulk_ended.py"
 SNAPSHOTS = "coordinator/journal/snapshot_codec.py"
 
 OPERATION_MUTATIONS = [
@@ -101,4 +102,24 @@ OPERATION_MUTATIONS = [
     ),
     Mutation("a record says which call redrove it", "coordinator/convert.py", "        request_id=entry.request_id,\n", ""),
     Mutation("a restart knows which call redrove a task", CODEC, "redriven.reason, redriven.request_id)", "redriven.reason)"),
+    # Calls that are repeated, and what they meet: for the simulation.
+    Mutation(
+        "a call that is repeated redrives nothing twice",
+        BULK,
+        "if convert_operations.was_redriven_by(record, self._request_id):",
+        "if False:",
+    ),
+    Mutation("what has begun its next run is left alone", BULK, "if present is not None and present.number != record.number:", "if False:"),
+    Mutation(
+        "a redriven task's record goes with the commit",
+        "coordinator/engine/shard.py",
+        "if type(event) is Redriven] if self.redrives else ()",
+        "if type(event) is Redriven] if False else ()",
+    ),
+    Mutation(
+        "who is answered waits until it is durable",
+        BULK,
+        "        shard.decided(namespace, now)\n        await shard.durable_write()\n",
+        "        shard.decided(namespace, now)\n",
+    ),
 ]

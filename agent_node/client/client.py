@@ -158,8 +158,8 @@ class Client(FleetCalls, OperationCalls):
                 needs no clock here, and the same submit again is the same task.
             queue_timeout_s: the task fails unless an agent is given its first attempt within so many seconds of its becoming ready. Retries
                 are not bound by it.
-            deadline_s: the task fails if it hasn't ended so many seconds after it was accepted: a running attempt is stopped, and no retry
-                begins after that. Its handler sees the rest as `ctx.time_left_s`.
+            deadline_s: the task fails if it hasn't ended so many seconds after it was accepted, or redriven: a running attempt is stopped,
+                and no retry begins after that. Its handler sees the rest as `ctx.time_left_s`.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
             webhook: who is told of the task's end, beside whom the namespace's webhooks tell: a URL, or a Webhook.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
