@@ -25,6 +25,7 @@ from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.client.around import SubmitMiddleware
 from agent_node.client.blocking_fleet import BlockingFleetCalls
+from agent_node.client.blocking_operations import BlockingOperationCalls
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.loop_thread import LoopThread
@@ -91,7 +92,7 @@ BlockingSubmitted = list[BlockingTaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-class BlockingClient(BlockingFleetCalls):
+class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
     """A connection to a coordinator for code without an event loop. Use it as `with BlockingClient() as client`, or `close` it.
 
     It may be shared by threads. Methods take and raise what those of `Client` do.

@@ -24,12 +24,14 @@ from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.backoff import Backoff
 from agent_node.client.around import Around, SubmitMiddleware
-from agent_node.client.fleet_calls import FleetCalls, Opened
+from agent_node.client.fleet_calls import FleetCalls
 from agent_node.client.handle import TaskHandle
+from agent_node.client.operation_calls import OperationCalls
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
+from agent_node.client.unary_calls import Opened
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
 from agent_node.client.webhook import Webhook
 from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel, settle
@@ -41,7 +43,7 @@ Submitted = list[TaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-class Client(FleetCalls):
+class Client(FleetCalls, OperationCalls):
     """A connection to a coordinator, for one namespace and one event loop.
 
     Use it as `async with Client() as client`; or just use it, and `aclose` it at the end.

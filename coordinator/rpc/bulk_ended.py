@@ -65,7 +65,7 @@ async def on_ended(
         LimitReached: there is no room for what would be next.
         Unavailable: the store can't be read, or the shard stopped: some may have been changed all the same.
     """
-    tally = Tally(dry_run=selection.dry_run)
+    tally = Tally(dry_run=selection.dry_run, by_ids=bool(selection.task_ids))
     await shard.durable()  # what has ended is in the index then
     if selection.task_ids:
         await _by_ids(shard, namespace, list(dict.fromkeys(selection.task_ids)), operation, tally)

@@ -49,7 +49,7 @@ async def on_live(
         CursorInvalid: the page token is not of this operation.
         Unavailable: the shard stopped: some may have been changed all the same.
     """
-    tally = Tally(dry_run=selection.dry_run)
+    tally = Tally(dry_run=selection.dry_run, by_ids=bool(selection.task_ids))
     step = _Step(shard, namespace, tally, judge, act)
     if selection.task_ids:
         await _by_ids(step, list(dict.fromkeys(selection.task_ids)))

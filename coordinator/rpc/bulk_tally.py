@@ -8,7 +8,9 @@ from typing import cast
 
 from muster.v1 import bulk_pb2, task_pb2
 
-MAX_SHOWN = 10  # tasks of a sample, and ids for each reason
+from coordinator.convert_operations import MAX_SELECTED
+
+MAX_SHOWN = 10  # tasks of a sample, and ids for each reason where a filter chose
 
 
 class Skip(Enum):
@@ -49,10 +51,12 @@ class Tally:
 
     Args:
         dry_run: nothing is changed: some of what would be is shown.
+        by_ids: the tasks were named: whoever did hears of each that is left as it is.
     """
 
-    def __init__(self, *, dry_run: bool) -> None:
+    def __init__(self, *, dry_run: bool, by_ids: bool) -> None:
         self.dry_run = dry_run
+        self._ids_shown = MAX_SELECTED if by_ids else MAX_SHOWN
         self.changes = 0
         self._progress = bulk_pb2.OperationProgress()
         self._skipped: dict[Skip, bulk_pb2.SkippedTasks] = {}
@@ -74,7 +78,7 @@ class Tally:
             number = cast("bulk_pb2.SkipReason.ValueType", reason.value)
             skipped = self._skipped[reason] = self._progress.skipped.add(reason=number, message=_MESSAGES[reason])
         skipped.count += 1
-        if len(skipped.task_ids) < MAX_SHOWN:
+        if len(skipped.task_ids) < self._ids_shown:
             skipped.task_ids.append(task_id)
 
     def progress(self, next_page_token: str = "") -> bulk_pb2.OperationProgress:

@@ -184,3 +184,11 @@ async def fail_then_wait(ctx: Context) -> None:
         raise RuntimeError("not yet")
     record("started", ctx)
     await at_gate(ctx.payload.decode())
+
+
+@agent.handler("when-mended")
+async def when_mended(ctx: Context) -> bytes:
+    """Fails until its gate opens."""
+    if not gate(ctx.payload.decode()).exists():
+        raise RuntimeError("it is broken")
+    return b"mended"

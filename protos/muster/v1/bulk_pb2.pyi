@@ -190,7 +190,7 @@ class SkippedTasks(_message.Message):
     """The reason in a sentence for a person."""
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Some of them, at most 10."""
+        """All of them where the tasks were chosen by ids, else some, at most 10."""
 
     def __init__(
         self,
