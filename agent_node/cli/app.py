@@ -11,6 +11,7 @@ from agent_node.cli import (
     limit_commands,
     namespace_commands,
     operation_commands,
+    pause_commands,
     policy_commands,
     queue_commands,
     submit_command,
@@ -68,6 +69,7 @@ def build_app() -> typer.Typer:
     dead_letter_command.register(app)
     fleet_commands.register(app)
     queue_commands.register(app)
+    pause_commands.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(limit_commands.build(), name="limits")

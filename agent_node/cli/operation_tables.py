@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from agent_node.cli.tables import local_time, new_table, short_name
+from agent_node.cli.tables import new_table, short_name
+from agent_node.cli.times import local_time
 
 
 def skipped_table(skipped: Iterable[bulk_pb2.SkippedTasks]) -> Table:

@@ -14,10 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_node.cli.tables import (
-    NONE,
     facts_table,
     failure_text,
-    local_time,
     new_table,
     priority_name,
     progress_text,
@@ -26,6 +24,7 @@ from agent_node.cli.tables import (
     short_name,
     state_text,
 )
+from agent_node.cli.times import NONE, local_time
 
 COSTS = {
     common_pb2.ATTEMPT_COST_RETRY: "costs a retry",
