@@ -6,7 +6,6 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
 
 from muster.v1 import agent_pb2, event_pb2, task_pb2
 
@@ -38,40 +37,14 @@ from coordinator.core.model import FailureKind
 from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
+from tests.sim.stories import Story
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
+from tests.support.known_pauses import KnownPauses
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
 LATE_MS = 2000  # how late a step of an age may be noticed: a slot of the timers, and the wait for a tick
-
-
-@dataclass
-class Story:
-    """What the journal says of one run of a task; what agents may still speak of is of all its runs."""
-
-    spec: object
-    created_ms: int  # its run
-    accepted_ms: int  # its first run
-    run: int = 1
-    priority: int = 0
-    holder: str = ""
-    fence: int = 0
-    fences: dict = field(default_factory=dict)  # to the checkpoint that each began with
-    accepted: set = field(default_factory=set)  # fences whose results were taken
-    attempt: int = 0
-    retries: int = 0
-    crashes: int = 0
-    undelivered: int = 0
-    checkpoint: bytes = b""
-    stored_checkpoints: set = field(default_factory=set)
-    cancelled: bool = False
-    is_pending: bool = False  # ready, and neither held, nor in backoff, nor ended
-    place: int = 0  # when it first became ready, by count; 0 before
-    ready_ms: int = 0  # likewise, by date
-    has_begun: bool = False
-    end: str = ""
-    is_told: bool = False  # it is known who must be told of its end
 
 
 class Auditor:
@@ -84,6 +57,8 @@ class Auditor:
         self.redriven_by = set()  # ids, and of which call
         self.places = 0  # how many tasks have become ready
         self.limits = KnownLimits()
+        self.pauses = KnownPauses()
+        self.policies_seen = set()  # that ever were in the journal
         self.sequence = 0
         self.epoch = 0
         self.owner = None
@@ -107,6 +82,8 @@ class Auditor:
             for _, event in commit.events:
                 if isinstance(event, PolicySet | PolicyDeleted):
                     self.limits.observe(event)
+                    self.pauses.observe(event, commit.date_ms)
+                    self.policies_seen.add(event.policy if isinstance(event, PolicySet) else event.name)
                 if isinstance(event, NamespaceEvent):
                     self._read_webhook(event)
                     evolve_beside_tasks(self.state, event, commit.date_ms)
@@ -281,6 +258,8 @@ class Auditor:
         assert story.place, "it is delayed"
         assert date_ms < self._until_ms(story), "assigned after a deadline"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
+        assert event.agent not in self.pauses.cordoned, f"{event.agent} is cordoned"
+        assert not self.pauses.hold_up(story.spec.task_type), f"{story.spec.task_id} began although its type is paused"
         held = sum(other.spec.scheduling.slots for other in self.stories.values() if other.holder == event.agent)
         assert held + story.spec.scheduling.slots <= agent.capacity, f"G3: {event.agent} is over its capacity"
         running = [other.spec for other in self.stories.values() if other.holder]
@@ -367,6 +346,11 @@ class Auditor:
             state = namespace.scheduler.state
             assert durable(state) == durable(self.state), "memory and journal tell different stories"
             assert durable_beside_tasks(state) == durable_beside_tasks(self.state), "likewise, beside tasks"
+
+    def policy_answered(self, policy):
+        """An operator was told that a policy is set: it must be in the journal, and whatever is assigned later stands behind it."""
+        self.catch_up()
+        assert policy in self.policies_seen, "G1: a policy was called set, and isn't durable"
 
     # --- what coordinators say ---
 
