@@ -42,9 +42,8 @@ def lacks_payload(record: event_pb2.TaskRecord) -> bool:
 
 
 def was_redriven_by(record: event_pb2.TaskRecord, request_id: str) -> bool:
-    """Whether the last run of an ended task began by a call with this id."""
-    began = [entry for entry in record.history if entry.kind == common_pb2.TASK_HISTORY_KIND_REDRIVEN]
-    return bool(request_id and began) and began[-1].request_id == request_id
+    """Whether a run of an ended task began by a call with this id."""
+    return bool(request_id) and any(entry.request_id == request_id for entry in record.history)
 
 
 def ended_run(record: event_pb2.TaskRecord, defaults: Callable[[str], RetryPolicy], priority: int) -> EndedRun:

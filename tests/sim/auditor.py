@@ -6,7 +6,6 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
 
 from muster.v1 import agent_pb2, event_pb2, task_pb2
 
@@ -38,6 +37,7 @@ from coordinator.core.model import FailureKind
 from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
+from tests.sim.stories import Story
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses
@@ -45,34 +45,6 @@ from tests.support.known_pauses import KnownPauses
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
 LATE_MS = 2000  # how late a step of an age may be noticed: a slot of the timers, and the wait for a tick
-
-
-@dataclass
-class Story:
-    """What the journal says of one run of a task; what agents may still speak of is of all its runs."""
-
-    spec: object
-    created_ms: int  # its run
-    accepted_ms: int  # its first run
-    run: int = 1
-    priority: int = 0
-    holder: str = ""
-    fence: int = 0
-    fences: dict = field(default_factory=dict)  # to the checkpoint that each began with
-    accepted: set = field(default_factory=set)  # fences whose results were taken
-    attempt: int = 0
-    retries: int = 0
-    crashes: int = 0
-    undelivered: int = 0
-    checkpoint: bytes = b""
-    stored_checkpoints: set = field(default_factory=set)
-    cancelled: bool = False
-    is_pending: bool = False  # ready, and neither held, nor in backoff, nor ended
-    place: int = 0  # when it first became ready, by count; 0 before
-    ready_ms: int = 0  # likewise, by date
-    has_begun: bool = False
-    end: str = ""
-    is_told: bool = False  # it is known who must be told of its end
 
 
 class Auditor:

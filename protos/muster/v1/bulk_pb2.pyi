@@ -331,7 +331,7 @@ class RedriveTasksRequest(_message.Message):
     priority: _common_pb2.Priority.ValueType
     """The priority of the new run; UNSPECIFIED keeps the task's."""
     request_id: _builtins.str
-    """Chosen by the caller for the whole operation, such as a UUID: a task whose last run began by a call with it is left as it is. So a call
+    """Chosen by the caller for the whole operation, such as a UUID: a task that a call with it has redriven is left as it is. So a call
     that is repeated because its answer was lost redrives nothing twice, however the run that it began has ended since. Up to 128 printable
     characters; empty: every call counts.
     """
