@@ -27,7 +27,7 @@ class Collector:
     """Puts tasks out of the collector's sight as they come, and back into it when most have gone.
 
     Args:
-        count: how many tasks are live, and how many were ever submitted.
+        count: how many tasks are live, and how many ever came.
     """
 
     def __init__(self, *, count: Callable[[], tuple[int, int]]) -> None:
@@ -66,7 +66,7 @@ class Collector:
 
 
 def count_tasks(shards: Sequence[Shard]) -> tuple[int, int]:
-    """How many tasks of these shards are live, waiting webhooks included, and how many were submitted since they were recovered."""
+    """How many tasks of these shards are live, waiting webhooks included, and how many came since they were recovered."""
     schedulers = [namespace.scheduler for shard in shards for namespace in shard.namespaces.values()]
     live = sum(len(one.state.tasks) + len(one.state.deliveries.pending) for one in schedulers)
-    return live, sum(one.totals.submitted for one in schedulers)
+    return live, sum(one.totals.submitted + one.totals.redriven for one in schedulers)

@@ -122,4 +122,11 @@ OPERATION_MUTATIONS = [
         "        shard.decided(namespace, now)\n        await shard.durable_write()\n",
         "        shard.decided(namespace, now)\n",
     ),
+    # Found by the state machine beside them.
+    Mutation(
+        "a type with a limit at its agent is a rival, too",
+        CORE + "preferences.py",
+        "for room in group.rooms.values())  # types",
+        "for room in (group.plain,))  # types",
+    ),
 ]

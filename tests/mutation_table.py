@@ -11,8 +11,8 @@ from tests.mutation_rows_webhooks import WEBHOOK_MUTATIONS
 MUTATIONS: list[Mutation] = [
     *CORE_MUTATIONS,
     *TIME_MUTATIONS,
-    *PAUSE_MUTATIONS,
     *OPERATION_MUTATIONS,
+    *PAUSE_MUTATIONS,
     *ENGINE_MUTATIONS,
     *WEBHOOK_MUTATIONS,
 ]

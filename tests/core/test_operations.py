@@ -271,6 +271,8 @@ class TestRedrive:
         world.advance(3600)
         task = world.redrive("a")
         assert (task.created_ms, task.run_created_ms) == (FIRST_DATE_MS, world.date_ms)
+        then, before = walked(world, meanwhile=lambda: None)
+        assert then == before
         world.advance(4.9)
         world.crash()
         assert world.task("a").state is TaskState.PENDING

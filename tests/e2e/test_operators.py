@@ -194,6 +194,34 @@ async def hold_by_limits(load: Load, client: Client) -> None:
         await client.delete_policies([policy_pb2.PolicyName(kind=kind, key=key) for kind, key in names])
 
 
+async def hold_by_pauses(load: Load, client: Client, deployment: Deployment) -> None:
+    """A type that is paused and resumed, and an agent that is cordoned and uncordoned."""
+    async with load.going_on("pause"):
+        await client.pause("recorded-digest", reason="being mended")
+        held = await load.submit(client, (TaskRequest("recorded-digest", b"held") for _ in range(100)))
+        assert len(await ids(client, "task_type = recorded-digest AND state = PENDING")) == 100
+    assert not deployment.recorded("executed")
+    async with load.going_on("resume"):
+        assert await client.resume("recorded-digest")
+        for handle in held:
+            await handle.result(WITHIN_S)
+
+    async def running_on_b() -> int:
+        return sum(agent.running for agent in await client.agents() if agent.agent_name == "b")
+
+    async with load.going_on("cordon"):
+        await client.cordon("b")
+
+        async def idle() -> bool:
+            return await running_on_b() == 0
+
+        await eventually(idle, within_s=WITHIN_S, message="the cordoned agent to finish what it had")
+    assert await running_on_b() == 0, "dispatch has gone on without it"
+    async with load.going_on("uncordon"):
+        assert await client.uncordon("b")
+        await eventually(running_on_b, within_s=WITHIN_S, message="the agent to have work again")
+
+
 async def tell(load: Load, client: Client) -> None:
     """A webhook of a type, set and deleted."""
     async with receiving(answers()) as receiver, load.going_on("webhooks"):
@@ -227,6 +255,7 @@ async def test_every_action_works_beside_dispatch_at_full_speed(children: Childr
                 await mend_dead_letters(load, client, deployment)
                 purged = await purge(load, client)
                 await hold_by_limits(load, client)
+                await hold_by_pauses(load, client, deployment)
                 await tell(load, client)
                 took_s = loop.time() - begin_s
                 meanwhile = (load.results - begun) / took_s

@@ -38,7 +38,7 @@ from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
 from tests.sim.passing import PASSING, PassingAuditor
-from tests.sim.story import Story
+from tests.sim.stories import Story
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses

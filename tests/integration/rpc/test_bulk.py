@@ -1,5 +1,7 @@
 """Operations on many tasks over gRPC: what each does, by ids and by filter, in steps, dry and for real; and what bad requests get."""
 
+import asyncio
+
 import grpc
 import pytest
 from muster.v1 import admin_pb2, bulk_pb2, common_pb2, policy_pb2, task_pb2
@@ -219,6 +221,24 @@ class TestRedrive:
         assert (await redrive(muster, chosen(all=True), request_id="first"))[:3] == (1, 0, {"ALREADY_REDRIVEN": 1})
         assert (await redrive(muster, chosen("t"), request_id="second"))[:2] == (1, 1)
         assert (await muster.get("t")).run == 3
+
+    async def test_two_calls_at_once_redrive_it_once(self, muster, monkeypatch):
+        """Both have read its record when the first of them decides."""
+        await failed(muster, "t")
+        read, readers, both = bulk_ended._read, [], asyncio.Event()
+
+        async def read_together(*arguments):
+            records = await read(*arguments)
+            readers.append(records)
+            if len(readers) == 2:
+                both.set()
+            await both.wait()
+            return records
+
+        monkeypatch.setattr(bulk_ended, "_read", read_together)
+        outcomes = await asyncio.gather(redrive(muster, chosen("t")), redrive(muster, chosen("t")))
+        assert sorted(outcome[:3] for outcome in outcomes) == [(1, 0, {"CHANGED": 1}), (1, 1, {})]
+        assert (await muster.get("t")).run == 2
 
     async def test_a_request_id_is_a_name(self, muster):
         assert (await refusal(redrive(muster, chosen("t"), request_id="x" * 129))).fields == ["request_id"]

@@ -1,4 +1,4 @@
-"""What is known of one run of a task."""
+"""What the journal of a simulation says of each task, as its auditor remembers it."""
 
 from dataclasses import dataclass, field
 
