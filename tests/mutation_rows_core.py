@@ -119,8 +119,22 @@ CORE_MUTATIONS = [
         "self.backoffs.get(task.number)",
     ),
     Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
-    Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
-    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
+    Mutation(
+        "who leaves a queue is the one meant",
+        CORE + "ordered_tasks.py",
+        "if at == len(chunk) or chunk[at] is not task:",
+        "if at == len(chunk):",
+    ),
+    Mutation("chunks of a queue stay small", CORE + "ordered_tasks.py", "if len(chunk) > CHUNK:", "if False:"),
+    Mutation(
+        "empty chunks go", CORE + "ordered_tasks.py", "if not chunk:  # not the front: the task would have been its first", "if False:"
+    ),
+    Mutation(
+        "a queue at rest forgets its last task",
+        CORE + "fifo.py",
+        "        self._tasks.remove(task)\n        self.live -= 1\n        if not self.live:\n",
+        "        self._tasks.remove(task)\n        self.live -= 1\n        if False:\n",
+    ),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
     Mutation(

@@ -115,7 +115,7 @@ class Lane(Line):
         key = spec.scheduling.fairness_key
         fifo = self._fifos[key, spec.priority] if key else self._keyless[spec.priority]
         if fifo is not None:  # the task is in it
-            fifo.forget()
+            fifo.forget(task)
             if not fifo.live and (fifo.key or fifo is not self._only):
                 self._ends(fifo)
 
