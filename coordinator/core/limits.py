@@ -235,10 +235,12 @@ class Limits:
 
     def postpone(self, since_ms: int, date_ms: int) -> None:
         """What began at `since_ms` or later was held up by an outage until `date_ms`: it counts as if it began then."""
-        self.rates.postpone(since_ms, date_ms)
-        for limiter in (*self.rate_keys.values(), *self.type_rates.values()):
-            if limiter.open:  # the others look for themselves when their dates come
-                limiter.refresh(date_ms)
+        keys, types = self.rates.postpone(since_ms, date_ms)
+        for registry, postponed in ((self.rate_keys, keys), (self.type_rates, types)):
+            for key in postponed:
+                limiter = registry.get(key)
+                if limiter is not None and limiter.open:  # the others look for themselves when their dates come
+                    limiter.refresh(date_ms)
 
     def is_named(self, task_type: str) -> bool:
         """Whether some policy names a task type."""

@@ -236,8 +236,26 @@ def test_lanes_that_are_empty_are_swept():
         lane = add(queue, task(place, task_type=f"type{place}"))
         assert lane.head() is not None
         lane.pop()
-    assert len(queue.lanes) <= 64
+    assert len(queue.lanes) <= 66
     assert len(opened) - len(closed) == len(queue.lanes)
+
+
+def test_no_lane_that_comes_sweeps_more_than_some():
+    closed = []
+    queue = queue_of([], closed)
+    lanes = [add(queue, task(place, task_type=f"type{place}")) for place in range(1, 5001)]
+    for lane in lanes:
+        lane.rank()
+        lane.pop()
+    for place in range(5001, 6001):
+        before = len(closed)
+        add(queue, task(place, task_type=f"type{place}"))
+        assert len(closed) - before <= 32
+    for place in range(6001, 16_001):
+        lane = add(queue, task(place, task_type=f"type{place}"))
+        lane.rank()
+        lane.pop()
+    assert len(queue.lanes) < 2500, "those that wait, and the empty ones that came since the last round"
 
 
 def test_a_returned_task_leads_although_an_ended_one_was_before_it():

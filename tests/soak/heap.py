@@ -3,6 +3,9 @@
 import ctypes
 import sys
 
+BLOCKS, USED, UNUSED = "python blocks", "malloc used", "malloc unused"
+HELD = frozenset({BLOCKS, USED, UNUSED})
+
 
 class _MallInfo(ctypes.Structure):
     """glibc's `struct mallinfo2`."""
@@ -26,8 +29,8 @@ _MALLINFO = _mallinfo()
 
 def heap() -> dict[str, int]:
     """What is held: Python's small objects, which are exact; and in bytes, what malloc has given out, and what it keeps unused."""
-    held = {"python blocks": sys.getallocatedblocks()}
+    held = {BLOCKS: sys.getallocatedblocks()}
     if _MALLINFO is not None:
         info = _MALLINFO()
-        held |= {"malloc used": info.uordblks + info.hblkhd, "malloc unused": info.fordblks}
+        held |= {USED: info.uordblks + info.hblkhd, UNUSED: info.fordblks}
     return held
