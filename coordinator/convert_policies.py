@@ -5,12 +5,15 @@ from typing import assert_never, cast
 from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2, policy_pb2
 
-from coordinator import convert, convert_limits, convert_webhooks
+from coordinator import convert, convert_limits, convert_pauses, convert_webhooks
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, RetryPolicy
+from coordinator.core.pauses import end_of
 from coordinator.core.policies import (
     ConcurrencyLimitPolicy,
+    CordonPolicy,
     NamespaceLimitsPolicy,
+    PausePolicy,
     Policy,
     PolicyKind,
     PolicyName,
@@ -59,6 +62,10 @@ def policy_in(message: policy_pb2.Policy, field: str, rules: WebhookRules = PUBL
                     f"{field}.retry_defaults.retry_policy sets nothing: give at least one of its fields",
                     field=f"{field}.retry_defaults.retry_policy",
                 )
+        case "pause":
+            convert_pauses.check_pause(message.pause, f"{field}.pause")
+        case "cordon":
+            convert_pauses.check_cordon(message.cordon, f"{field}.cordon")
         case "concurrency_limit":
             convert_limits.check_concurrency_limit(message.concurrency_limit, f"{field}.concurrency_limit")
         case "rate_limit":
@@ -83,6 +90,10 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
             return _limits_in(message.namespace_limits, "namespace_limits")
         case "retry_defaults":
             return _retry_defaults_stored(message.retry_defaults)
+        case "pause":
+            return convert_pauses.pause_stored(message.pause)
+        case "cordon":
+            return convert_pauses.cordon_stored(message.cordon)
         case "concurrency_limit":
             return convert_limits.concurrency_limit_stored(message.concurrency_limit)
         case "rate_limit":
@@ -131,6 +142,10 @@ def policy_out(policy: Policy) -> policy_pb2.Policy:
             return policy_pb2.Policy(namespace_limits=limits)
         case RetryDefaultsPolicy():
             return policy_pb2.Policy(retry_defaults=_retry_defaults_out(policy))
+        case PausePolicy():
+            return policy_pb2.Policy(pause=convert_pauses.pause_out(policy))
+        case CordonPolicy():
+            return policy_pb2.Policy(cordon=convert_pauses.cordon_out(policy))
         case ConcurrencyLimitPolicy():
             return policy_pb2.Policy(concurrency_limit=convert_limits.concurrency_limit_out(policy))
         case RateLimitPolicy():
@@ -170,9 +185,11 @@ def _retry_defaults_out(policy: RetryDefaultsPolicy) -> policy_pb2.RetryDefaults
 
 
 def standing_out(standing: StandingPolicy) -> policy_pb2.Policy:
-    """A policy that holds, as a snapshot has it, with the date since when it does."""
+    """A policy that holds, as a snapshot has it, with the date since when it does, and until when if it ends."""
     message = policy_out(standing.policy)
     message.set_time.CopyFrom(convert.timestamp(standing.set_ms))
+    if end_ms := end_of(standing):
+        message.pause.end_time.CopyFrom(convert.timestamp(end_ms))
     return message
 
 

@@ -9,6 +9,7 @@ from agent_node.cli import (
     fleet_commands,
     limit_commands,
     namespace_commands,
+    pause_commands,
     policy_commands,
     queue_commands,
     submit_command,
@@ -64,6 +65,7 @@ def build_app() -> typer.Typer:
     task_commands.register(app)
     fleet_commands.register(app)
     queue_commands.register(app)
+    pause_commands.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(limit_commands.build(), name="limits")

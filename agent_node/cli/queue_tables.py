@@ -2,25 +2,35 @@
 
 from collections.abc import Iterable
 
-from muster.v1 import admin_pb2
+from muster.v1 import admin_pb2, policy_pb2
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from agent_node.cli.tables import NONE, duration_text, facts_table, local_time, new_table, priority_name
+from agent_node.cli.pause_cells import held_line
+from agent_node.cli.tables import duration_text, facts_table, new_table, priority_name
+from agent_node.cli.times import NONE, local_time
 
 BARS = " ▁▂▃▄▅▆▇█"
 MINUTES = 60
 
 
 def queue_report(
-    stats: admin_pb2.GetQueueStatsResponse, history: admin_pb2.GetQueueHistoryResponse, *, task_type: str = "", most_rows: int | None = None
+    stats: admin_pb2.GetQueueStatsResponse,
+    history: admin_pb2.GetQueueHistoryResponse,
+    *,
+    pauses: Iterable[policy_pb2.Policy] = (),
+    cordons: Iterable[policy_pb2.Policy] = (),
+    task_type: str = "",
+    most_rows: int | None = None,
 ) -> Group:
     """The totals with a line of the last hour, and a table of the queues, the busiest first.
 
     Args:
         stats: what waits and runs.
         history: what has happened.
+        pauses: what is paused.
+        cordons: which agents get nothing new.
         task_type: of this type alone, if it is given.
         most_rows: of the table; None for all.
     """
@@ -29,6 +39,8 @@ def queue_report(
         [
             ("counted", f"since {local_time(history.since_time)}"),
             ("now", f"{stats.pending} pending, {stats.running} running, {stats.retrying} retrying" if not task_type else ""),
+            ("paused", Text(held_line(pauses), "yellow")),
+            ("cordoned", Text(held_line(cordons), "yellow")),
             ("last minute", _in_words(total.minute)),
             ("last 5 minutes", _in_words(total.five_minutes)),
             ("last hour", _in_words(total.hour)),

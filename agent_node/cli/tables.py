@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from agent_node.cli.limit_cells import concurrency_cells, rate_cells
+from agent_node.cli.pause_cells import cordon_cells, pause_cells
 from agent_node.cli.payloads import payload_text
-
-NONE = "–"
+from agent_node.cli.times import NONE, local_time
 
 STATE_STYLES = {
     common_pb2.TASK_STATE_PENDING: "blue",
@@ -29,6 +29,7 @@ AGENT_STYLES = {
     agent_pb2.AGENT_STATE_CONNECTED: "green",
     agent_pb2.AGENT_STATE_DISCONNECTED: "bold red",
     agent_pb2.AGENT_STATE_DRAINING: "yellow",
+    agent_pb2.AGENT_STATE_CORDONED: "yellow",
 }
 CANCEL_STYLES = {
     task_pb2.CANCEL_VERDICT_CANCELLED: "green",
@@ -51,13 +52,6 @@ def state_text(state: common_pb2.TaskState.ValueType) -> Text:
 def priority_name(priority: common_pb2.Priority.ValueType) -> str:
     """A priority's name, in lower case."""
     return short_name(common_pb2.Priority.Name(priority), "PRIORITY_")
-
-
-def local_time(timestamp: Timestamp) -> str:
-    """A timestamp in the time zone of whoever reads, to the second; a dash when it isn't set."""
-    if not timestamp.ByteSize():
-        return NONE
-    return timestamp.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def seconds_between(start: Timestamp, end: Timestamp) -> float | None:
@@ -233,6 +227,8 @@ def agents_table(agents: Iterable[agent_pb2.AgentInfo]) -> Table:
     table = new_table("agent", "state", "load", "can run", "labels", "since", "lag", "sdk")
     for agent in agents:
         state = short_name(agent_pb2.AgentState.Name(agent.state), "AGENT_STATE_")
+        if agent.cordon_reason and agent.state == agent_pb2.AGENT_STATE_CORDONED:
+            state += f" ({agent.cordon_reason})"
         table.add_row(
             Text(agent.agent_name),
             Text(state, AGENT_STYLES.get(agent.state, "")),
@@ -252,13 +248,17 @@ def statistics(
     """A coordinator at a glance: itself, its totals, and its queues."""
     live = stats.pending + stats.running + stats.retrying
     connected = sum(agent.state == agent_pb2.AGENT_STATE_CONNECTED for agent in load.agents)
+    cordoned = sum(agent.state == agent_pb2.AGENT_STATE_CORDONED for agent in load.agents)
     store = Text(about.store) if about.store_available else Text(f"{about.store} (not answering)", "bold red")
     facts = facts_table(
         [
             ("coordinator", f"{about.version}, since {local_time(about.start_time)}"),
             ("store", store),
             ("durability", Text(about.durability)),
-            ("agents", f"{connected} connected, {load.running} of {load.capacity} slots in use"),
+            (
+                "agents",
+                f"{connected} connected, {f'{cordoned} cordoned, ' if cordoned else ''}{load.running} of {load.capacity} slots in use",
+            ),
             ("live tasks", f"{live} of {stats.max_live_tasks}" if stats.max_live_tasks else str(live)),
             ("now", f"{stats.pending} pending, {stats.running} running, {stats.retrying} retrying, {stats.retained} ended and kept"),
             *(
@@ -330,6 +330,8 @@ POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] =
     "weight": lambda policy: (policy.weight.fairness_key, f"weight {policy.weight.weight:g}"),
     "namespace_limits": lambda policy: (NONE, limits_text(policy.namespace_limits)),
     "retry_defaults": lambda policy: (policy.retry_defaults.task_type, _retries(policy.retry_defaults.retry_policy)),
+    "pause": pause_cells,
+    "cordon": cordon_cells,
     "concurrency_limit": concurrency_cells,
     "rate_limit": rate_cells,
     "webhook": lambda policy: (policy.webhook.task_type, _webhook_rule(policy.webhook)),

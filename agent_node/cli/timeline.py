@@ -12,18 +12,8 @@ from muster.v1 import common_pb2, task_pb2
 from rich.console import Group
 from rich.text import Text
 
-from agent_node.cli.tables import (
-    NONE,
-    facts_table,
-    failure_text,
-    local_time,
-    new_table,
-    progress_text,
-    seconds_between,
-    seconds_text,
-    short_name,
-    state_text,
-)
+from agent_node.cli.tables import facts_table, failure_text, new_table, progress_text, seconds_between, seconds_text, short_name, state_text
+from agent_node.cli.times import NONE, local_time
 
 COSTS = {
     common_pb2.ATTEMPT_COST_RETRY: "costs a retry",

@@ -35,6 +35,7 @@ from muster.v1.agent_pb2_grpc import AgentServiceStub
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.paged import PagedRequest, PagedResponse
+from agent_node.client.pauses import cordon_name, cordon_policy, pause_name, pause_policy
 from agent_node.connection import duration
 
 _Request = TypeVar("_Request")
@@ -100,6 +101,24 @@ class BlockingFleetCalls(ABC):
         """The namespace's policies, by kind and key; those of one kind, if it is given."""
         request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
         return [one for page in self._pages(self._admin.ListPolicies, request) for one in page.policies]
+
+    def pause(self, task_type: str, *, reason: str = "", for_s: float | None = None) -> Policy:
+        """Has nothing of a task type assigned until it is resumed; "" is the whole namespace; see `Client.pause`."""
+        [standing] = self.set_policies([pause_policy(task_type, reason, for_s)])
+        return standing
+
+    def resume(self, task_type: str) -> bool:
+        """Lifts a pause. Returns whether there was one; see `Client.resume`."""
+        return bool(self.delete_policies([pause_name(task_type)]))
+
+    def cordon(self, agent_name: str, *, reason: str = "") -> Policy:
+        """Has an agent given nothing new until it is uncordoned; see `Client.cordon`."""
+        [standing] = self.set_policies([cordon_policy(agent_name, reason)])
+        return standing
+
+    def uncordon(self, agent_name: str) -> bool:
+        """Lets an agent get new work again. Returns whether it was cordoned."""
+        return bool(self.delete_policies([cordon_name(agent_name)]))
 
     def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
         """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""

@@ -35,6 +35,7 @@ from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.paged import PagedRequest, PagedResponse
+from agent_node.client.pauses import cordon_name, cordon_policy, pause_name, pause_policy
 from agent_node.client.stream import SessionStream
 from agent_node.connection import duration, from_rpc_error
 
@@ -170,6 +171,45 @@ class FleetCalls(ABC):
         """The namespace's policies, by kind and key; those of one kind, if it is given."""
         request = ListPoliciesRequest(kind=kind or 0, page_size=1000)  # type: ignore[arg-type]  # 0 is every kind
         return [one async for page in self._pages(self._live.admin.ListPolicies, request) for one in page.policies]
+
+    async def pause(self, task_type: str, *, reason: str = "", for_s: float | None = None) -> Policy:
+        """Has nothing of a task type assigned until it is resumed. Tasks are accepted all the same, and what runs goes on.
+
+        Args:
+            task_type: a name, or a prefix that ends in "*"; "" is the whole namespace.
+            reason: shown to whoever asks why a task waits; at most 256 characters.
+            for_s: seconds after which the pause ends by itself; None has no end.
+
+        Raises:
+            RefusedError: one of them isn't right.
+        """
+        [standing] = await self.set_policies([pause_policy(task_type, reason, for_s)])
+        return standing
+
+    async def resume(self, task_type: str) -> bool:
+        """Lifts a pause. Returns whether there was one.
+
+        Args:
+            task_type: as it was given to `pause`. Other pauses that name the type hold on.
+        """
+        return bool(await self.delete_policies([pause_name(task_type)]))
+
+    async def cordon(self, agent_name: str, *, reason: str = "") -> Policy:
+        """Has an agent given nothing new until it is uncordoned. It finishes what it runs, and stays connected.
+
+        Args:
+            agent_name: the agent; one that isn't connected is cordoned when it comes.
+            reason: shown beside the agent; at most 256 characters.
+
+        Raises:
+            RefusedError: one of them isn't right.
+        """
+        [standing] = await self.set_policies([cordon_policy(agent_name, reason)])
+        return standing
+
+    async def uncordon(self, agent_name: str) -> bool:
+        """Lets an agent get new work again. Returns whether it was cordoned."""
+        return bool(await self.delete_policies([cordon_name(agent_name)]))
 
     async def webhook_deliveries(
         self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100

@@ -8,6 +8,8 @@ from itertools import islice
 from coordinator.core.limits import ConcurrencyLimiter, RateLimiter
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import WAITING, Needs, Priority, Task
+from coordinator.core.pauses import cordon_of, end_of
+from coordinator.core.policies import PausePolicy, StandingPolicy
 from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
 
@@ -28,6 +30,7 @@ class WaitKind(Enum):
     DELAYED = 7
     CONCURRENCY_LIMIT = 8
     RATE_LIMIT = 9
+    PAUSED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class RuledOut(Enum):
     TOO_SMALL = 8  # for the slots that the task takes
     AT_TYPE_LIMIT = 9
     RESERVED = 10  # for a task that takes more slots
+    CORDONED = 11
 
 
 Reasons = list[tuple[RuledOut, str]]
@@ -63,7 +67,7 @@ def needs_of(task: Task) -> Needs:
     return Needs(needs) if isinstance(needs, str) else needs
 
 
-def ruled_out(agent: Agent, needs: Needs) -> Reasons:
+def ruled_out(agent: Agent, needs: Needs, cordon_reason: str = "") -> Reasons:
     """Everything that keeps an agent from taking a task with such needs now; empty exactly when placement could choose it."""
     reasons: Reasons = []
     if agent.status is AgentStatus.DISCONNECTED:
@@ -71,6 +75,8 @@ def ruled_out(agent: Agent, needs: Needs) -> Reasons:
         return reasons
     if agent.status is AgentStatus.DRAINING:
         reasons.append((RuledOut.DRAINING, "it is draining"))
+    elif agent.status is AgentStatus.CORDONED:
+        reasons.append((RuledOut.CORDONED, f"it is cordoned{because(cordon_reason)}"))
     reasons += _unfit(agent, needs)
     if agent.status is AgentStatus.CONNECTED:
         reasons += _busy(agent, needs)
@@ -116,6 +122,8 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
         return WaitReason(WaitKind.DELAYED, what, task.ready_at_ms)
     if task.number in scheduler.backoffs:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
+    if (pause := scheduler.pauses.of(task.spec.task_type)) is not None:
+        return _paused(pause)
     needs = needs_of(task)
     groups = scheduler.load.capable(needs)
     if not any(agent.capacity >= needs.slots for group in groups for agent in group.agents.values()):
@@ -127,11 +135,26 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     if lane is not None and any(room.least_loaded() is not None for room in lane.rooms):
         return WaitReason(WaitKind.QUEUED, "tasks ahead of it are being taken")
     offer = _named(needs)
-    if all(agent.status is AgentStatus.DRAINING for group in groups for agent in group.agents.values()):
-        return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is draining")
+    if all(agent.status is not AgentStatus.CONNECTED for group in groups for agent in group.agents.values()):
+        how = sorted({agent.status.name.lower() for group in groups for agent in group.agents.values()}, reverse=True)
+        return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is {' or '.join(how)}")
     count = sum(len(group.agents) for group in groups)
     turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
     return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {offer} are full{turn}")
+
+
+def _paused(standing: StandingPolicy) -> WaitReason:
+    """Which pause holds a task up, why, and until when."""
+    policy = standing.policy
+    if not isinstance(policy, PausePolicy):
+        raise TypeError(f"{policy} is no pause")
+    what = f"task type {policy.task_type}" if policy.task_type else "the namespace"
+    return WaitReason(WaitKind.PAUSED, f"{what} is paused{because(policy.reason)}", end_of(standing))
+
+
+def because(reason: str) -> str:
+    """What an operator gave as a reason, behind a statement."""
+    return f": {reason}" if reason else ""
 
 
 def _held_up(scheduler: Scheduler, limiter: Limiter) -> WaitReason:
@@ -208,7 +231,10 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     known = {agent.name for agent in capable}
     others = (agent for agent in scheduler.load.agents.values() if agent.name not in known)
     considered = [*capable[:MAX_AGENTS], *islice(others, max(0, MAX_AGENTS - len(capable)))]
-    agents = [(agent, ruled_out(agent, needs)) for agent in considered]
+    agents = []
+    for agent in considered:
+        cordon = cordon_of(scheduler, agent.name)
+        agents.append((agent, ruled_out(agent, needs, cordon.reason if cordon is not None else "")))
     ahead = _ahead(scheduler, task) if reason.kind not in (WaitKind.BACKOFF, WaitKind.DELAYED) else 0
     summary = f"It waits because {reason.message}."
     level = scheduler.ages.level(task) if task.place else task.spec.priority

@@ -4,7 +4,8 @@ from collections import Counter
 
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
-from coordinator.core.policies import PolicyKind
+from coordinator.core.pauses import end_of
+from coordinator.core.policies import PolicyKind, PolicyName
 from coordinator.core.pools import Limiter
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.timing import NEVER_MS, queue_until_ms, until_ms
@@ -48,6 +49,7 @@ def check(scheduler: Scheduler) -> None:
     _hold(state.retrying == sum(task.state is TaskState.RETRYING for task in state.tasks.values()), "RETRYING tasks are counted wrongly")
     _check_index(scheduler)
     _check_statistics(scheduler)
+    _check_pauses(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -65,6 +67,20 @@ def check(scheduler: Scheduler) -> None:
     _check_shares(scheduler)
     _check_limits(scheduler)
     _check_webhooks(scheduler)
+
+
+def _check_pauses(scheduler: Scheduler) -> None:
+    """What is paused is found by nobody, all else by all that can take it, and who is cordoned takes nothing."""
+    pauses, policies = scheduler.pauses, scheduler.state.policies
+    for lane in scheduler.ready.lanes.values():
+        finders = [] if pauses.names(lane.task_type) else [group.room_for(lane.needs) for group in scheduler.load.capable(lane.needs)]
+        _hold(set(lane.rooms) == set(finders), f"lane {lane.needs} is found by {len(lane.rooms)} rooms, and should be by {len(finders)}")
+    _hold(pauses.everything is policies.get(PolicyName(PolicyKind.PAUSE, "")), "the namespace's pause isn't its policy")
+    ends = [end_ms for name, standing in policies.items() if name.kind is PolicyKind.PAUSE and (end_ms := end_of(standing))]
+    _hold(not ends or (pauses.next_end_ms or NEVER_MS) <= min(ends), "a pause will not end")
+    for agent in scheduler.load.agents.values():
+        cordoned = PolicyName(PolicyKind.CORDON, agent.name) in policies
+        _hold(agent.status is not (AgentStatus.CONNECTED if cordoned else AgentStatus.CORDONED), f"{agent} isn't as its cordon is")
 
 
 def _check_webhooks(scheduler: Scheduler) -> None:
@@ -155,6 +171,8 @@ def _check_limits(scheduler: Scheduler) -> None:
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
     for lane in scheduler.ready.lanes.values():
+        if scheduler.pauses.of(lane.task_type) is not None:
+            continue
         if not any(fifo.line not in scheduler.postponed and (fifo.group is None or fifo.group.blocker() is None) for fifo in lane.fifos()):
             continue
         for agent in scheduler.load.agents.values():

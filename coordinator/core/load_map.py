@@ -5,7 +5,7 @@ The attempts in it follow from the state; sessions, limits and signs of life are
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from itertools import count
 
@@ -31,6 +31,7 @@ class AgentStatus(Enum):
     CONNECTED = 1
     DISCONNECTED = 2  # its stream is gone; its grace or its leases still run
     DRAINING = 3  # connected, and takes nothing new
+    CORDONED = 4  # likewise, because an operator said so: it stays
 
 
 class Agent:
@@ -280,10 +281,12 @@ class LoadMap:
 
     Args:
         pools: of limited tasks: they follow the lanes.
+        is_paused: whether nobody may find a type's lanes.
     """
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Pools, *, is_paused: Callable[[str], bool] = lambda _: False) -> None:
         self.pools = pools
+        self._is_paused = is_paused
         self.agents: dict[str, Agent] = {}
         self.by_session: dict[str, Agent] = {}
         self._classes: dict[Facts, AgentClass] = {}
@@ -307,8 +310,9 @@ class LoadMap:
     def open(self, lane: Lane) -> None:
         """A lane has come to be: those who can take from it must know it."""
         self._lanes.setdefault(lane.task_type, {})[lane] = None
-        for group in self.capable(lane.needs):
-            group.link(lane)
+        if not self._is_paused(lane.task_type):
+            for group in self.capable(lane.needs):
+                group.link(lane)
 
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
@@ -329,6 +333,30 @@ class LoadMap:
         """The lanes of a type."""
         yield from self._lanes.get(task_type, ())
 
+    def lane_types(self) -> Collection[str]:
+        """The types that have lanes."""
+        return self._lanes.keys()
+
+    def rooms(self) -> Iterator[Room]:
+        """All rooms of all classes."""
+        for group in self._classes.values():
+            yield from group.rooms.values()
+
+    def park(self, task_type: str) -> None:
+        """A type is paused: nobody finds its lanes any more."""
+        lanes = list(self.lanes_of(task_type))
+        for lane in lanes:
+            for room in list(lane.rooms):
+                room.group.unlink(lane)
+        self.pools.follow(lanes)
+
+    def unpark(self, task_type: str) -> Collection[Room]:
+        """A type isn't paused any more: who can take from its lanes finds them again. Answers their rooms."""
+        lanes = list(self.lanes_of(task_type))
+        rooms = {group.link(lane): None for lane in lanes for group in self.capable(lane.needs)}
+        self.pools.follow(lanes)
+        return rooms.keys()
+
     def agent(self, name: str) -> Agent:
         """The agent of that name, made if need be."""
         agent = self.agents.get(name)
@@ -345,7 +373,8 @@ class LoadMap:
             linked = []
             for task_type in group.capabilities:
                 self._offering.setdefault(task_type, {})[group] = None
-                linked += [(lane, group.link(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+                if not self._is_paused(task_type):
+                    linked += [(lane, group.link(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
             self.pools.regroup(linked, linked=True)
         if agent.group is not group:
             self.leave(agent)
@@ -369,7 +398,8 @@ class LoadMap:
                 del offering[group]
                 if not offering:
                     del self._offering[task_type]
-                unlinked += [(lane, group.unlink(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+                if not self._is_paused(task_type):
+                    unlinked += [(lane, group.unlink(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
             self.pools.regroup(unlinked, linked=False)
 
     def remove(self, agent: Agent) -> None:

@@ -57,6 +57,12 @@ class Patterns(Generic[T]):
                 return value
         return None
 
+    def matches(self, key: str) -> Iterator[T]:
+        """The values of all patterns that match a key; the same one twice, where a key is a pattern."""
+        for pattern in (key, *(f"{key[:length]}*" for length in self._lengths if length <= len(key))):
+            if pattern in self._values:
+                yield self._values[pattern]
+
     def values(self) -> Iterator[T]:
         """All values."""
         yield from self._values.values()

@@ -14,6 +14,7 @@ from coordinator.core.lazy_heap import FIRST, Rank
 from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, Room
 from coordinator.core.model import PLAIN, UNTIMED, Attempt, Now, Task, next_fence
+from coordinator.core.pauses import hold_all
 from coordinator.core.preferences import let_go, prefer, review
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.statistics import BUCKETS, TABLE_MS, bucket_of
@@ -24,7 +25,10 @@ MAX_OVERDUE = 500  # tasks that one turn fails because they come up after their 
 
 
 def place(scheduler: Scheduler, now: Now) -> None:
-    """Assigns until no ready task has a free, capable agent."""
+    """Assigns until no ready task has a free, capable agent; nothing while the namespace is paused."""
+    if scheduler.pauses.everything is not None:
+        hold_all(scheduler)
+        return
     while scheduler.awake:
         awake = list(scheduler.awake)
         scheduler.awake.clear()

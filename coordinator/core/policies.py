@@ -26,6 +26,8 @@ class PolicyKind(IntEnum):
 
     WEIGHT = 1
     RETRY_DEFAULTS = 2
+    PAUSE = 3
+    CORDON = 4
     CONCURRENCY_LIMIT = 5
     RATE_LIMIT = 6
     NAMESPACE_LIMITS = 7
@@ -99,6 +101,33 @@ class RetryDefaultsPolicy:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PausePolicy:
+    """Nothing of a task type is assigned, until the policy is deleted or has held for so long."""
+
+    task_type: str  # a name, or a prefix and `*`; empty is the whole namespace
+    reason: str = ""
+    for_ms: int = 0  # from when it was set; 0 has no end
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.PAUSE, self.task_type)
+
+
+@dataclass(frozen=True, slots=True)
+class CordonPolicy:
+    """An agent is given nothing new, connected now or not, until the policy is deleted."""
+
+    agent: str
+    reason: str = ""
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.CORDON, self.agent)
+
+
 TYPE_KEY = "task_type="
 """How the key of a limit of a task type begins, to tell it from a limit of a concurrency or rate key."""
 
@@ -169,7 +198,16 @@ class WebhookPolicy:
         return f"<WebhookPolicy {self.task_type!r} with {len(self.secrets)} secrets>"
 
 
-Policy = WeightPolicy | RetryDefaultsPolicy | ConcurrencyLimitPolicy | RateLimitPolicy | NamespaceLimitsPolicy | WebhookPolicy
+Policy = (
+    WeightPolicy
+    | RetryDefaultsPolicy
+    | PausePolicy
+    | CordonPolicy
+    | ConcurrencyLimitPolicy
+    | RateLimitPolicy
+    | NamespaceLimitsPolicy
+    | WebhookPolicy
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,6 +298,27 @@ class Pools:
                 for lane in those:
                     self._move(lane, pool, rooms)
 
+    def follow(self, lanes: Iterable[Lane]) -> None:
+        """All rooms of lanes have been linked, or unlinked: their limited tasks go to the pools of the rooms that they have now."""
+        moved: dict[Pool, dict[frozenset[Room], list[Lane]]] = {}
+        for lane in lanes:
+            if lane.pool is not None and lane.pool.rooms.keys() != lane.rooms.keys():
+                moved.setdefault(lane.pool, {}).setdefault(frozenset(lane.rooms), []).append(lane)
+        for pool, ways in moved.items():
+            *smaller, (rooms, those) = sorted(ways.items(), key=lambda way: sum(len(lane.limited) for lane in way[1]))
+            for other_rooms, others in smaller:
+                for lane in others:
+                    self._move(lane, pool, other_rooms)
+            stay = _fewer_others(pool, those)
+            if stay is None:
+                for lane in those:
+                    self._move(lane, pool, rooms)
+                continue
+            before = frozenset(pool.rooms)
+            self._change(pool, rooms)  # however much waits in it
+            for lane in stay:
+                self._move(lane, pool, before)
+
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
         pool = lane.pool
@@ -346,3 +367,16 @@ class Pools:
             pool.rooms[room] = None
             pool.takers.tell(room)
             room.lanes.tell(pool)
+
+
+def _fewer_others(pool: Pool, lanes: Sequence[Lane]) -> list[Lane] | None:
+    """The other lanes of a pool, if they have fewer queues than these; else None, without a look at all of them."""
+    going, ahead = set(lanes), sum(1 + len(lane.limited) for lane in lanes)
+    others: list[Lane] = []
+    for lane in pool.lanes:
+        if lane not in going:
+            ahead -= 1 + len(lane.limited)
+            if ahead <= 0:
+                return None
+            others.append(lane)
+    return others

@@ -17,6 +17,7 @@ from coordinator.core.limits import Limits, follow
 from coordinator.core.line import Line
 from coordinator.core.load_map import Agent, LoadMap, Room
 from coordinator.core.model import ENDED, INFINITY, PLAIN, UNTIMED, WAITING, Attempt, Now, RetryPolicy, Settings, Task, TaskState
+from coordinator.core.pauses import Pauses, follow_cordon, follow_pause
 from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, WeightPolicy, limits_of
 from coordinator.core.pools import Pools
 from coordinator.core.ready_queue import ReadyQueue
@@ -87,7 +88,8 @@ class Scheduler:
         self.ages = Ages(round(1000 * settings.ageing_period_s), self.fairness.races)
         self.limits = Limits(rates=self.state.rates, ages=self.ages, hurry=self.hurry)
         pools = Pools(limiters=self.limits.limiters, ages=self.ages, hurry=self.hurry)
-        self.load = LoadMap(pools)
+        self.pauses = Pauses()
+        self.load = LoadMap(pools, is_paused=self.pauses.names)
         self.index = TaskIndex(state=self.state, load=self.load)
         self.statistics = Statistics()
         self.max_live_tasks = settings.max_live_tasks
@@ -262,6 +264,10 @@ class Scheduler:
                 self.type_retries.pop(name.key, None)
                 if isinstance(policy, RetryDefaultsPolicy):
                     self.type_retries[name.key] = policy.over(self.settings.retry)
+            case PolicyKind.PAUSE:
+                follow_pause(self, name)
+            case PolicyKind.CORDON:
+                follow_cordon(self, name)
             case PolicyKind.CONCURRENCY_LIMIT | PolicyKind.RATE_LIMIT:
                 follow(self, name, now)
             case PolicyKind.WEBHOOK:
@@ -275,10 +281,8 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        dates = [
-            due_ms for due_ms in (self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due()) if due_ms is not None
-        ]
-        return self.liveness.next_due(), min(dates, default=None)
+        dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.next_end_ms
+        return self.liveness.next_due(), min((due_ms for due_ms in dues if due_ms is not None), default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:
         """Derives queue, load map and timers from the state, after recovery; stops now and then, to be gone on with soon.

@@ -8,6 +8,7 @@ from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import INFINITY, Attempt, Capability, Failure, FailureKind, Now, Task
+from coordinator.core.pauses import cordon_of
 from coordinator.core.reports import acknowledge, give_up, judge
 from coordinator.core.scheduler import Scheduler
 
@@ -41,7 +42,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
         replaced = "by a new stream of the same process" if agent.nonce == said.nonce else "by another process with the same name"
         scheduler.effects.append(CloseSession(agent.session, f"this session of agent {agent.name} was replaced {replaced}"))
     agent.session, agent.nonce = session, said.nonce
-    agent.status = AgentStatus.CONNECTED
+    agent.status = AgentStatus.CONNECTED if cordon_of(scheduler, said.name) is None else AgentStatus.CORDONED
     agent.capacity, agent.ready_limit = said.capacity, 0
     agent.sdk, agent.since_ms = said.sdk, now.date_ms
     agent.grace_until_s = INFINITY

@@ -114,7 +114,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         shard, namespace = self._shards.called(context)
         agents = sorted(namespace.scheduler.load.agents.values(), key=lambda agent: agent.name)
         response = admin_pb2.GetLoadMapResponse(
-            agents=load_map_rows(agents),
+            agents=load_map_rows(namespace.scheduler, agents),
             capacity=sum(agent.capacity for agent in agents if agent.status is AgentStatus.CONNECTED),
             running=sum(len(agent.running) for agent in agents),
         )

@@ -12,6 +12,7 @@ from coordinator.checks import check_name
 from coordinator.convert_scheduling import capabilities_out
 from coordinator.core import sessions
 from coordinator.core.load_map import Agent
+from coordinator.core.pauses import cordon_of
 from coordinator.errors import NotFound
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, serve_stream
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from coordinator.convert import Bounds
+    from coordinator.core.scheduler import Scheduler
     from coordinator.ids import Entropy
     from coordinator.rpc.shards import Shards
 
@@ -57,7 +59,7 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         response = agent_pb2.ListAgentsResponse()
         room = MAX_MESSAGE_BYTES
         for name in names[:size]:
-            view = agent_view(namespace.scheduler.load.agents[name])
+            view = agent_view(namespace.scheduler, namespace.scheduler.load.agents[name])
             room -= view.ByteSize()
             if room < 0 and response.agents:
                 break
@@ -79,14 +81,15 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         now = shard.now()
         sessions.drain(namespace.scheduler, agent, deadline_s, request.reason[: convert.MAX_FAILURE_MESSAGE] or "drained by an operator")
         shard.decided(namespace, now)
-        view = agent_view(agent)
+        view = agent_view(namespace.scheduler, agent)
         await shard.durable()
         return agent_pb2.DrainAgentResponse(agent=view)
 
 
-def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
+def agent_view(scheduler: Scheduler, agent: Agent) -> agent_pb2.AgentInfo:
     """An agent as callers see it."""
     running = list(agent.running.values())
+    cordon = cordon_of(scheduler, agent.name)
     return agent_pb2.AgentInfo(
         agent_name=agent.name,
         state=_STATES[agent.status.value],
@@ -99,15 +102,16 @@ def agent_view(agent: Agent) -> agent_pb2.AgentInfo:
         since_time=convert.timestamp(agent.since_ms),
         sdk=agent.sdk,
         loop_lag=convert.duration(agent.loop_lag_s),
+        cordon_reason=cordon.reason if cordon is not None else "",
     )
 
 
-def load_map_rows(agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
+def load_map_rows(scheduler: Scheduler, agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
     """Agents in one message, which has no pages: beyond its room, lists are left out that ListAgents has."""
     rows = []
     room = MAX_MESSAGE_BYTES // 2
     for agent in agents:
-        row = agent_view(agent)
+        row = agent_view(scheduler, agent)
         room -= row.ByteSize()
         if room < 0:
             row.ClearField("task_ids")
@@ -117,4 +121,9 @@ def load_map_rows(agents: Iterable[Agent]) -> list[agent_pb2.AgentInfo]:
     return rows
 
 
-_STATES = {1: agent_pb2.AGENT_STATE_CONNECTED, 2: agent_pb2.AGENT_STATE_DISCONNECTED, 3: agent_pb2.AGENT_STATE_DRAINING}
+_STATES = {
+    1: agent_pb2.AGENT_STATE_CONNECTED,
+    2: agent_pb2.AGENT_STATE_DISCONNECTED,
+    3: agent_pb2.AGENT_STATE_DRAINING,
+    4: agent_pb2.AGENT_STATE_CORDONED,
+}

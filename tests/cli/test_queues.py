@@ -39,6 +39,7 @@ HISTORY = admin_pb2.GetQueueHistoryResponse(
 def scripted(client):
     client.answers["queue_stats"] = STATS
     client.answers["queue_history"] = HISTORY
+    client.answers["policies"] = []
 
 
 def test_queues_show_now_and_lately(muster, client):

@@ -14,7 +14,7 @@ from coordinator.core import submits
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
 from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
-from coordinator.core.policies import ConcurrencyLimitPolicy, RateLimitPolicy, WhenFull
+from coordinator.core.policies import ConcurrencyLimitPolicy, CordonPolicy, PausePolicy, RateLimitPolicy, WhenFull
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict, Refused
@@ -70,6 +70,12 @@ LIMITS = st.one_of(
     st.builds(RateLimitPolicy, st.sampled_from(PATTERNS["rate_key"]), st.just(""), st.integers(0, 3), st.just(10_000)),
     st.builds(RateLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3), st.just(10_000)),
 )
+PAUSES = st.builds(
+    PausePolicy,
+    st.sampled_from(["a", "b", "*", ""]).map(lambda one: "a*" if one == "*" else one),
+    st.just(""),
+    st.sampled_from([0, 0, 5000]),
+) | st.builds(CordonPolicy, AGENTS)
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
@@ -285,8 +291,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.set_policy(limit)
         self.judge()
 
+    @rule(pause=PAUSES)
+    def pause_or_cordon(self, pause):
+        self.world.set_policy(pause)
+        self.judge()
+
     @rule(pick=PICKS)
-    def delete_limit(self, pick):
+    def delete_policy(self, pick):
         names = sorted(self.world.scheduler.state.policies)
         if names:
             assert self.world.delete_policy(self.one_of(names, pick))

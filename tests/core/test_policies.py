@@ -7,7 +7,7 @@ from muster.v1 import common_pb2, event_pb2, policy_pb2
 
 from coordinator import convert_policies
 from coordinator.core.model import Settings
-from coordinator.core.policies import PolicyKind, PolicyName, RetryDefaultsPolicy, StandingPolicy, WeightPolicy
+from coordinator.core.policies import CordonPolicy, PausePolicy, PolicyKind, PolicyName, RetryDefaultsPolicy, StandingPolicy, WeightPolicy
 from coordinator.errors import InvalidRequest
 from coordinator.journal.codec import FORMAT_VERSION, JournalTooNew, decode
 from tests.support.core_world import FIRST_DATE_MS, CoreWorld
@@ -68,6 +68,10 @@ def test_a_deleted_weight_is_what_the_coordinator_was_started_with():
         WeightPolicy("key", 1000.0),
         RetryDefaultsPolicy("work", 0, 0.0, 0.25, 1.0, 0),
         RetryDefaultsPolicy("work", max_retries=7),
+        PausePolicy(""),
+        PausePolicy("llm.*", "the provider is down", 1),
+        PausePolicy("work", "w" * 256, 366 * 24 * 3_600_000),
+        CordonPolicy("ann", "a new disk"),
     ],
 )
 def test_what_is_read_is_what_was_written(policy):
@@ -86,6 +90,10 @@ def retry_defaults(task_type, **options):
     return policy_pb2.Policy(retry_defaults=policy_pb2.RetryDefaultsPolicy(task_type=task_type, retry_policy=retry))
 
 
+def pause(task_type, **options):
+    return policy_pb2.Policy(pause=policy_pb2.PausePolicy(task_type=task_type, **options))
+
+
 @pytest.mark.parametrize(
     "message, field, says",
     [
@@ -95,6 +103,17 @@ def retry_defaults(task_type, **options):
         (retry_defaults("work"), "p.retry_defaults.retry_policy", "at least one"),
         (retry_defaults("work", backoff_multiplier=0.5), "p.retry_defaults.retry_policy.backoff_multiplier", "use 1 to"),
         (retry_defaults("work", max_backoff=Duration(seconds=-1)), "p.retry_defaults.retry_policy.max_backoff", "negative"),
+        (pause("*"), "p.pause.task_type", "leave it empty"),
+        (pause("a*b"), "p.pause.task_type", "only stand at the end"),
+        (pause("a" * 129), "p.pause.task_type", "at most 128"),
+        (pause("a", reason="r" * 257), "p.pause.reason", "at most 256"),
+        (pause("a", reason="two\nlines"), "p.pause.reason", "can't be printed"),
+        (pause("a", pause_for=Duration()), "p.pause.pause_for", "or leave it out"),
+        (pause("a", pause_for=Duration(seconds=-1)), "p.pause.pause_for", "negative"),
+        (pause("a", pause_for=Duration(nanos=1)), "p.pause.pause_for", "whole milliseconds"),
+        (pause("a", pause_for=Duration(seconds=367 * 86400)), "p.pause.pause_for", "a year"),
+        (policy_pb2.Policy(cordon=policy_pb2.CordonPolicy()), "p.cordon.agent_name", "empty"),
+        (policy_pb2.Policy(cordon=policy_pb2.CordonPolicy(agent_name="a", reason="\x1b[1m")), "p.cordon.reason", "can't be printed"),
         *(
             (policy_pb2.Policy(weight=policy_pb2.WeightPolicy(fairness_key="a", weight=weight)), "p.weight.weight", "0.001 to 1000")
             for weight in (0.0, -1.0, 0.0009, 1001.0, float("inf"), float("nan"))

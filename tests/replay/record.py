@@ -14,7 +14,9 @@ from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, Namespac
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, TaskState, Usage
 from coordinator.core.policies import (
     ConcurrencyLimitPolicy,
+    CordonPolicy,
     NamespaceLimitsPolicy,
+    PausePolicy,
     PolicyKind,
     PolicyName,
     RateLimitPolicy,
@@ -102,6 +104,22 @@ def hooks(world: CoreWorld, name: str) -> None:
         world.delete_policy(PolicyName(PolicyKind.WEBHOOK, task_type)) if name == "two" else None
 
 
+def pauses(world: CoreWorld, name: str) -> None:
+    """Types that are paused and agents that are cordoned: some stay so, some go on, and one by itself."""
+    for policy in (
+        PausePolicy(f"{name}-paused*", "a reason", 3_600_000),
+        PausePolicy(f"{name}-lifted"),
+        PausePolicy(f"{name}-short", "", 20),
+    ):
+        world.set_policy(policy)
+    for agent in ("stays", "goes"):
+        world.set_policy(CordonPolicy(f"{name}-{agent}", "a new disk"))
+    world.submit(spec_of(f"{name}-held-up", f"{name}-paused-1", defaults=SETTINGS.retry))
+    world.advance(0.05)
+    world.delete_policy(PolicyName(PolicyKind.PAUSE, f"{name}-lifted"))
+    world.delete_policy(PolicyName(PolicyKind.CORDON, f"{name}-goes"))
+
+
 def opening() -> list[tuple[str, AnyEvent]]:
     """Namespaces come, and some go: of the one the store still holds records."""
     come: list[tuple[str, AnyEvent]] = [(name, NamespaceCreated()) for name in (NAMESPACE, EMPTY, "gone", "going")]
@@ -158,6 +176,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
         world.cancel("limited-0", "to go on")
         if number == 1:
             world.finish("lim", "limited-0", DONE)
+    pauses(world, "one")
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.set_policy(WeightPolicy("late", 0.5))
@@ -166,6 +185,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     world.ready("ann", 10)
     chapter(world, "two")
     hooks(world, "two")
+    pauses(world, "two")
     while world.go_on_with_snapshot(3):
         pass
     for name in ("two-crashes", "two-undelivered"):

@@ -86,6 +86,19 @@ def test_single_calls(calls: Calls) -> None:
     got, requests = calls.answer(lambda c: c.policies(), ADMIN, "ListPolicies", *pages)
     assert (got, len(requests)) == ([policy, policy], 2)
 
+    paused = policy_pb2.Policy(pause=policy_pb2.PausePolicy(task_type="a", reason="r"))
+    was_set = admin_pb2.SetPoliciesResponse(policies=[paused])
+    got, [request] = calls.answer(lambda c: c.pause("a", reason="r"), ADMIN, "SetPolicies", was_set)
+    assert (got, list(request.policies)) == (paused, [paused])
+    cordoned = policy_pb2.Policy(cordon=policy_pb2.CordonPolicy(agent_name="a", reason="r"))
+    was_set = admin_pb2.SetPoliciesResponse(policies=[cordoned])
+    got, [request] = calls.answer(lambda c: c.cordon("a", reason="r"), ADMIN, "SetPolicies", was_set)
+    assert (got, list(request.policies)) == (cordoned, [cordoned])
+    got, [request] = calls.answer(lambda c: c.resume("a"), ADMIN, "DeletePolicies", deleted)
+    assert (got, request.names[0].kind) == (True, policy_pb2.POLICY_KIND_PAUSE)
+    got, [request] = calls.answer(lambda c: c.uncordon("a"), ADMIN, "DeletePolicies", admin_pb2.DeletePoliciesResponse())
+    assert (got, request.names[0].kind) == (False, policy_pb2.POLICY_KIND_CORDON)
+
     waiting = admin_pb2.ListWebhookDeliveriesResponse(pending=3)
     assert calls.answer(lambda c: c.webhook_deliveries(), ADMIN, "ListWebhookDeliveries", waiting)[0].pending == 3
     again = admin_pb2.RetryWebhookDeliveriesResponse(count=2)

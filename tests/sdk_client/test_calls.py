@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from muster.v1 import admin_pb2, agent_pb2, policy_pb2, task_pb2
 
@@ -153,6 +154,26 @@ async def test_a_call_asks_and_answers(
         assert got in (answer, [])
     else:
         assert got in (answer, inner) or [got] == list(inner)
+
+
+PAUSE = policy_pb2.Policy(pause=policy_pb2.PausePolicy(task_type="llm.*", reason="down", pause_for=Duration(seconds=1, nanos=500_000_000)))
+CORDON = policy_pb2.Policy(cordon=policy_pb2.CordonPolicy(agent_name="ann", reason="disk"))
+RESUMED = policy_pb2.PolicyName(kind=policy_pb2.POLICY_KIND_PAUSE, key="llm.*")
+UNCORDONED = policy_pb2.PolicyName(kind=policy_pb2.POLICY_KIND_CORDON, key="ann")
+
+
+async def test_pauses_and_cordons_are_policies(client: Client, server: AnyUnary) -> None:
+    server.answers = [admin_pb2.SetPoliciesResponse(policies=[one]) for one in (PAUSE, CORDON)]
+    server.answers += [admin_pb2.DeletePoliciesResponse(names=[one]) for one in (RESUMED, UNCORDONED)]
+    server.answers += [admin_pb2.DeletePoliciesResponse()] * 2
+    assert await client.pause("llm.*", reason="down", for_s=1.5) == PAUSE
+    assert await client.cordon("ann", reason="disk") == CORDON
+    assert (await client.resume("llm.*"), await client.uncordon("ann")) == (True, True)
+    assert (await client.resume("llm.*"), await client.uncordon("ann")) == (False, False)
+    assert server.asked == [
+        *(("SetPolicies", admin_pb2.SetPoliciesRequest(policies=[one]).SerializeToString()) for one in (PAUSE, CORDON)),
+        *(("DeletePolicies", admin_pb2.DeletePoliciesRequest(names=[one]).SerializeToString()) for one in (RESUMED, UNCORDONED) * 2),
+    ]
 
 
 async def test_a_history_is_that_of_the_whole_task(client: Client, server: AnyUnary) -> None:

@@ -38,6 +38,7 @@ from coordinator.core.state import State
 from coordinator.journal.codec import decode
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
+from tests.support.known_pauses import KnownPauses
 
 REFUSED = task_pb2.SUBMIT_VERDICT_REFUSED
 DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_STALE
@@ -77,6 +78,8 @@ class Auditor:
         self.by_id = {}
         self.places = 0  # how many tasks have become ready
         self.limits = KnownLimits()
+        self.pauses = KnownPauses()
+        self.policies_seen = set()  # that ever were in the journal
         self.sequence = 0
         self.epoch = 0
         self.owner = None
@@ -100,6 +103,8 @@ class Auditor:
             for _, event in commit.events:
                 if isinstance(event, PolicySet | PolicyDeleted):
                     self.limits.observe(event)
+                    self.pauses.observe(event, commit.date_ms)
+                    self.policies_seen.add(event.policy if isinstance(event, PolicySet) else event.name)
                 if isinstance(event, NamespaceEvent):
                     self._read_webhook(event)
                     evolve_beside_tasks(self.state, event, commit.date_ms)
@@ -232,6 +237,8 @@ class Auditor:
         assert story.place, "it is delayed"
         assert date_ms < self._until_ms(story), "assigned after a deadline"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
+        assert event.agent not in self.pauses.cordoned, f"{event.agent} is cordoned"
+        assert not self.pauses.hold_up(story.spec.task_type), f"{story.spec.task_id} began although its type is paused"
         held = sum(other.spec.scheduling.slots for other in self.stories.values() if other.holder == event.agent)
         assert held + story.spec.scheduling.slots <= agent.capacity, f"G3: {event.agent} is over its capacity"
         running = [other.spec for other in self.stories.values() if other.holder]
@@ -318,6 +325,11 @@ class Auditor:
             state = namespace.scheduler.state
             assert durable(state) == durable(self.state), "memory and journal tell different stories"
             assert durable_beside_tasks(state) == durable_beside_tasks(self.state), "likewise, beside tasks"
+
+    def policy_answered(self, policy):
+        """An operator was told that a policy is set: it must be in the journal, and whatever is assigned later stands behind it."""
+        self.catch_up()
+        assert policy in self.policies_seen, "G1: a policy was called set, and isn't durable"
 
     # --- what coordinators say ---
 

@@ -8,6 +8,8 @@ from coordinator.core.explain import explain
 from coordinator.core.model import ALL_ENDS, Settings
 from coordinator.core.policies import (
     ConcurrencyLimitPolicy,
+    CordonPolicy,
+    PausePolicy,
     PolicyKind,
     PolicyName,
     RateLimitPolicy,
@@ -143,6 +145,8 @@ class Simulation:
             (3, lambda: self.rng.choice(self.clients).break_stream()),
             (3, self._set_webhook),
             (1, self._retry_webhooks),
+            (3, self._pause_or_cordon),
+            (2, self._resume_or_uncordon),
         ]
         pace_s = self.rng.choice([1.5, 4.0, 10.0])
         while self.is_chaos():
@@ -153,10 +157,12 @@ class Simulation:
 
     async def _calm(self):
         self.store_is_out, self.answers_are_lost = False, 0.0
+        self._resume_or_uncordon(every=True)
         deadline_s = self.loop.time() + QUIET_WITHIN_S
         while not (all(client.is_done for client in self.clients) and self.auditor.webhooks_are_settled()):
             assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
             await asyncio.sleep(5)
+            self._resume_or_uncordon(every=True)  # whoever served when the calm began may have been fenced since
             self._check()
             if self.loop.time() > deadline_s - QUIET_WITHIN_S + SETTLED_WITHIN_S:
                 self.auditor.nothing_is_overdue(self.date_ms())
@@ -234,6 +240,39 @@ class Simulation:
                 self.count("webhook retried")
 
         self._operate(again)
+
+    def _pause_or_cordon(self):
+        """An operator pauses a type or everything, for a while or without an end, or cordons an agent; and waits for the answer."""
+        rng = self.rng
+        pause = PausePolicy(rng.choice(["a", "b", "c", "a*", ""]), "", rng.choice([0, 500, 5_000, 30_000]))
+        self.loop.create_task(self._set(rng.choice([pause, pause, CordonPolicy(rng.choice(list(self.agents)))])))
+
+    async def _set(self, policy):
+        coordinator = self.coordinator_for(self)
+        if coordinator is None:
+            return
+        shard = coordinator.shard
+        try:
+            namespace = shard.namespace(DEFAULT_NAMESPACE)
+            shard.require_store()
+            now = shard.now()
+            set_policy(namespace.scheduler, policy, now)
+            shard.decided(namespace, now)
+            await shard.durable_write()
+        except MusterError:
+            return
+        self.count(f"{policy.name.kind.name.lower()} answered")
+        self.auditor.policy_answered(policy)
+
+    def _resume_or_uncordon(self, *, every=False):
+        """An operator lifts a pause or a cordon; or, as the calm begins, all of them."""
+
+        def lift(scheduler, now):
+            names = sorted(name for name in scheduler.state.policies if name.kind in (PolicyKind.PAUSE, PolicyKind.CORDON))
+            for name in names if every or not names else [self.rng.choice(names)]:
+                delete_policy(scheduler, name, now)
+
+        self._operate(lift)
 
     def _operate(self, change):
         for coordinator in self.coordinators:

@@ -40,12 +40,14 @@ class Faults:
     reads: Fault = Fault.NONE
     failed_reads: int = 0
     reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
+    appending: asyncio.Event = field(default_factory=asyncio.Event)  # likewise, of appends
     next_append: Callable[[], None] | None = None  # called once, before the next append
     next_claim: Callable[[], None] | None = None  # likewise, before the next claim
 
     def __post_init__(self) -> None:
         """Begins without faults."""
         self.reading.set()
+        self.appending.set()
 
     async def __call__(self, call: StoreCall) -> Fault:
         """As MemoryShardStore asks."""
@@ -56,6 +58,7 @@ class Faults:
         if call is StoreCall.CONFIRM:
             return self.appends
         if call is StoreCall.APPEND:
+            await self.appending.wait()
             meddle, self.next_append = self.next_append, None
             if meddle is not None:
                 meddle()

@@ -26,6 +26,7 @@ from coordinator.core.events import (
 from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
 from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
 from tests.support.known_limits import KnownLimits
+from tests.support.known_pauses import KnownPauses
 from tests.support.known_tasks import Held, KnownAgent, Story
 
 RATE_SLOT_MS = 5  # how late a rate key may go on
@@ -49,6 +50,7 @@ class Oracle:
     numbers: dict[str, int] = field(default_factory=dict)
     places: int = 0  # how many tasks have become ready
     limits: KnownLimits = field(default_factory=KnownLimits)
+    pauses: KnownPauses = field(default_factory=KnownPauses)
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
 
     # --- what agents do ---
@@ -95,6 +97,7 @@ class Oracle:
         """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
         for event in events:
             self.limits.observe(event)
+            self.pauses.observe(event, now.date_ms)
             match event:
                 case PolicySet() | PolicyDeleted():
                     pass
@@ -132,6 +135,7 @@ class Oracle:
 
     def nothing_is_overdue(self, now: Now) -> None:
         """To be called after a tick: whatever should have been given up was."""
+        self.pauses.nothing_is_overdue(now.date_ms)
         for story in self.stories.values():
             assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
             assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
@@ -172,6 +176,8 @@ class Oracle:
         assert now.date_ms < self._overdue_at_ms(story)[0], "it should have failed instead"
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
+        assert event.agent not in self.pauses.cordoned, f"{event.agent} is cordoned"
+        assert not self.pauses.hold_up(story.spec.task_type), f"{story.spec.task_type} is paused"
         assert story.spec.task_type in agent.capabilities, "G3: an agent without the capability"
         assert self._busy(event.agent) + story.spec.scheduling.slots <= min(agent.capacity, agent.limit), "G3: over the capacity"
         assert event.attempt == story.assigned - story.given_back - story.undelivered + 1, "a returned attempt keeps its number"
@@ -379,12 +385,15 @@ class Oracle:
 
     def _takers(self, number: int) -> list[str]:
         spec = self.stories[number].spec
+        if self.pauses.hold_up(spec.task_type):
+            return []
         needs = Needs(spec.needs) if isinstance(spec.needs, str) else spec.needs
         return [
             name
             for name, agent in self.agents.items()
             if agent.connected
             and not agent.draining
+            and name not in self.pauses.cordoned
             and needs.task_type in agent.capabilities
             and agent.capabilities[needs.task_type].version >= needs.min_version
             and all(selector.matches(agent.labels) for selector in needs.selectors)

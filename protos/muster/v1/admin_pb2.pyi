@@ -638,7 +638,7 @@ class GetLoadMapResponse(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     capacity: _builtins.int
-    """Their capacities added up, connected ones only."""
+    """The capacities of those that take work added up: without those that are disconnected, draining or cordoned."""
     running: _builtins.int
     """Running attempts."""
     @_builtins.property

@@ -124,6 +124,8 @@ class _AgentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentState
     """Its stream is gone, and its session grace or its leases still run."""
     AGENT_STATE_DRAINING: _AgentState.ValueType  # 3
     """Connected, finishing, and taking nothing new."""
+    AGENT_STATE_CORDONED: _AgentState.ValueType  # 4
+    """Connected, finishing, and given nothing new, because an operator said so: see Policy.cordon. It stays."""
 
 class AgentState(_AgentState, metaclass=_AgentStateEnumTypeWrapper):
     """What the coordinator thinks of an agent."""
@@ -136,6 +138,8 @@ AGENT_STATE_DISCONNECTED: AgentState.ValueType  # 2
 """Its stream is gone, and its session grace or its leases still run."""
 AGENT_STATE_DRAINING: AgentState.ValueType  # 3
 """Connected, finishing, and taking nothing new."""
+AGENT_STATE_CORDONED: AgentState.ValueType  # 4
+"""Connected, finishing, and given nothing new, because an operator said so: see Policy.cordon. It stays."""
 Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
 
 @_typing.final
@@ -1193,6 +1197,7 @@ class AgentInfo(_message.Message):
     SINCE_TIME_FIELD_NUMBER: _builtins.int
     SDK_FIELD_NUMBER: _builtins.int
     LOOP_LAG_FIELD_NUMBER: _builtins.int
+    CORDON_REASON_FIELD_NUMBER: _builtins.int
     agent_name: _builtins.str
     """Its name."""
     state: Global___AgentState.ValueType
@@ -1205,6 +1210,8 @@ class AgentInfo(_message.Message):
     """How many attempts it runs."""
     sdk: _builtins.str
     """Its SDK."""
+    cordon_reason: _builtins.str
+    """Why it is cordoned, as the operator said. Empty when it isn't, or nothing was said."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Capability]:
         """What it can run."""
@@ -1239,10 +1246,11 @@ class AgentInfo(_message.Message):
         since_time: _timestamp_pb2.Timestamp | None = ...,
         sdk: _builtins.str = ...,
         loop_lag: _duration_pb2.Duration | None = ...,
+        cordon_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loop_lag", b"loop_lag", "since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "capabilities", b"capabilities", "labels", b"labels", "loop_lag", b"loop_lag", "max_concurrent_tasks", b"max_concurrent_tasks", "ready_limit", b"ready_limit", "running", b"running", "sdk", b"sdk", "since_time", b"since_time", "state", b"state", "task_ids", b"task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "capabilities", b"capabilities", "cordon_reason", b"cordon_reason", "labels", b"labels", "loop_lag", b"loop_lag", "max_concurrent_tasks", b"max_concurrent_tasks", "ready_limit", b"ready_limit", "running", b"running", "sdk", b"sdk", "since_time", b"since_time", "state", b"state", "task_ids", b"task_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

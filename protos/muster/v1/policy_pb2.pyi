@@ -34,6 +34,10 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """The weight of a fairness key."""
     POLICY_KIND_RETRY_DEFAULTS: _PolicyKind.ValueType  # 2
     """How failed attempts of a task type are repeated."""
+    POLICY_KIND_PAUSE: _PolicyKind.ValueType  # 3
+    """Nothing of a task type, or of the whole namespace, is assigned."""
+    POLICY_KIND_CORDON: _PolicyKind.ValueType  # 4
+    """An agent gets nothing new."""
     POLICY_KIND_NAMESPACE_LIMITS: _PolicyKind.ValueType  # 7
     """What a namespace may hold."""
     POLICY_KIND_CONCURRENCY_LIMIT: _PolicyKind.ValueType  # 5
@@ -52,6 +56,10 @@ POLICY_KIND_WEIGHT: PolicyKind.ValueType  # 1
 """The weight of a fairness key."""
 POLICY_KIND_RETRY_DEFAULTS: PolicyKind.ValueType  # 2
 """How failed attempts of a task type are repeated."""
+POLICY_KIND_PAUSE: PolicyKind.ValueType  # 3
+"""Nothing of a task type, or of the whole namespace, is assigned."""
+POLICY_KIND_CORDON: PolicyKind.ValueType  # 4
+"""An agent gets nothing new."""
 POLICY_KIND_NAMESPACE_LIMITS: PolicyKind.ValueType  # 7
 """What a namespace may hold."""
 POLICY_KIND_CONCURRENCY_LIMIT: PolicyKind.ValueType  # 5
@@ -102,6 +110,8 @@ class Policy(_message.Message):
 
     WEIGHT_FIELD_NUMBER: _builtins.int
     RETRY_DEFAULTS_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    CORDON_FIELD_NUMBER: _builtins.int
     NAMESPACE_LIMITS_FIELD_NUMBER: _builtins.int
     CONCURRENCY_LIMIT_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
@@ -114,6 +124,14 @@ class Policy(_message.Message):
     @_builtins.property
     def retry_defaults(self) -> Global___RetryDefaultsPolicy:
         """Of kind RETRY_DEFAULTS; its key is the task type."""
+
+    @_builtins.property
+    def pause(self) -> Global___PausePolicy:
+        """Of kind PAUSE; its key is the task type, as it was given; empty for the whole namespace."""
+
+    @_builtins.property
+    def cordon(self) -> Global___CordonPolicy:
+        """Of kind CORDON; its key is the agent's name."""
 
     @_builtins.property
     def namespace_limits(self) -> Global___NamespaceLimitsPolicy:
@@ -140,17 +158,19 @@ class Policy(_message.Message):
         *,
         weight: Global___WeightPolicy | None = ...,
         retry_defaults: Global___RetryDefaultsPolicy | None = ...,
+        pause: Global___PausePolicy | None = ...,
+        cordon: Global___CordonPolicy | None = ...,
         namespace_limits: Global___NamespaceLimitsPolicy | None = ...,
         concurrency_limit: Global___ConcurrencyLimitPolicy | None = ...,
         rate_limit: Global___RateLimitPolicy | None = ...,
         webhook: Global___WebhookPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "namespace_limits", b"namespace_limits", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "namespace_limits", "concurrency_limit", "rate_limit", "webhook"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "pause", "cordon", "namespace_limits", "concurrency_limit", "rate_limit", "webhook"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -294,6 +314,78 @@ class RetryDefaultsPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryDefaultsPolicy: _TypeAlias = RetryDefaultsPolicy  # noqa: Y015
+
+@_typing.final
+class PausePolicy(_message.Message):
+    """Nothing of a task type is assigned, until the policy is deleted or its time is over. Tasks are accepted as ever and wait, PAUSED; attempts
+    that run go on, and their results are accepted; those that fail are retried after the pause. Ages, delays, backoffs, queue timeouts and
+    deadlines go on as well, so that a task may fail in a pause because its time is over. What was assigned before the pause stays assigned;
+    once SetPolicies has answered, nothing more is. Several pauses may name a type: it waits for the last of them to end.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PAUSE_FOR_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, at most 128 characters, or a prefix that ends in `*`: all types that begin so. Empty is the whole namespace."""
+    reason: _builtins.str
+    """Why, for whoever wonders: shown as what the tasks wait for. At most 256 characters, all printable; may be empty."""
+    @_builtins.property
+    def pause_for(self) -> _duration_pb2.Duration:
+        """The pause ends by itself so long after it was set, and its policy is gone then: 1 millisecond to 366 days, in whole milliseconds. Unset:
+        it has no end.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the store's clock; unset when it doesn't. Ignored in requests."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        pause_for: _duration_pb2.Duration | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "pause_for", b"pause_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "pause_for", b"pause_for", "reason", b"reason", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PausePolicy: _TypeAlias = PausePolicy  # noqa: Y015
+
+@_typing.final
+class CordonPolicy(_message.Message):
+    """An agent is given nothing new, until the policy is deleted. It keeps its stream, and finishes what it runs; tasks that would prefer it
+    (Scheduling.sticky_key) go elsewhere. It isn't told. It needn't be connected: the cordon holds when it comes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    agent_name: _builtins.str
+    """The agent's name, 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, for whoever wonders. At most 256 characters, all printable; may be empty."""
+    def __init__(
+        self,
+        *,
+        agent_name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonPolicy: _TypeAlias = CordonPolicy  # noqa: Y015
 
 @_typing.final
 class ConcurrencyLimitPolicy(_message.Message):

@@ -90,7 +90,7 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     WAIT_KIND_QUEUED: _WaitKind.ValueType  # 4
     """Others are ahead of it, and agents are taking them."""
     WAIT_KIND_AGENTS_DRAINING: _WaitKind.ValueType  # 5
-    """Every capable agent is draining."""
+    """Every capable agent is draining or cordoned."""
     WAIT_KIND_STORE_UNAVAILABLE: _WaitKind.ValueType  # 6
     """The coordinator can't reach its store."""
     WAIT_KIND_DELAYED: _WaitKind.ValueType  # 7
@@ -99,6 +99,8 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
     WAIT_KIND_RATE_LIMIT: _WaitKind.ValueType  # 9
     """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
+    WAIT_KIND_PAUSED: _WaitKind.ValueType  # 10
+    """Its type, or the namespace, is paused: see Policy.pause. The reason says why, and until when if that is known."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """Why a task waits."""
@@ -114,7 +116,7 @@ WAIT_KIND_BACKOFF: WaitKind.ValueType  # 3
 WAIT_KIND_QUEUED: WaitKind.ValueType  # 4
 """Others are ahead of it, and agents are taking them."""
 WAIT_KIND_AGENTS_DRAINING: WaitKind.ValueType  # 5
-"""Every capable agent is draining."""
+"""Every capable agent is draining or cordoned."""
 WAIT_KIND_STORE_UNAVAILABLE: WaitKind.ValueType  # 6
 """The coordinator can't reach its store."""
 WAIT_KIND_DELAYED: WaitKind.ValueType  # 7
@@ -123,6 +125,8 @@ WAIT_KIND_CONCURRENCY_LIMIT: WaitKind.ValueType  # 8
 """Its concurrency key, or its type, has as many running as may: see Policy.concurrency_limit."""
 WAIT_KIND_RATE_LIMIT: WaitKind.ValueType  # 9
 """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
+WAIT_KIND_PAUSED: WaitKind.ValueType  # 10
+"""Its type, or the namespace, is paused: see Policy.pause. The reason says why, and until when if that is known."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 class _CancelVerdict:
@@ -185,6 +189,8 @@ class _RuledOutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuledOut
     """It runs as many tasks of this type as it said that it can."""
     RULED_OUT_KIND_RESERVED: _RuledOutKind.ValueType  # 10
     """It is kept for a task that takes more slots, and has waited long."""
+    RULED_OUT_KIND_CORDONED: _RuledOutKind.ValueType  # 11
+    """It is cordoned: see Policy.cordon."""
 
 class RuledOutKind(_RuledOutKind, metaclass=_RuledOutKindEnumTypeWrapper):
     """Why an agent can't take a task now."""
@@ -211,6 +217,8 @@ RULED_OUT_KIND_AT_TYPE_LIMIT: RuledOutKind.ValueType  # 9
 """It runs as many tasks of this type as it said that it can."""
 RULED_OUT_KIND_RESERVED: RuledOutKind.ValueType  # 10
 """It is kept for a task that takes more slots, and has waited long."""
+RULED_OUT_KIND_CORDONED: RuledOutKind.ValueType  # 11
+"""It is cordoned: see Policy.cordon."""
 Global___RuledOutKind: _TypeAlias = RuledOutKind  # noqa: Y015
 
 @_typing.final
@@ -1278,7 +1286,7 @@ class AgentVerdict(_message.Message):
     """What it can run at a time."""
     @_builtins.property
     def ruled_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuledOut]:
-        """What rules it out, each a short phrase; empty when it could take the task."""
+        """What rules it out, each a short phrase; empty when it could take the task, if nothing else held that up."""
 
     def __init__(
         self,
