@@ -1,5 +1,7 @@
 """What is of no use any more leaves a large heap bit by bit, and a small one soon; whatever the order, the best is found."""
 
+import heapq
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +83,24 @@ def test_who_rests_is_due_again_when_it_says_so():
     item.at = 5
     item.improved()
     assert heap.best() is item
+
+
+def test_who_rests_before_anybody_looked_is_told_too():
+    heap, item = LazyHeap(), Item(1, 5)
+    heap.put(item, item.rank())
+    heap.rest(item)
+    item.improved()
+    assert heap.best() is item
+
+
+def test_what_takes_the_place_of_an_entry_goes_up_or_down(rng):
+    for _ in range(200):
+        items = [Item(serial, rng.random()) for serial in range(40)]
+        heap = [(item.rank(), item.serial, item) for item in items]
+        heapq.heapify(heap)
+        last, at = heap.pop(), rng.randrange(39)
+        lazy_heap._put_at(heap, at, last)
+        assert all(heap[place] > heap[(place - 1) // 2] for place in range(1, len(heap)))
 
 
 def test_who_was_never_here_needs_no_rest():
