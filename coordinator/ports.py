@@ -236,7 +236,7 @@ class ShardStore(Protocol):
 class SnapshotNamespace:
     """A namespace as a snapshot has it, but for its tasks.
 
-    Its policies, what began under rate limits, and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are
+    Its policies and `next_delivery` are in the first piece only (it is 0 in the others); what began under rate limits, and `webhooks`, are
     those of one piece. Of one that was deleted, the store may still hold records; nothing else is left of it.
     """
 
@@ -267,6 +267,9 @@ class SnapshotEncoder(Protocol):
 
     def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
         """Takes in a webhook's delivery."""
+
+    def add_rate_log(self, namespace: SnapshotNamespace, name: PolicyName, key: str, starts: Starts) -> None:
+        """Takes in what began under a rate limit."""
 
     def take(self) -> bytes | None:
         """The next full piece, if there is one."""

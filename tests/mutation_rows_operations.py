@@ -9,32 +9,6 @@ SNAPSHOTS = "coordinator/journal/snapshot_codec.py"
 OPERATION_MUTATIONS = [
     # Another priority.
     Mutation(
-        "what moved isn't here",
-        CORE + "fifo.py",
-        "return task.state in WAITING and task not in self._moved",
-        "return task.state in WAITING",
-    ),
-    Mutation("what moved isn't the head", CORE + "fifo.py", "head.state not in WAITING or self._moved:", "head.state not in WAITING:"),
-    Mutation("what moved back stands once", CORE + "fifo.py", "if self._moved and task in self._moved:", "if False:"),
-    Mutation(
-        "what moved is dropped with the rest",
-        CORE + "fifo.py",
-        "if task.state in WAITING and task not in self._moved])",
-        "if task.state in WAITING])",
-    ),
-    Mutation(
-        "what moved and went may come again",
-        CORE + "fifo.py",
-        "            self._moved.discard(fresh.popleft())\n",
-        "            fresh.popleft()\n",
-    ),
-    Mutation(
-        "what moved and went may come again, out of the heap",
-        CORE + "fifo.py",
-        "            self._moved.discard(heapq.heappop(returned)[1])\n",
-        "            heapq.heappop(returned)\n",
-    ),
-    Mutation(
         "another priority moves what is ready",
         CORE + "operations.py",
         "        scheduler.ready.move(task, before)\n",
@@ -87,18 +61,6 @@ OPERATION_MUTATIONS = [
         CORE + "ready_queue.py",
         "            self.pools.move(lane, task, keys, before)\n",
         "            pass\n",
-    ),
-    Mutation(
-        "a pool counts what moves",
-        CORE + "pools.py",
-        "        fifo.move(task)\n        self._one_less(fifo)\n",
-        "        fifo.move(task)\n",
-    ),
-    Mutation(
-        "an emptied queue forgets what moved",
-        CORE + "fifo.py",
-        "            self._moved.clear()\n            self._stale = 0\n\n    def close",
-        "            self._stale = 0\n\n    def close",
     ),
     Mutation("a record says which call redrove it", "coordinator/convert.py", "        request_id=entry.request_id,\n", ""),
     Mutation("a restart knows which call redrove a task", CODEC, "redriven.reason, redriven.request_id)", "redriven.reason)"),

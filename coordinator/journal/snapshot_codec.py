@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import starmap
 from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
 from coordinator import convert, convert_deliveries, convert_limits, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
+from coordinator.core.policies import PolicyName
+from coordinator.core.rates import Starts
 from coordinator.core.webhooks import Delivery, GivenUp
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
@@ -40,7 +41,6 @@ class SnapshotEncoder:
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
             part.deleted = namespace.deleted
-            part.rate_logs.extend(starmap(convert_limits.rate_log_out, namespace.rate_logs))
             part.next_delivery = namespace.next_delivery
         self._size = 0
 
@@ -51,6 +51,10 @@ class SnapshotEncoder:
     def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
         """Takes in a webhook's delivery."""
         self._added(self._part(namespace).add_webhook(stored))
+
+    def add_rate_log(self, namespace: SnapshotNamespace, name: PolicyName, key: str, starts: Starts) -> None:
+        """Takes in what began under a rate limit."""
+        self._added(self._part(namespace).add_rate_log(name, key, starts))
 
     def _part(self, namespace: SnapshotNamespace) -> "_Part":
         part = self._parts.get(namespace.name)
@@ -163,6 +167,12 @@ class _Part:
         webhook = convert_deliveries.delivery_out(stored)
         self._message.webhooks.append(webhook)
         return webhook.ByteSize()
+
+    def add_rate_log(self, name: PolicyName, key: str, starts: Starts) -> int:
+        """Takes in what began under a rate limit. Answers about how many bytes it takes."""
+        log = convert_limits.rate_log_out(name, key, starts)
+        self._message.rate_logs.append(log)
+        return log.ByteSize()
 
     def close(self) -> None:
         message = self._message

@@ -19,6 +19,7 @@ from coordinator.core.operations import Priorities, redrive, reprioritise
 from coordinator.core.placement import place
 from coordinator.core.policies import Policy, PolicyName, delete_policy, set_policy
 from coordinator.core.pools import Pools
+from coordinator.core.rates import RateWalk
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -184,17 +185,17 @@ class CoreWorld:
             FIRST_DATE_MS,
             state.next_number,
             tuple(state.policies.values()),
-            rate_logs=tuple(state.rates.logs()),
             next_delivery=state.deliveries.next_number,
         )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(state, partial(self._encoder.add, namespace))
+        self._rate_walk = RateWalk(state.rates, partial(self._encoder.add_rate_log, namespace))
         self._delivery_walk = DeliveryWalk(state.deliveries, partial(self._encoder.add_webhook, namespace))
         self._snapshot_at = len(self.journal)
 
     def go_on_with_snapshot(self, numbers: int) -> bool:
         """Looks at so many numbers. Answers whether there are more; else the snapshot is the one to recover from."""
-        if self._walk is None or self._delivery_walk.step(numbers) or self._walk.step(numbers):
+        if self._walk is None or self._rate_walk.step(numbers) or self._delivery_walk.step(numbers) or self._walk.step(numbers):
             return self._walk is not None
         self._walk = None
         self._encoder.finish()

@@ -961,7 +961,7 @@ class SnapshotPart(_message.Message):
 
     @_builtins.property
     def rate_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLog]:
-        """What began under its rate limits and still counts, likewise."""
+        """What began under its rate limits and still counts. Over all pieces, once for each key of a limit."""
 
     @_builtins.property
     def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingWebhook]:
