@@ -5,6 +5,7 @@ import pytest
 from coordinator.core.model import TaskState
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
+from coordinator.core.submits import submit
 from coordinator.core.task_index import BLOCK_BITS
 from coordinator.filters import parse
 from coordinator.rpc.task_search import facts_of, live_walk
@@ -35,8 +36,10 @@ def looked_at(world, text, *, start=1):
 
 
 def fill(world, count=100, **options):
+    """In one commit: the world looks at all tasks after each."""
     for number in range(count):
-        world.submit(spec_of(f"other-{number}", "other", **options))
+        submit(world.scheduler, spec_of(f"other-{number}", "other", **options), world.now)
+    world.commit()
 
 
 @pytest.mark.parametrize(

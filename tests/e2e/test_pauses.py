@@ -20,9 +20,13 @@ LOOKED_AT = 300  # of those that ended last: more than run at a time
 
 
 class Load:
-    """A client that keeps tasks of both types coming, as fast as they end."""
+    """A client that keeps tasks of both types coming, as fast as they end, and another that looks.
 
-    def __init__(self, client: Client) -> None:
+    The busy one may still be in its channel's backoff when a new coordinator serves already.
+    """
+
+    def __init__(self, busy: Client, client: Client) -> None:
+        self.busy = busy
         self.client = client
         self.done = dict.fromkeys(TYPES, 0)
         self.is_over = False
@@ -30,7 +34,7 @@ class Load:
     async def keep(self, task_type: str) -> None:
         """One of the lines of tasks, each submitted when the one before has ended."""
         while not self.is_over:
-            await (await self.client.submit(task_type, b"\0")).result(timeout_s=60)
+            await (await self.busy.submit(task_type, b"\0")).result(timeout_s=60)
             self.done[task_type] += 1
 
     async def until_done(self, task_type: str, more: int) -> None:
@@ -61,7 +65,7 @@ class Load:
 @asynccontextmanager
 async def under_load(deployment: Deployment, client: Client) -> AsyncIterator[Load]:
     async with client_of(deployment) as busy:
-        load = Load(busy)
+        load = Load(busy, client)
         async with asyncio.TaskGroup() as lines:
             for _ in range(AHEAD):
                 for task_type in TYPES:
