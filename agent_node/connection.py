@@ -3,6 +3,7 @@
 It knows nothing of tasks or agents.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
+_SETTLE_S = 0.01
 LONGEST_S = 315_576_000_000.0  # of protobuf's Duration: 10,000 years
 
 
@@ -69,6 +71,15 @@ class Target:
 
     address: str
     namespace: str = "default"
+
+
+async def settle() -> None:
+    """After channels were closed, before their event loop may be.
+
+    grpc.aio hears of the end of what was cancelled a moment later (some 0.1 ms), and tells it to the loop that asked. If that is closed by
+    then, as at the end of `asyncio.run`, some other loop of the process gets a RuntimeError for it, and reads nothing until its next event.
+    """
+    await asyncio.sleep(_SETTLE_S)
 
 
 def open_channel(target: Target) -> grpc.aio.Channel:

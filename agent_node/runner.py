@@ -221,9 +221,11 @@ class Runner:
         outcome: HandlerOutcome
         try:
             outcome = from_value(await execution.handler.function(execution.context))
-        except (KeyboardInterrupt, GeneratorExit):  # a second Ctrl-C, a loop that is torn down: not the handler's doing
+        except GeneratorExit:  # a loop that is torn down: not the handler's doing
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever else a handler raises (pytest.fail is none of Exception's) is its outcome
+        except BaseException as error:  # whatever else a handler raises (pytest.fail is none of Exception's) is its outcome
+            if self._closed and isinstance(error, KeyboardInterrupt):  # a second Ctrl-C: the first one stops the agent, and raises nothing
+                raise
             outcome = from_exception(error)
         self._leave(execution)
         self._tell(Ended(execution.attempt, outcome))

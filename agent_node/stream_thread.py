@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
+from agent_node.connection import settle
+
 T = TypeVar("T")
 
 _JOIN_S = 2.0
@@ -70,6 +72,7 @@ class StreamThread:
             for task in left:
                 task.cancel()
             self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self.loop.run_until_complete(settle())
             self.loop.close()
 
 

@@ -39,7 +39,15 @@ class ForgetfulStore(MemoryShardStore):
 
     appended_s = 0.0
 
-    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:  # noqa: ARG002
+    async def append(
+        self,
+        *,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,  # noqa: ARG002
+        ended: Sequence[EndedTask],  # noqa: ARG002
+        redriven: Sequence[tuple[str, str]] = (),  # noqa: ARG002
+    ) -> Appended:
         """See ShardStore."""
         self.appended_s = time.perf_counter()
         return await super().append(sequence=sequence, commit_nonce=commit_nonce, blob=b"", ended=())

@@ -327,6 +327,8 @@ def record_out(task: Task) -> bytes:
     record.result_fence = task.result_fence
     if task.first_ready_ms != task.created_ms:
         record.first_ready_ms = task.first_ready_ms
+    if task.run_created_ms != task.created_ms:
+        record.run_create_ms = task.run_created_ms
     if task.history or task.usage or task.chunks:
         _seldom_recorded(record, task)
     return record.SerializeToString()
@@ -338,6 +340,7 @@ def _seldom_recorded(record: event_pb2.TaskRecord, task: Task) -> None:
     record.undelivered_count = task.undelivered
     record.usage.extend(usage_out(task.usage))
     record.history.extend(map(history_out, task.history))
+    record.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
     if task.failure is not None:
         record.last_failure.CopyFrom(failure_out(task.failure))
     if task.chunks:
@@ -361,6 +364,8 @@ def history_out(entry: HistoryEntry) -> event_pb2.HistoryEntry:
         ready_at_ms=entry.ready_at_ms,
         checkpoints=entry.checkpoints,
         omitted=entry.omitted,
+        priority=cast("common_pb2.Priority.ValueType", entry.priority),
+        request_id=entry.request_id,
     )
     if entry.failure is not None:
         message.failure.CopyFrom(failure_out(entry.failure))
@@ -385,6 +390,8 @@ def history_in(messages: Iterable[event_pb2.HistoryEntry]) -> tuple[HistoryEntry
             ready_at_ms=message.ready_at_ms,
             checkpoints=message.checkpoints,
             omitted=message.omitted,
+            priority=message.priority,
+            request_id=message.request_id,
         )
         for message in messages
     )

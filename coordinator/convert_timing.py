@@ -77,13 +77,14 @@ def _limit_ms(message: Duration, field: str) -> int:
     return value
 
 
-def show_dates(view: task_pb2.Task, timing: Timing, *, created_ms: int, first_ready_ms: int) -> None:
+def show_dates(view: task_pb2.Task, timing: Timing, *, created_ms: int, run_created_ms: int, first_ready_ms: int) -> None:
     """A task's dates, for whoever looks at it.
 
     Args:
         view: what is shown of it.
         timing: the dates that it was submitted with.
         created_ms: when that was.
+        run_created_ms: when its run began: later if it was redriven.
         first_ready_ms: when it became ready; 0 if it hasn't.
     """
     ready_ms = timing.ready_ms(created_ms)
@@ -92,4 +93,4 @@ def show_dates(view: task_pb2.Task, timing: Timing, *, created_ms: int, first_re
     if timing.queue_timeout_ms and first_ready_ms:
         view.queue_deadline_time.CopyFrom(timestamp(first_ready_ms + timing.queue_timeout_ms))
     if timing.deadline_ms:
-        view.deadline_time.CopyFrom(timestamp(created_ms + timing.deadline_ms))
+        view.deadline_time.CopyFrom(timestamp(run_created_ms + timing.deadline_ms))

@@ -257,8 +257,8 @@ class _Parser:
                 _fail(name.position, f"{_shown(name)} names no label: one has 1 to 64 letters, digits and . _ / -")
         elif name.source not in _FIELD_NAMES:
             near = difflib.get_close_matches(name.source.lower(), [*_FIELD_NAMES, "labels"], n=1)
-            suggestion = f"did you mean {near[0].replace('labels', 'labels.NAME')}? " if near else ""
-            _fail(name.position, f"no field is called {_shown(name)}: {suggestion}The fields are {_FIELDS}")
+            suggestion = f"did you mean {near[0].replace('labels', 'labels.NAME')}? The" if near else "the"
+            _fail(name.position, f"no field is called {_shown(name)}: {suggestion} fields are {_FIELDS}")
         self._take()
         return name.source
 

@@ -1,6 +1,6 @@
 """What the engine asks of the outside world: a store for a shard, and a clock. Adapters implement these; wiring chooses them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -11,6 +11,8 @@ from coordinator.core.policies import PolicyName, StandingPolicy
 from coordinator.core.rates import Starts
 from coordinator.core.webhooks import Delivery, GivenUp
 
+MIN_RETAINED_MS = 10 * 60 * 1000
+"""G6: an id and its outcome stay this long, whatever the bounds say. SDKs re-send a submit for five minutes."""
 MAX_READ_BYTES = 8 * 1024 * 1024  # of records in one answer: some ten milliseconds of a store and of an event loop
 
 
@@ -127,10 +129,26 @@ class ShardStore(Protocol):
         Half a snapshot that somebody left is removed.
         """
 
-    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+    async def append(
+        self,
+        *,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,
+        ended: Sequence[EndedTask],
+        redriven: Sequence[tuple[str, str]] = (),
+    ) -> Appended:
         """Writes entry `sequence` (the last one plus 1) and the records of tasks that it ended, all or nothing, if still the owner.
 
         Repeating a call whose fate is unknown with the same arguments answers ALREADY_MINE when it had been applied.
+
+        Args:
+            sequence: of the entry.
+            commit_nonce: tells this commit from any other.
+            blob: the entry.
+            ended: tasks that ended in it.
+            redriven: namespace and id of tasks that had ended before, and whose next run begins in it: their records go. One may have ended
+                again in the same entry.
         """
 
     async def confirm(self, *, sequence: int) -> Appended:
@@ -138,9 +156,6 @@ class ShardStore(Protocol):
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""
-
-    async def first_sequence(self) -> int:
-        """The oldest entry still held; 0 when the journal is empty."""
 
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """Writes a piece of a snapshot. Piece 0 begins it, and ends one that was begun before. False: not written, and never will be.
@@ -207,6 +222,12 @@ class ShardStore(Protocol):
         Answers 0 as well when the shard has another owner: the next append says so.
         """
 
+    async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:
+        """Removes ended tasks by their ids, if their records are still just these. Answers the ids of those that are gone.
+
+        The caller has made sure that no promise covers them any more. None go when the shard has another owner: the next append says so.
+        """
+
     async def now_ms(self) -> int:
         """The store's time."""
 
@@ -215,7 +236,7 @@ class ShardStore(Protocol):
 class SnapshotNamespace:
     """A namespace as a snapshot has it, but for its tasks.
 
-    Its policies, what began under rate limits, and `next_delivery` are in the first piece only (it is 0 in the others); `webhooks` are
+    Its policies and `next_delivery` are in the first piece only (it is 0 in the others); what began under rate limits, and `webhooks`, are
     those of one piece. Of one that was deleted, the store may still hold records; nothing else is left of it.
     """
 
@@ -246,6 +267,9 @@ class SnapshotEncoder(Protocol):
 
     def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
         """Takes in a webhook's delivery."""
+
+    def add_rate_log(self, namespace: SnapshotNamespace, name: PolicyName, key: str, starts: Starts) -> None:
+        """Takes in what began under a rate limit."""
 
     def take(self) -> bytes | None:
         """The next full piece, if there is one."""

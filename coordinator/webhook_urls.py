@@ -115,6 +115,8 @@ def _problem(url: str, rules: WebhookRules) -> str:
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         return "has a character that doesn't belong into a URL: write it as %XX, and a host's name in its xn-- form"
     parts = urlsplit(url)
+    if not parts.scheme:
+        return "has no scheme: begin it with https:// or http://"
     if parts.scheme not in ("http", "https"):
         return f"has the scheme {parts.scheme[:20]!r}: use https or http"
     if parts.username is not None or parts.password is not None:
@@ -130,7 +132,7 @@ def _problem(url: str, rules: WebhookRules) -> str:
     if _looks_like_an_address(host):
         reason = rules.refuses(host)
         if reason:
-            return f"leads to {host}, and {reason}: webhooks go to public ones, and to what --webhook-allow names"
+            return f"can't be used: {reason}; webhooks go to public ones, and to what --webhook-allow names"
     return ""
 
 

@@ -89,7 +89,7 @@ CORE_MUTATIONS = [
         "what was told is looked at first",
         CORE + "lazy_heap.py",
         "        self.put(item, FIRST)\n",
-        "        self.put(item, self._bounds.get(item, FIRST))\n",
+        "        self.put(item, self._entries[item][0] if item in self._entries else FIRST)\n",
     ),
     Mutation("a better head is placed", CORE + "scheduler.py", "improved()\n        self.awake[lane] = None\n", "improved()\n"),
     Mutation("a freed slot wakes its class", CORE + "scheduler.py", "                self.awake[room] = None\n", "                pass\n"),
@@ -119,8 +119,6 @@ CORE_MUTATIONS = [
         "self.backoffs.get(task.number)",
     ),
     Mutation("a new lane is entered by its rank", CORE + "load_map.py", "room.lanes.put(lane, rank)", "room.lanes.tell(lane)"),
-    Mutation("an empty queue forgets what was cancelled", CORE + "fifo.py", "        if self._stale:\n", "        if False:\n"),
-    Mutation("cancelled tasks are skipped", CORE + "fifo.py", "while fresh and fresh[0].state not in WAITING:", "while False:"),
     # Ageing and shares: G4.
     Mutation("ageing", CORE + "fifo.py", "steps = (self._looked_ms - task.first_ready_ms) // self.period_ms", "steps = 0"),
     Mutation(
@@ -232,7 +230,7 @@ CORE_MUTATIONS = [
         "an exact name wins", CORE + "patterns.py", "(value := values.get(key)) is not None:\n", "(value := values.get(key)) is None:\n"
     ),
     Mutation("the longest prefix wins", CORE + "patterns.py", "if count), reverse=True)", "if count))"),
-    Mutation("a full key refuses", CORE + "submits.py", "        if when_full is WhenFull.REJECT:\n", "        if False:\n"),
+    Mutation("a full key refuses", CORE + "submits.py", "scheduler.limits.when_full(key) is WhenFull.REJECT else", "False else"),
     Mutation("a full key cancels its oldest", CORE + "submits.py", "        if oldest is not None:\n", "        if False:\n"),
     Mutation(
         "full is as many live tasks as may run",
@@ -240,7 +238,12 @@ CORE_MUTATIONS = [
         "or live < policy.max_running else",
         "or live <= policy.max_running else",
     ),
-    Mutation("who is being cancelled doesn't count", CORE + "limits.py", "    return task.cancel_reason is None and", "    return"),
+    Mutation(
+        "who is being cancelled doesn't count",
+        CORE + "submits.py",
+        "ended=False), now)\n        if task.spec.scheduling is not PLAIN:\n            scheduler.limits.left(task)\n",
+        "ended=False), now)\n",
+    ),
     Mutation("so many begin in a period", CORE + "limits.py", "self.used_at(date_ms) < rule.policy.count", "True"),
     Mutation("what begins is noted", CORE + "evolve.py", "        state.rates.note(task.spec, date_ms)\n", "        pass\n"),
     Mutation(
@@ -257,8 +260,8 @@ CORE_MUTATIONS = [
     Mutation(
         "a snapshot has what began",
         "coordinator/journal/snapshot_codec.py",
-        "            part.rate_logs.extend(",
-        "            _ = list(",
+        "        self._message.rate_logs.append(log)\n",
+        "        pass\n",
     ),
     # Submits: G6 and G7.
     Mutation("a known id is the same task", CORE + "submits.py", "    if known is not None:\n", "    if False:\n"),
@@ -365,7 +368,7 @@ CORE_MUTATIONS = [
     Mutation(
         "history: a snapshot has it", "coordinator/journal/snapshot_codec.py", "    task.history = convert.history_in(live.history)\n", ""
     ),
-    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in task.history)", "for entry in ())"),
+    Mutation("history: a record's size counts it", CORE + "sizes.py", "for entry in history)", "for entry in ())"),
     # What live tasks are found by.
     Mutation(
         "a label that no task has any more goes",

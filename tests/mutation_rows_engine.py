@@ -231,4 +231,5 @@ ENGINE_MUTATIONS = [
         "                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes\n",
         "",
     ),
+    Mutation("fences grow over namespaces of one name", ENGINE + "shard.py", "epoch = max(self._epoch, created_ms)", "epoch = self._epoch"),
 ]

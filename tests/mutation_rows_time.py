@@ -83,7 +83,7 @@ TIME_MUTATIONS = [
     ),
     Mutation("time: a queue deadline is met once", CORE + "timing.py", " or task.started_ms >= task.first_ready_ms:", ":"),
     Mutation(
-        "time: a deadline", CORE + "timing.py", "return task.created_ms + deadline_ms if deadline_ms else NEVER_MS", "return NEVER_MS"
+        "time: a deadline", CORE + "timing.py", "return task.run_created_ms + deadline_ms if deadline_ms else NEVER_MS", "return NEVER_MS"
     ),
     Mutation(
         "time: the earlier one counts", CORE + "timing.py", "if queue_deadline_ms <= deadline_ms:", "if queue_deadline_ms < NEVER_MS:"

@@ -43,11 +43,8 @@ WEBHOOK_MUTATIONS = [
     Mutation(
         "an answer of a shard before it was rebuilt is dropped",
         ENGINE + "webhooks.py",
-        "        if self._is_pending(entry):",
-        "        if True:",
-    ),
-    Mutation(
-        "a shard that was rebuilt leaves nothing behind", ENGINE + "webhooks.py", "shard.namespaces.get(old.name) is not old", "False"
+        "        if self._is_pending(entry):\n            self._answered",
+        "        if True:\n            self._answered",
     ),
     Mutation(
         "nothing is sent while the store is out",
@@ -93,7 +90,7 @@ WEBHOOK_MUTATIONS = [
     Mutation(
         "doubtful hosts have a part of it", ENGINE + "webhooks.py", "self._sending_doubtful < self._settings.at_once_doubtful:", "True:"
     ),
-    Mutation("steps are bounded", ENGINE + "webhooks.py", "left = self._take_in(PER_STEP)", "left = self._take_in(10**9)"),
+    Mutation("steps are bounded", ENGINE + "webhooks.py", "self._let_go(PER_STEP)", "self._let_go(10**9)"),
     Mutation("what waits follows its policy", ENGINE + "webhooks.py", "elif origin_of(target[0]) != host.origin:", "elif False:"),
     Mutation(
         "a fault of ours ends nothing",
@@ -122,4 +119,45 @@ WEBHOOK_MUTATIONS = [
     Mutation("no mail port", URLS, "if port not in HTTP_PORTS and port < FIRST_FREE_PORT:", "if False:"),
     Mutation("no user names in URLs", URLS, "if parts.username is not None or parts.password is not None:", "if False:"),
     Mutation("secrets are not shown", "coordinator/convert_webhooks.py", '    message.ClearField("secrets")', "    pass"),
+    # Whose namespace is gone
+    Mutation(
+        "a deleted namespace's webhooks are let go", ENGINE + "webhooks.py", "namespace.when_over(partial(self._over, namespace))", "pass"
+    ),
+    Mutation(
+        "so are they before a deletion is durable",
+        ENGINE + "shard.py",
+        "*self.namespaces.values(), *being_deleted]",
+        "*self.namespaces.values()]",
+    ),
+    Mutation("what is over is known as such", ENGINE + "webhooks.py", " if entry.stage is not _Stage.OVER else None", ""),
+    Mutation(
+        "a backoff holds no namespace",
+        ENGINE + "webhooks.py",
+        "del entry.namespace",
+        "pass",
+    ),
+    Mutation(
+        "none is sent whose namespace goes just before",
+        ENGINE + "webhooks.py",
+        """        if not self._is_pending(entry):
+            return
+        shard, namespace""",
+        "        shard, namespace",
+    ),
+    Mutation(
+        "none is sent whose namespace goes while its record is read",
+        ENGINE + "webhooks.py",
+        """        if not self._is_pending(entry):
+            return
+        try:""",
+        "        try:",
+    ),
+    Mutation(
+        "none backs off whose namespace is gone",
+        ENGINE + "webhooks.py",
+        """            if self._is_pending(entry):
+                self._back_off""",
+        """            if True:
+                self._back_off""",
+    ),
 ]

@@ -3,14 +3,18 @@
 from tests.mutation_row import Mutation
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
+from tests.mutation_rows_operations import OPERATION_MUTATIONS
 from tests.mutation_rows_pause import PAUSE_MUTATIONS
+from tests.mutation_rows_queues import QUEUE_MUTATIONS
 from tests.mutation_rows_state import STATE_ENGINE_MUTATIONS
 from tests.mutation_rows_time import TIME_MUTATIONS
 from tests.mutation_rows_webhooks import WEBHOOK_MUTATIONS
 
 MUTATIONS: list[Mutation] = [
     *CORE_MUTATIONS,
+    *QUEUE_MUTATIONS,
     *TIME_MUTATIONS,
+    *OPERATION_MUTATIONS,
     *PAUSE_MUTATIONS,
     *ENGINE_MUTATIONS,
     *WEBHOOK_MUTATIONS,

@@ -23,6 +23,7 @@ SUITES = {
     "webhooks": [
         "tests/core/test_webhooks.py",
         "tests/engine/test_webhooks.py",
+        "tests/engine/test_webhooks_of_the_gone.py",
         "tests/webhooks",
         "--ignore",
         "tests/webhooks/test_other_languages.py",

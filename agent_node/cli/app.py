@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from agent_node.cli import (
+    dead_letter_command,
     fleet_commands,
     limit_commands,
     namespace_commands,
+    operation_commands,
     pause_commands,
     policy_commands,
     queue_commands,
@@ -64,6 +66,8 @@ def build_app() -> typer.Typer:
 
     submit_command.register(app)
     task_commands.register(app)
+    operation_commands.register(app)
+    dead_letter_command.register(app)
     fleet_commands.register(app)
     queue_commands.register(app)
     pause_commands.register(app)

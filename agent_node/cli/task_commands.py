@@ -1,17 +1,18 @@
-"""`muster get`, `history`, `list`, `watch`, `cancel` and `explain`: what became of tasks."""
+"""`muster get`, `history`, `list`, `watch` and `explain`: what became of tasks."""
 
-from itertools import islice
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent_node.cli.exits import CommandFailure, ExitCode
+from agent_node.cli.exits import CommandFailure, ExitCode, without_controls
 from agent_node.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
     from muster.v1 import task_pb2
 
-CANCEL_BATCH = 1000  # tasks in one CancelTasks call: the protocol's limit
+    from agent_node.errors import MusterError
+
 EVERY_TASK = 'task_id = "*"'  # a filter that each task matches
 PAGE = 1000  # tasks in one page of a list, at most: the protocol's limit
 FILTER_HELP = (
@@ -28,7 +29,6 @@ def register(app: typer.Typer) -> None:
     command(app, "history")(history)
     command(app, "list")(list_tasks)
     command(app, "watch")(watch)
-    command(app, "cancel")(cancel)
     command(app, "explain")(explain)
 
 
@@ -121,9 +121,9 @@ async def watch(
     verdict = ExitCode.OK
     async with invocation.connect() as client:
         if filter_text is None:
-            events = client.watch(task_ids or (), chunks=chunks, progress=progress)
+            events = client.watch(task_ids or (), chunks=chunks, progress=progress, on_break=say_break)
         else:
-            events = client.watch(filter=filter_text or EVERY_TASK, chunks=chunks, progress=progress)
+            events = client.watch(filter=filter_text or EVERY_TASK, chunks=chunks, progress=progress, on_break=say_break)
         async for watched in events:
             event = watched.event
             if watched.compacted:
@@ -134,6 +134,11 @@ async def watch(
                 console.print(event_line(event))
             verdict = worse(verdict, judge(event))
     return verdict
+
+
+def say_break(error: "MusterError") -> None:
+    """Says that a watch goes on as soon as the coordinator can be reached."""
+    print(f"muster: {without_controls(str(error))}; connecting again.", file=sys.stderr)
 
 
 def judge(event: "task_pb2.TaskEvent") -> ExitCode:
@@ -150,52 +155,6 @@ def judge(event: "task_pb2.TaskEvent") -> ExitCode:
 def worse(one: ExitCode, other: ExitCode) -> ExitCode:
     """The exit code that says more: a task that isn't there outweighs one that failed, and that one success."""
     return max(one, other)
-
-
-async def cancel(
-    invocation: Invocation,
-    *,
-    task_ids: TaskIds,
-    reason: Annotated[str, typer.Option("--reason", help="Why: shown to the handler and on the task.")] = "cancelled from the command line",
-) -> ExitCode:
-    """Stop tasks: waiting ones at once, running ones as soon as their handler has stopped.
-
-    Exits 1 if one had ended before, 3 if one is not known.
-    """
-    from agent_node.cli.records import print_record, record_of
-    from agent_node.cli.terminal import progress_bar, stdout_console
-
-    answers: list[task_pb2.CancelledTask] = []
-    remaining = iter(task_ids)
-    async with invocation.connect() as client:
-        with progress_bar("cancelling", len(task_ids)) as bar:
-            while batch := list(islice(remaining, CANCEL_BATCH)):
-                answers += await client.cancel(batch, reason)
-                bar.advance(len(batch))
-    if invocation.as_json:
-        for answer in answers:
-            print_record(record_of(answer))
-    else:
-        from agent_node.cli.tables import cancels_table
-
-        stdout_console().print(cancels_table(answers))
-    return cancel_verdict(answers)
-
-
-def cancel_verdict(answers: "list[task_pb2.CancelledTask]") -> ExitCode:
-    """The exit code of a cancel: the worst of its tasks."""
-    from muster.v1 import task_pb2
-
-    code = ExitCode.OK
-    for answer in answers:
-        match answer.verdict:
-            case task_pb2.CANCEL_VERDICT_NOT_FOUND:
-                code = worse(code, ExitCode.NOT_FOUND)
-            case task_pb2.CANCEL_VERDICT_ALREADY_ENDED:
-                code = worse(code, ExitCode.NEGATIVE)
-            case _:  # cancelled, or asked to stop
-                pass
-    return code
 
 
 async def explain(invocation: Invocation, task_id: Annotated[str, typer.Argument(help="The task.")]) -> None:

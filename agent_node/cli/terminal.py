@@ -3,6 +3,8 @@
 Answers go to stdout, and everything else (progress, notes) to stderr, where it doesn't disturb a pipe.
 """
 
+import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -50,6 +52,25 @@ def _console(*, to_stderr: bool) -> "Console":
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
+
+
+def can_ask() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
+
+
+async def ask(question: str) -> bool:
+    """Asks on stderr, and reads a line of stdin. Anything but yes is no, the end of the input too. Ctrl-C and SIGTERM end it at once."""
+    console = stderr_console()
+    console.print(f"{question} [y/N] ", end="")
+    loop = asyncio.get_running_loop()
+    answered = asyncio.Event()
+    loop.add_reader(sys.stdin, answered.set)
+    try:
+        await answered.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager

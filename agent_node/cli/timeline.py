@@ -10,9 +10,20 @@ from datetime import UTC
 from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import common_pb2, task_pb2
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
-from agent_node.cli.tables import facts_table, failure_text, new_table, progress_text, seconds_between, seconds_text, short_name, state_text
+from agent_node.cli.tables import (
+    facts_table,
+    failure_text,
+    new_table,
+    priority_name,
+    progress_text,
+    seconds_between,
+    seconds_text,
+    short_name,
+    state_text,
+)
 from agent_node.cli.times import NONE, local_time
 
 COSTS = {
@@ -48,6 +59,12 @@ def timeline(task: task_pb2.Task) -> Group:
         ("crashes", str(task.crash_count) if task.crash_count else ""),
         ("undelivered", str(task.undelivered_count) if task.undelivered_count else ""),
     ]
+    return Group(facts_table(facts), timeline_table(task))
+
+
+def timeline_table(task: task_pb2.Task) -> Table:
+    """The story without what is known of the whole."""
+    first = task.create_time
     table = new_table("time", "after", "took", "what", "how it went")
     for row in rows_of(task):
         after_s = seconds_between(first, row.start)
@@ -59,14 +76,15 @@ def timeline(task: task_pb2.Task) -> Group:
             Text(row.what),
             row.how,
         )
-    return Group(facts_table(facts), table)
+    return table
 
 
 def rows_of(task: task_pb2.Task) -> Iterator[Row]:
-    """The rows of a timeline, in the order in which what they tell of began."""
+    """The rows of a timeline, in the order in which what they tell of began; what is going on now is the last one."""
     story = _Story()
     for entry in task.history:
         story.tell(entry)
+    story.rows.sort(key=lambda row: (row.start.seconds, row.start.nanos))  # a wait is told when it is over
     story.tell_now(task)
     yield from story.rows
 
@@ -110,6 +128,12 @@ class _Story:
             case common_pb2.TASK_HISTORY_KIND_GIVEN_UP:
                 self._waited(moment)
                 self._point(moment, "given up", failure_text(entry.failure))
+            case common_pb2.TASK_HISTORY_KIND_REPRIORITISED:
+                self._point(moment, f"priority {priority_name(entry.priority)}", Text(entry.reason))
+            case common_pb2.TASK_HISTORY_KIND_REDRIVEN:
+                self._point(moment, f"redriven: run {entry.run}", Text(entry.reason))
+                self._waits_since = moment
+                self._backoff = Text()
             case _:  # of a newer coordinator
                 self._point(moment, short_name(common_pb2.TaskState.Name(entry.state), "TASK_STATE_"))
 

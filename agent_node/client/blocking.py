@@ -4,7 +4,7 @@ Submits, results and watches go through a Client on an event loop in a thread of
 too, as in Jupyter. Single calls need no loop: they use a blocking channel of their own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -25,6 +25,7 @@ from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.client.around import SubmitMiddleware
 from agent_node.client.blocking_fleet import BlockingFleetCalls
+from agent_node.client.blocking_operations import BlockingOperationCalls
 from agent_node.client.client import Client
 from agent_node.client.handle import TaskHandle, as_completed
 from agent_node.client.loop_thread import LoopThread
@@ -95,7 +96,7 @@ BlockingSubmitted = list[BlockingTaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-class BlockingClient(BlockingFleetCalls):
+class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
     """A connection to a coordinator for code without an event loop. Use it as `with BlockingClient() as client`, or `close` it.
 
     It may be shared by threads. Methods take and raise what those of `Client` do.
@@ -236,10 +237,13 @@ class BlockingClient(BlockingFleetCalls):
         chunks: bool = False,
         progress: bool = False,
         full: bool = False,
+        on_break: Callable[[UnavailableError], None] | None = None,
     ) -> Iterator[WatchedEvent]:
-        """Follows tasks; see `Client.watch`. Leave the loop over it, or `close` it, to stop."""
+        """Follows tasks; see `Client.watch`. Leave the loop over it, or `close` it, to stop. `on_break` is called in another thread."""
         return self._loop_thread.iterate(
-            lambda: self._client.watch(task_ids, filter=filter, cursor=cursor, chunks=chunks, progress=progress, full=full)
+            lambda: self._client.watch(
+                task_ids, filter=filter, cursor=cursor, chunks=chunks, progress=progress, full=full, on_break=on_break
+            )
         )
 
     def get(self, task_id: str, *, full: bool = False) -> Task:

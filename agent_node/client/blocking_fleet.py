@@ -1,10 +1,7 @@
 """The part of a BlockingClient that is about the fleet, as `fleet_calls` is of a Client."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
-import grpc
 from muster.v1.admin_pb2 import (
     CreateNamespaceRequest,
     DeleteNamespaceRequest,
@@ -29,26 +26,16 @@ from muster.v1.admin_pb2 import (
     SetPoliciesRequest,
     WebhookDeliveryState,
 )
-from muster.v1.admin_pb2_grpc import AdminServiceStub
 from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
-from muster.v1.agent_pb2_grpc import AgentServiceStub
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
-from agent_node.client.paged import PagedRequest, PagedResponse
+from agent_node.client.blocking_calls import BlockingCalls
 from agent_node.client.pauses import cordon_name, cordon_policy, pause_name, pause_policy
 from agent_node.connection import duration
 
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
-_PagedRequest = TypeVar("_PagedRequest", bound=PagedRequest)
-_PagedResponse = TypeVar("_PagedResponse", bound=PagedResponse)
 
-
-class BlockingFleetCalls(ABC):
+class BlockingFleetCalls(BlockingCalls):
     """Calls about agents, queues, namespaces, policies and the coordinator."""
-
-    _agents: AgentServiceStub
-    _admin: AdminServiceStub
 
     def agents(self) -> Sequence[AgentInfo]:
         """The namespace's agents, with what they can do and what they run."""
@@ -133,18 +120,3 @@ class BlockingFleetCalls(ABC):
     def limits(self) -> Sequence[LimitUse]:
         """The namespace's limits that are policies, and how much of each is in use, key by key."""
         return [one for page in self._pages(self._admin.ListLimits, ListLimitsRequest(page_size=1000)) for one in page.limits]
-
-    def _pages(
-        self, method: "grpc.UnaryUnaryMultiCallable[_PagedRequest, _PagedResponse]", request: _PagedRequest
-    ) -> Iterator[_PagedResponse]:
-        """The pages of a list, each fetched when it is asked for."""
-        while True:
-            response = self._call(method, request)
-            yield response
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
-
-    @abstractmethod
-    def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
-        """Makes a call, and raises what it failed with as one of our errors."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,15 +24,17 @@ from muster.v1.task_pb2_grpc import TaskServiceStub
 
 from agent_node.backoff import Backoff
 from agent_node.client.around import Around, SubmitMiddleware
-from agent_node.client.fleet_calls import FleetCalls, Opened
+from agent_node.client.fleet_calls import FleetCalls
 from agent_node.client.handle import TaskHandle
+from agent_node.client.operation_calls import OperationCalls
 from agent_node.client.scheduling import Scheduling
 from agent_node.client.session import Session, TrackedTask
 from agent_node.client.stream import SessionStream
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskRequest, build_requested, build_spec, view_of
+from agent_node.client.unary_calls import Opened
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
 from agent_node.client.webhook import Webhook
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel
+from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel, settle
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
@@ -46,7 +48,7 @@ Submitted = list[TaskHandle | MusterError]
 """What became of many submits, in their order: a handle, or the error that the task was not taken for."""
 
 
-class Client(FleetCalls):
+class Client(FleetCalls, OperationCalls):
     """A connection to a coordinator, for one namespace and one event loop.
 
     Use it as `async with Client() as client`; or just use it, and `aclose` it at the end.
@@ -117,6 +119,7 @@ class Client(FleetCalls):
                 await opened.state.aclose()
             await opened.stream.aclose()
             await opened.channel.close()
+            await settle()
 
     async def submit(
         self,
@@ -163,8 +166,8 @@ class Client(FleetCalls):
                 needs no clock here, and the same submit again is the same task.
             queue_timeout_s: the task fails unless an agent is given its first attempt within so many seconds of its becoming ready. Retries
                 are not bound by it.
-            deadline_s: the task fails if it hasn't ended so many seconds after it was accepted: a running attempt is stopped, and no retry
-                begins after that. Its handler sees the rest as `ctx.time_left_s`.
+            deadline_s: the task fails if it hasn't ended so many seconds after it was accepted, or redriven: a running attempt is stopped,
+                and no retry begins after that. Its handler sees the rest as `ctx.time_left_s`.
             scheduling: fairness key, slots, conditions on the agent and the like; None is none of it.
             webhook: who is told of the task's end, beside whom the namespace's webhooks tell: a URL, or a Webhook.
             parent_task_id: the task that this one belongs to: shown, not enforced; by default the client's.
@@ -290,6 +293,7 @@ class Client(FleetCalls):
         chunks: bool = False,
         progress: bool = False,
         full: bool = False,
+        on_break: Callable[[UnavailableError], None] | None = None,
     ) -> AsyncIterator[WatchedEvent]:
         """Follows tasks: first their present state, then every change. It resumes by itself over broken connections.
 
@@ -300,6 +304,7 @@ class Client(FleetCalls):
             chunks: also partial output.
             progress: also progress.
             full: tasks with their payloads.
+            on_break: called with the reason when the connection breaks, before it is tried again; without it this is silent.
 
         Raises:
             ValueError: not exactly one of ids and a filter is given.
@@ -317,7 +322,7 @@ class Client(FleetCalls):
             include_progress=progress,
             view=view_of(full=full),
         )
-        return events(self._watch(), request)
+        return events(self._watch(on_break), request)
 
     async def get(self, task_id: str, *, full: bool = False) -> Task:
         """One task. Raises NotFoundError when it is neither live nor retained.
@@ -409,13 +414,14 @@ class Client(FleetCalls):
         )
         return Opened(asyncio.get_running_loop(), channel, stream, tasks, AgentServiceStub(channel), AdminServiceStub(channel))
 
-    def _watch(self) -> Watch:
+    def _watch(self, on_break: Callable[[UnavailableError], None] | None = None) -> Watch:
         return Watch(
             open_call=self._open_watch,
             backoff=Backoff(),
             give_up_s=self._give_up_s,
             connect_timeout_s=self._connect_timeout_s,
             now_s=asyncio.get_running_loop().time,
+            on_break=on_break,
         )
 
     def _open_watch(self, request: WatchTasksRequest) -> WatchCall:

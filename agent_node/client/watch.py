@@ -52,6 +52,7 @@ class Watch:
         give_up_s: failing for this long ends the watch with UnavailableError.
         connect_timeout_s: the same before the first response.
         now_s: a monotonic clock.
+        on_break: told why a stream that had worked broke, once before it is opened again.
     """
 
     def __init__(
@@ -62,12 +63,15 @@ class Watch:
         give_up_s: float,
         connect_timeout_s: float,
         now_s: Callable[[], float],
+        on_break: Callable[[UnavailableError], None] | None = None,
     ) -> None:
         self._open_call = open_call
         self._backoff = backoff
         self._give_up_s = give_up_s
         self._limit_s = connect_timeout_s
         self._now_s = now_s
+        self._on_break = on_break
+        self._has_worked = False
         self._failing_since_s: float | None = None
 
     async def responses(self, request: WatchTasksRequest) -> AsyncIterator[WatchTasksResponse]:
@@ -99,6 +103,7 @@ class Watch:
             await self._pause(error, opened_s)
 
     def _worked(self) -> None:
+        self._has_worked = True
         self._failing_since_s = None
         self._limit_s = self._give_up_s
         self._backoff.reset()
@@ -109,6 +114,8 @@ class Watch:
             self._worked()
         if self._failing_since_s is None:
             self._failing_since_s = opened_s
+            if self._has_worked and self._on_break is not None:
+                self._on_break(error)
         if now_s - self._failing_since_s >= self._limit_s:
             raise error
         await asyncio.sleep(self._backoff.next_s())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from coordinator.core.model import Failure, Spec, Usage
 
 if TYPE_CHECKING:
+    from coordinator.core.history import HistoryEntry
     from coordinator.core.policies import Policy, PolicyName
 
 
@@ -123,6 +124,41 @@ class ChunkStored:
     data: bytes
 
 
+@dataclass(slots=True)
+class Reprioritised:
+    """An operator gave a task another priority."""
+
+    number: int
+    priority: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A task's last run, as its record has it: what the next one begins with. The record goes with the commit that begins it."""
+
+    spec: Spec
+    reprioritised: int  # see Task
+    created_ms: int
+    run: int
+    fence: int
+    result_fence: int
+    agent: str
+    usage: tuple[Usage, ...]
+    failure: Failure | None
+    history: tuple[HistoryEntry, ...]
+
+
+@dataclass(slots=True)
+class Redriven:
+    """An ended task waits again, in its next run, under a number of its own: to whoever goes over tasks by number it is a new one."""
+
+    number: int
+    ended: EndedRun
+    reason: str
+    request_id: str = ""  # of the operator's call
+
+
 Event = (
     Submitted
     | BecameReady
@@ -134,6 +170,8 @@ Event = (
     | CancelRecorded
     | CheckpointStored
     | ChunkStored
+    | Reprioritised
+    | Redriven
 )
 
 

@@ -4,14 +4,14 @@ Ageing looks at the head alone: a task's age counts from when it first became re
 head. One timer per queue, and none per task: it is armed for the head's next step, and most heads are gone by then.
 """
 
-import heapq
-from collections import deque
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from coordinator.core.fairness import Race, Share
 from coordinator.core.lazy_heap import Rank, Ranked
-from coordinator.core.model import WAITING, Priority, Task
+from coordinator.core.model import Priority, Task
+from coordinator.core.ordered_tasks import OrderedTasks
 from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from coordinator.core.pools import Group
     from coordinator.core.ready_queue import Lane
 
-_MIN_STALE = 64  # compact only when it pays
 _NEVER = 2**62
+_place_of = attrgetter("place")
 
 
 class Ages:
@@ -53,7 +53,7 @@ class Ages:
 
 
 class Fifo(Ranked):
-    """Ready tasks by place. Taken from the front; tasks that end while they wait leave lazily. Its rank is its head's.
+    """Ready tasks by place: retried and returned ones take their old place again. Its rank is its head's.
 
     Args:
         lane: whose tasks they are.
@@ -66,9 +66,7 @@ class Fifo(Ranked):
         "_ageless",
         "_ages",
         "_armed_ms",
-        "_fresh",
-        "_returned",
-        "_stale",
+        "_tasks",
         "due_slot",
         "group",
         "key",
@@ -96,47 +94,33 @@ class Fifo(Ranked):
         self._ages = ages
         self._ageless = priority == Priority.CRITICAL or ages.period_ms == _NEVER
         self._armed_ms = 0
-        self._fresh: deque[Task] = deque()  # first-time tasks come in the order of their places
-        self._returned: list[tuple[int, Task]] = []  # retried and returned ones take their old place: a heap
-        self._stale = 0
+        self._tasks = OrderedTasks(_place_of)
 
     def rank(self) -> Rank | None:
         """How urgent the head is, which is `top` now: by effective priority, its key's turn, and its place. None when empty."""
-        fresh = self._fresh
-        head = fresh[0] if fresh and not self._returned else None  # nearly always: spares a call
-        if head is None or head.state not in WAITING:
-            head = self._head()
-            if head is None:
-                return None
+        front = self._tasks.front
+        if not front:
+            return None
+        head = front[0]
         if head is not self.top and self.level != self.priority:
             self._rate(head, self.level)  # not more urgent than the one before it, until the timer says so
         self.top = head
         return (-self.level, self.share.virtual, head.place)  # type: ignore[union-attr]  # joined with its first task
 
     def add(self, task: Task) -> bool:
-        """Adds a task that has become ready. Answers whether it may be the new head; never wrongly no."""
+        """Adds a task that has become ready. Answers whether it is the new head."""
         self.live += 1
-        fresh, returned = self._fresh, self._returned
-        if not fresh or fresh[-1].place < task.place:
-            fresh.append(task)
-            if self.live > 1 and (not returned or self._head() is not task):  # what else is fresh has a lower place, or has ended
-                return False
-        else:
-            heapq.heappush(returned, (task.place, task))
-            if self._head() is not task:  # not the heap's top: that may have ended
-                return False
+        if not self._tasks.add(task, task.place):
+            return False
         self._lead(task)
         return True
 
     def pop(self) -> None:
         """Takes out `top`, which `rank()` has just found."""
-        if self._fresh and self._fresh[0] is self.top:
-            self._fresh.popleft()
-        else:
-            heapq.heappop(self._returned)
+        self._tasks.pop()
         self.live -= 1
         if not self.live:
-            self._emptied()
+            del self.top  # a queue at rest must not hold on to what has ended, and its payload
 
     def improved(self) -> None:
         """The head has got better, or more urgent."""
@@ -144,25 +128,12 @@ class Fifo(Ranked):
         if self.group is not None:
             self.group.improved()
 
-    def forget(self) -> None:
-        """One of the tasks here has ended: it leaves when it comes to the front, or when half of what is here has ended."""
+    def forget(self, task: Task) -> None:
+        """One of the tasks here has ended, or waits elsewhere from now on."""
+        self._tasks.remove(task)
         self.live -= 1
-        self._stale += 1
         if not self.live:
-            self._emptied()
-        elif self._stale > _MIN_STALE and self._stale > self.live:
-            self._fresh = deque(task for task in self._fresh if task.state in WAITING)
-            self._returned = [entry for entry in self._returned if entry[1].state in WAITING]
-            heapq.heapify(self._returned)
-            self._stale = 0
-
-    def _emptied(self) -> None:
-        """The last task has left. A queue at rest must not hold on to what has ended, and its payload."""
-        del self.top
-        if self._stale:
-            self._fresh.clear()
-            self._returned.clear()
-            self._stale = 0
+            del self.top
 
     def close(self) -> None:
         """It is empty, and will not be used again."""
@@ -173,24 +144,11 @@ class Fifo(Ranked):
 
     def aged(self) -> bool:
         """Its timer has come. Answers whether the head has become more urgent."""
-        head = self._head()
-        if head is None:
+        if not self.live:
             return False  # armed again with the next task
-        before, self.top = self.level, head
-        self._rate(head, Priority.CRITICAL)
+        before, self.top = self.level, self._tasks.front[0]
+        self._rate(self.top, Priority.CRITICAL)
         return self.level > before
-
-    def _head(self) -> Task | None:
-        fresh, returned = self._fresh, self._returned
-        while fresh and fresh[0].state not in WAITING:
-            fresh.popleft()
-            self._stale -= 1
-        while returned and returned[0][1].state not in WAITING:
-            heapq.heappop(returned)
-            self._stale -= 1
-        if returned and (not fresh or returned[0][0] < fresh[0].place):
-            return returned[0][1]
-        return fresh[0] if fresh else None
 
     def _lead(self, task: Task) -> None:
         """A task that has just come is the head. Nearly all are fresh, and find the timer armed by one before them."""
@@ -220,6 +178,5 @@ class Fifo(Ranked):
                 self._armed_ms = due_ms
 
     def __iter__(self) -> Iterator[Task]:
-        """The ready tasks, in no particular order."""
-        yield from (task for task in self._fresh if task.state in WAITING)
-        yield from (task for _, task in self._returned if task.state in WAITING)
+        """The ready tasks, in their order."""
+        return iter(self._tasks)

@@ -25,6 +25,8 @@ class HistoryKind(Enum):
     CHECKPOINTS_STORED = 6
     CANCEL_REQUESTED = 7
     GIVEN_UP = 8
+    REPRIORITISED = 9
+    REDRIVEN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,12 @@ class HistoryEntry:
     agent: str
     started_ms: int  # when the attempt was assigned
     failure: Failure | None = None  # shortened, and without its stack trace
-    reason: str = ""  # of a return or a cancel, shortened
+    reason: str = ""  # of a return, a cancel, or what an operator did, shortened
     cost: Cost = Cost.NONE
     ready_at_ms: int = 0  # the next attempt's, where a backoff follows
     checkpoints: int = 0
+    priority: int = 0  # that an operator gave it
+    request_id: str = ""  # of the call that redrove it
     omitted: int = 0  # entries that stood between the one before and this one
 
 
@@ -57,6 +61,8 @@ def remember(
     reason: str = "",
     cost: Cost = Cost.NONE,
     ready_at_ms: int = 0,
+    priority: int = 0,
+    request_id: str = "",
 ) -> None:
     """Adds an entry to a task that is about to change: whatever attempt is under way before the change is the entry's.
 
@@ -69,9 +75,11 @@ def remember(
         reason: why it was returned or cancelled.
         cost: what that costs it.
         ready_at_ms: when a backoff that follows will have ended; 0 for none.
+        priority: that an operator gave it; 0 for none.
+        request_id: of the operator's call.
     """
     entry = _entry(task, kind, date_ms, state, shortened(failure), short(reason), cost, ready_at_ms if ready_at_ms > date_ms else 0)
-    _add(task, entry)
+    _add(task, replace(entry, priority=priority, request_id=request_id) if priority or request_id else entry)
 
 
 def remember_checkpoint(task: Task, date_ms: int) -> None:

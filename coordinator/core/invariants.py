@@ -19,12 +19,14 @@ def check(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when state, queue and load map don't agree, or a guarantee doesn't hold."""
     state, load = scheduler.state, scheduler.load
     _hold(len(state.tasks) == len(state.by_number), "tasks by id and by number differ")
+    _hold(sorted(state.by_number) == list(state.by_number), "tasks aren't in the order of their numbers")
     running = {number: agent for agent in load.agents.values() for number in agent.running}
     _hold(sum(len(agent.running) for agent in load.agents.values()) == len(running), "G3: a task runs on two agents")
     ready = {task.number for lane in scheduler.ready.lanes.values() for fifo in lane.fifos() for task in fifo}
     for lane in scheduler.ready.lanes.values():
         for fifo in lane.fifos():
-            _hold(fifo.live == sum(1 for _ in fifo) > 0, f"lane {lane.needs} counts wrongly")
+            _hold(fifo.live == len({task.number for task in fifo}) == sum(1 for _ in fifo) > 0, f"lane {lane.needs} counts wrongly")
+            _hold(all(task.spec.priority == fifo.priority for task in fifo), f"a task of lane {lane.needs} stands where its priority isn't")
     for task in state.tasks.values():
         _hold(state.by_number.get(task.number) is task, f"{task} isn't filed under its number")
         if task.state is TaskState.RUNNING:

@@ -6,10 +6,11 @@ it changes: as an attempt begins or ends, as a date passes, as a policy is set. 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
+from coordinator.core.ordered_tasks import OrderedTasks
 from coordinator.core.patterns import Patterns, covers
 from coordinator.core.policies import TYPE_KEY, ConcurrencyLimitPolicy, PolicyKind, PolicyName, RateLimitPolicy, WhenFull
 from coordinator.core.pools import Limiter
@@ -23,22 +24,21 @@ if TYPE_CHECKING:
     from coordinator.core.ready_queue import Lane
     from coordinator.core.scheduler import Scheduler
 
-_MIN_STALE = 64  # compact only when it pays
 _SLOT_MS = 5  # how late a rate key may go on: tasks of one wake together
+_number_of = attrgetter("number")
 
 
 class ConcurrencyLimiter(Limiter):
     """How many of a concurrency key, or of a type, run. One of a key is there while the key has live tasks."""
 
-    __slots__ = ("_order", "_registry", "_stale", "live", "policy", "running")
+    __slots__ = ("_order", "_registry", "live", "policy", "running")
 
     def __init__(self, key: str, policy: ConcurrencyLimitPolicy | None, registry: dict[str, ConcurrencyLimiter]) -> None:
         super().__init__(key)
         self.policy = policy
         self.running: dict[int, Task] = {}  # by number
         self.live = 0  # of a key: tasks that haven't ended, and that nobody has asked to cancel
-        self._order: deque[Task] = deque()  # those, by number, and some that have gone
-        self._stale = 0
+        self._order = OrderedTasks(_number_of)  # those
         self._registry = registry
         self.refresh()
 
@@ -55,23 +55,17 @@ class ConcurrencyLimiter(Limiter):
     def came(self, task: Task) -> None:
         """A task of the key is live."""
         self.live += 1
-        self._order.append(task)
+        self._order.add(task, task.number)
 
-    def left(self) -> None:
+    def left(self, task: Task) -> None:
         """A task of the key has ended, or was asked to."""
         self.live -= 1
-        self._stale += 1
-        if self._stale > _MIN_STALE and self._stale > self.live:
-            self._order = deque(task for task in self._order if _stays(task))
-            self._stale = 0
+        self._order.remove(task)
 
     def oldest(self) -> Task | None:
         """The oldest of the key's live tasks that nobody has asked to cancel."""
-        order = self._order
-        while order and not _stays(order[0]):
-            order.popleft()
-            self._stale -= 1
-        return order[0] if order else None
+        front = self._order.front
+        return front[0] if front else None
 
     def leave(self) -> None:
         """A group, a task or the limit has gone."""
@@ -124,10 +118,6 @@ class RateLimiter(Limiter):
             del self._registry[self.key]
             self._wheel.disarm(self)
             self.close_stands()
-
-
-def _stays(task: Task) -> bool:
-    return task.cancel_reason is None and not task.ended_ms
 
 
 class Limits:
@@ -191,7 +181,7 @@ class Limits:
         key = task.spec.scheduling.concurrency_key
         if key:
             limiter = self.keys[key]
-            limiter.left()
+            limiter.left(task)
             limiter.leave()
 
     def began(self, task: Task, date_ms: int) -> None:
@@ -245,10 +235,12 @@ class Limits:
 
     def postpone(self, since_ms: int, date_ms: int) -> None:
         """What began at `since_ms` or later was held up by an outage until `date_ms`: it counts as if it began then."""
-        self.rates.postpone(since_ms, date_ms)
-        for limiter in (*self.rate_keys.values(), *self.type_rates.values()):
-            if limiter.open:  # the others look for themselves when their dates come
-                limiter.refresh(date_ms)
+        keys, types = self.rates.postpone(since_ms, date_ms)
+        for registry, postponed in ((self.rate_keys, keys), (self.type_rates, types)):
+            for key in postponed:
+                limiter = registry.get(key)
+                if limiter is not None and limiter.open:  # the others look for themselves when their dates come
+                    limiter.refresh(date_ms)
 
     def is_named(self, task_type: str) -> bool:
         """Whether some policy names a task type."""

@@ -212,7 +212,7 @@ class Timing(NamedTuple):
     not_before_ms: int = 0  # a date of the store's clock; or else
     delay_ms: int = 0  # after it was accepted
     queue_timeout_ms: int = 0  # from when it becomes ready to its first assignment
-    deadline_ms: int = 0  # from when it was accepted to its end
+    deadline_ms: int = 0  # from when its run began, when it was accepted or redriven, to its end
 
     def ready_ms(self, created_ms: int) -> int:
         """When a task that was accepted at `created_ms` becomes ready: never before that."""
@@ -292,6 +292,12 @@ class Spec:
         self.timing = timing
         self.webhook = webhook
 
+    def at(self, priority: int) -> "Spec":
+        """The same task with another priority."""
+        twin = copy.copy(self)
+        twin.priority = priority
+        return twin
+
 
 class Task:
     """One live task: everything here is durable, and written by `evolve` alone."""
@@ -316,9 +322,11 @@ class Task:
         "outcome",
         "place",
         "ready_at_ms",
+        "reprioritised",
         "result_fence",
         "retries",
         "run",
+        "run_created_ms",
         "spec",
         "started_ms",
         "state",
@@ -332,6 +340,7 @@ class Task:
         self.state = TaskState.PENDING
         self.place = number  # its place among its equals, fixed when it first becomes ready: 0 until then
         self.ready_at_ms = self.first_ready_ms = created_ms  # first_ready_ms: when that was, and 0 until then: ages count from it
+        self.run_created_ms = created_ms  # later if it was redriven
         if spec.timing is not UNTIMED and (ready_ms := spec.timing.ready_ms(created_ms)) > created_ms:
             self.ready_at_ms = ready_ms
             self.place = self.first_ready_ms = 0
@@ -353,9 +362,10 @@ class Task:
         self.chunks: bytearray | None = None
         self.chunk_end = 0  # bytes of output that the present attempt has emitted, stored or not
         self.usage: tuple[Usage, ...] = ()
+        self.reprioritised = 0  # the priority that an operator gave it, which `spec` has too; 0: as it was submitted
         self.history: tuple[HistoryEntry, ...] = ()  # what its fields don't say: see core/history.py
         self.outcome = b""  # once ended: the accepted outcome as it came; empty when the core ended it
-        self.result_fence = 0  # once ended: the fence whose result was accepted
+        self.result_fence = 0  # the last one whose result was taken: it may be sent again
 
     def snapshot(self) -> "Task":
         """A copy that stays as the task is now. What was emitted so far is left out: it is told piece by piece."""

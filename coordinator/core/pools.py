@@ -164,9 +164,9 @@ class Pool(Line):
         fifo.pop()
         self._one_less(fifo)
 
-    def forget(self, fifo: Fifo) -> None:
-        """A task of a queue here has ended."""
-        fifo.forget()
+    def forget(self, fifo: Fifo, task: Task) -> None:
+        """A task of a queue here waits no longer, or elsewhere."""
+        fifo.forget(task)
         self._one_less(fifo)
 
     def stand_for(self, limiter: Limiter) -> Stand:
@@ -258,7 +258,13 @@ class Pools:
         spec = task.spec
         fifo = lane.limited[spec.scheduling.fairness_key, spec.priority, keys.concurrency_key, keys.rate_key]
         if lane.pool is not None:
-            lane.pool.forget(fifo)
+            lane.pool.forget(fifo, task)
+
+    def move(self, lane: Lane, task: Task, keys: LimitKeys, before: int) -> None:
+        """A limited task that waits here has another priority than `before`: it leaves its queue, to be added anew."""
+        fifo = lane.limited[task.spec.scheduling.fairness_key, before, keys.concurrency_key, keys.rate_key]
+        if lane.pool is not None:
+            lane.pool.forget(fifo, task)
 
     def give_up(self, lanes: Iterable[Lane]) -> list[tuple[Fifo, LimitKeys]]:
         """Takes all queues out of lanes and of their pools, as limits begin or cease to name the lanes' types."""

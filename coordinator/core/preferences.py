@@ -69,8 +69,8 @@ def _reserve(lane: Line, rank: Rank, freed: Sequence[Room]) -> Agent | None:
         agent = group.plain.least_loaded()
         if agent is None or agent.reserved or not _could_take(agent, lane):
             continue
-        rival = group.plain.lanes.best()
-        if rival is None or rank < (rival.rank() or rank):
+        rivals = (room.lanes.best() for room in group.rooms.values())  # types with a limit at the agent have rooms of their own
+        if all(rank < (rival.rank() or rank) for rival in rivals if rival is not None and rival is not lane):
             agent.reserved = lane.slots
             group.touch(agent)
             return agent

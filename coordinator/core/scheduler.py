@@ -63,6 +63,7 @@ class Totals:
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
+    redriven: int = 0
     crashed: int = 0
     stale_results: int = 0
     webhooks_delivered: int = 0
@@ -74,7 +75,7 @@ class Scheduler:
 
     Args:
         settings: durations and limits.
-        epoch: of the coordinator that owns the shard; fences begin with it.
+        epoch: fences begin with it: that of the coordinator that owns the shard, or the namespace's date if it is younger.
         jitter: draws the next number in [0, 1) for backoffs; the result is recorded in the event.
         state: what the journal says; empty for a new namespace.
     """

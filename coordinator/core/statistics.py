@@ -97,8 +97,13 @@ class Row:
 
     def recovered(self, *, running: bool) -> None:
         """A task was live before counting began."""
-        self._live += 1
+        self.adjust(1, running=running)
+
+    def adjust(self, live: int, *, running: int = 0, delayed: int = 0) -> None:
+        """So many more tasks are live, run and wait for a date, without anything having happened that is counted."""
+        self._live += live
         self._running += running
+        self.delayed += delayed
 
     def happened(self) -> bool:
         """Whether anything did in the present interval."""
@@ -205,6 +210,19 @@ class Statistics:
     def delayed(self, task: Task, change: int) -> None:
         """A task waits for a date, or doesn't any more."""
         self.row(task.spec.task_type, task.spec.priority).delayed += change
+
+    def moved(self, task: Task, before: int, *, is_dated: bool) -> None:
+        """A live task has another priority than `before`. What happened to it stays counted where it happened.
+
+        Args:
+            task: it.
+            before: its priority until now.
+            is_dated: it waits for a date.
+        """
+        running = task.state is TaskState.RUNNING
+        for priority, change in ((before, -1), (task.spec.priority, 1)):
+            row = self.row(task.spec.task_type, priority)
+            row.adjust(change, running=change * running, delayed=change * is_dated)
 
     def tick(self, date_ms: int) -> None:
         """It is that late now."""

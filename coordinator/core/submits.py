@@ -30,37 +30,48 @@ def submit(scheduler: Scheduler, spec: Spec, now: Now) -> Task | Refused | Misfi
     known = state.find(spec.task_id)
     if known is not None:
         return known
-    if len(state.tasks) >= scheduler.max_live_tasks:
-        return Refused.QUEUE_FULL
     if spec.timing is not UNTIMED and (wrong := misfit(spec.timing, now.date_ms)) is not None:
         return wrong
-    size = len(spec.request)
-    if state.bytes + size > scheduler.max_live_bytes:
+    refused = refusal(scheduler, spec)
+    if refused is not None:
+        return refused
+    task = scheduler.apply(Submitted(state.next_number, spec), now)
+    scheduler.bytes += len(spec.request)
+    scheduler.totals.submitted += 1
+    begin_run(scheduler, task, now)
+    return task
+
+
+def refusal(scheduler: Scheduler, spec: Spec) -> Refused | None:
+    """Why one task more can't be taken; None when it can."""
+    state = scheduler.state
+    if len(state.tasks) >= scheduler.max_live_tasks:
+        return Refused.QUEUE_FULL
+    if state.bytes + len(spec.request) > scheduler.max_live_bytes:
         return Refused.MEMORY_FULL
     if spec.webhook is not None and is_full(scheduler):
         return Refused.WEBHOOKS_FULL
-    oldest = None
     key = spec.scheduling.concurrency_key
-    if key and (when_full := scheduler.limits.when_full(key)) is not WhenFull.WAIT:
-        if when_full is WhenFull.REJECT:
-            return Refused.KEY_FULL
-        oldest = scheduler.limits.oldest(key)
-    task = scheduler.apply(Submitted(state.next_number, spec), now)
-    scheduler.bytes += size
-    scheduler.totals.submitted += 1
+    return Refused.KEY_FULL if key and scheduler.limits.when_full(key) is WhenFull.REJECT else None
+
+
+def begin_run(scheduler: Scheduler, task: Task, now: Now) -> None:
+    """A task is live by an event just now, in its first run or a later one: whatever is derived hears of it, and it waits."""
+    spec = task.spec
     scheduler.index.add(task)
     rows = scheduler.statistics.types.get(spec.task_type)
     row = (rows and rows[spec.priority]) or scheduler.statistics.row(spec.task_type, spec.priority)
     row.counts[SUBMITTED] += 1
     if spec.scheduling is not PLAIN:
-        scheduler.limits.came(task)
+        limits, key = scheduler.limits, spec.scheduling.concurrency_key
+        oldest = limits.oldest(key) if key and limits.when_full(key) is WhenFull.CANCEL_OLDEST else None
+        limits.came(task)
         if oldest is not None:
             reason = f"task {spec.task_id} took its place: the limit of concurrency key {key} cancels the oldest"
             cancel(scheduler, oldest.spec.task_id, reason, now)
     scheduler.enqueue(task, now)
     if spec.timing is not UNTIMED:
         scheduler.watch_dates(task)
-    return task
 
 
 class CancelVerdict(Enum):

@@ -46,7 +46,7 @@ def queue_until_ms(task: Task) -> int:
 def until_ms(task: Task) -> int:
     """Until when a task must have ended; NEVER_MS where it needn't."""
     deadline_ms = task.spec.timing.deadline_ms
-    return task.created_ms + deadline_ms if deadline_ms else NEVER_MS
+    return task.run_created_ms + deadline_ms if deadline_ms else NEVER_MS
 
 
 def overdue(task: Task, now: Now) -> Failure | None:

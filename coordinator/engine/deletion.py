@@ -43,7 +43,7 @@ def _is_durable(shard: Shard, namespace: Namespace) -> None:
         sink.gone(message)
     for client in [one for one in shard.client_streams if one.namespace_name == name]:
         client.gone(message)
-    namespace.watches.gone(message)
+    namespace.gone(message)
     shard.state.forget(name)
     if shard.deleted.get(name) is namespace:
         shard.deleted[name] = None

@@ -39,7 +39,7 @@ def take_in_new(shard: Shard, namespace: Namespace, specs: Sequence[Spec | Muste
         if isinstance(task, Misfit):
             exceptions.append((index, InvalidRequest(task.message, field=task.field)))
         elif not isinstance(task, Task):
-            exceptions.append((index, _refusal(namespace, task, spec)))
+            exceptions.append((index, refusal(namespace, task, spec)))
         elif task.spec is spec:
             if sink is not None:
                 namespace.wait_for(spec.task_id, sink)
@@ -108,7 +108,8 @@ def _conflict(spec: Spec) -> AlreadyExists:
     return AlreadyExists(f"task {spec.task_id} exists with another content: choose another id", metadata={"task_id": spec.task_id})
 
 
-def _refusal(namespace: Namespace, refused: Refused, spec: Spec) -> LimitReached:
+def refusal(namespace: Namespace, refused: Refused, spec: Spec) -> LimitReached:
+    """The error for a task that there is no room for."""
     scheduler, state = namespace.scheduler, namespace.scheduler.state
     if refused is Refused.KEY_FULL:
         key = spec.scheduling.concurrency_key

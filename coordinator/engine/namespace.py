@@ -1,5 +1,7 @@
 """A namespace as its shard runs it: the scheduler, and who waits for what."""
 
+from collections.abc import Callable
+
 from coordinator.core.model import Task
 from coordinator.core.scheduler import Scheduler
 from coordinator.engine.sinks import ClientSink
@@ -21,6 +23,26 @@ class Namespace:
         self.created_ms = created_ms
         self.watches = WatchRegistry(scheduler)
         self._waiting: dict[str, ClientSink | list[ClientSink]] = {}  # nearly always one, so nearly never a list
+        self._let_go: list[Callable[[], None]] = []
+
+    def when_over(self, let_go: Callable[[], None]) -> None:
+        """Calls `let_go` once nothing more is decided here: whoever holds on to all these tasks then needs them no longer."""
+        self._let_go.append(let_go)
+
+    def close(self, message: str) -> None:
+        """The shard is not served here any more, or is rebuilt with another object in its place."""
+        self.watches.close(message)
+        self._over()
+
+    def gone(self, message: str) -> None:
+        """It was deleted, and that is durable."""
+        self.watches.gone(message)
+        self._over()
+
+    def _over(self) -> None:
+        for let_go in self._let_go:
+            let_go()
+        self._let_go.clear()
 
     def wait_for(self, task_id: str, sink: ClientSink) -> None:
         """Has `sink` told when the task ends."""

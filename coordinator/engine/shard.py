@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from coordinator.core.effects import TaskEnded, WatchOpened
-from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted
+from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, Redriven
 from coordinator.core.model import Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.scheduler import Scheduler
@@ -86,6 +86,7 @@ class Shard:
         self.agent_sinks: dict[str, AgentSink] = {}
         self.client_streams: set[ClientStream] = set()
         self.outage_since_s: float | None = None
+        self.redrives = False  # a task was redriven, so that there may be more: commits are looked through for it
         self._webhooks_due = partial(webhooks_due or _to_nobody, self)
         self._releaser = Releaser(
             namespaces=self.namespaces,
@@ -160,7 +161,9 @@ class Shard:
         self._arm_timer()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
-        scheduler = Scheduler(settings=self.settings, epoch=self._epoch, jitter=self._entropy.jitter, state=state)
+        # Above all fences of a deleted namespace of the same name: its agents may still hold attempts of tasks that had the same ids.
+        epoch = max(self._epoch, created_ms)
+        scheduler = Scheduler(settings=self.settings, epoch=epoch, jitter=self._entropy.jitter, state=state)
         return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:
@@ -171,8 +174,9 @@ class Shard:
             self._timer, self._timer_at_s = None, float("inf")
         error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
-        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_streams]
-        for stream in streams + [namespace.watches for namespace in self.namespaces.values()]:
+        being_deleted = [namespace for namespace in self.deleted.values() if namespace is not None]
+        streams: list[Stream] = [*self.agent_sinks.values(), *self.client_streams, *self.namespaces.values(), *being_deleted]
+        for stream in streams:
             stream.close(message)
         self.agent_sinks.clear()
         self.client_streams.clear()
@@ -383,9 +387,11 @@ class Shard:
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
+        redriven = [(name, event.ended.spec.task_id) for name, event in commit.events if type(event) is Redriven] if self.redrives else ()
         sequence, nonce = self._sequence, self._entropy.nonce()
         await self._until_answered(
-            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended), since_ms=commit.date_ms
+            lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
+            since_ms=commit.date_ms,
         )
         self._snapshots.wrote(len(blob))
 

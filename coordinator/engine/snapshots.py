@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from coordinator.core.rates import RateWalk
 from coordinator.core.snapshot import Walk
 from coordinator.core.webhooks import DeliveryWalk
 from coordinator.engine.commits import PendingCommit
@@ -13,6 +14,8 @@ from coordinator.engine.namespace import Namespace
 from coordinator.engine.room import StoreRoom
 from coordinator.ids import Entropy
 from coordinator.ports import JournalCodec, ShardStore, SnapshotEncoder, SnapshotNamespace, StoreCorrupt, StoredSnapshot, StoreOutage
+
+SnapshotWalk = Walk | RateWalk | DeliveryWalk
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Snapshotter:
         self._room = room
         self._outgrow_bytes = 0  # the last snapshot's size
         self._not_before_bytes = 0  # a snapshot came to nothing: not before the journal is so long
-        self._walks: list[Walk | DeliveryWalk] = []
+        self._walks: list[SnapshotWalk] = []
         self._task: asyncio.Task[None] | None = None
         self._durable: asyncio.Future[None] | None = None
 
@@ -123,6 +126,7 @@ class Snapshotter:
         for namespace, head in zip(namespaces.values(), heads, strict=True):
             state = namespace.scheduler.state
             self._walks.append(Walk(state, partial(encoder.add, head)))
+            self._walks.append(RateWalk(state.rates, partial(encoder.add_rate_log, head)))
             self._walks.append(DeliveryWalk(state.deliveries, partial(encoder.add_webhook, head)))
         durable = self._durable = asyncio.get_running_loop().create_future()
         commit.waiters.append(durable)
@@ -153,7 +157,7 @@ class Snapshotter:
         await self._trim()
 
     async def _write(
-        self, encoder: SnapshotEncoder, walks: Sequence[Walk | DeliveryWalk], sequence: int, durable: asyncio.Future[None]
+        self, encoder: SnapshotEncoder, walks: Sequence[SnapshotWalk], sequence: int, durable: asyncio.Future[None]
     ) -> tuple[int, int]:
         nonce = self._entropy.nonce()
         pieces = size_bytes = 0
@@ -198,12 +202,11 @@ def _head(namespace: Namespace) -> SnapshotNamespace:
         namespace.created_ms,
         state.next_number,
         tuple(state.policies.values()),
-        rate_logs=tuple(state.rates.logs()),
         next_delivery=state.deliveries.next_number,
     )
 
 
-def _end(walks: Sequence[Walk | DeliveryWalk]) -> None:
+def _end(walks: Sequence[SnapshotWalk]) -> None:
     for walk in walks:
         walk.abandon()
 

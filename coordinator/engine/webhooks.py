@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import count, islice
 
 from coordinator.core.webhooks import EVERY_TYPE, Delivery, delivered, give_up
@@ -53,6 +54,7 @@ class _Stage(Enum):
     BACKOFF = 1  # it waits for its time
     QUEUED = 2  # it waits for its host
     SENDING = 3
+    OVER = 4  # its namespace was deleted or rebuilt
 
 
 class _Entry:
@@ -115,6 +117,7 @@ class WebhookDispatcher:
         self._entropy = entropy
         self._settings = settings
         self._arriving: deque[tuple[Namespace, Iterator[Delivery]]] = deque()
+        self._leaving: deque[Iterator[_Entry]] = deque()
         self._shards: dict[Namespace, Shard] = {}
         self._entries: dict[Namespace, dict[int, _Entry]] = {}
         self._hosts: dict[str, _Host] = {}
@@ -131,13 +134,16 @@ class WebhookDispatcher:
     def due(self, shard: Shard, namespace: Namespace, deliveries: Iterable[Delivery]) -> None:
         """These are pending, and durable. They are taken in bit by bit: after a restart they may be many."""
         if namespace not in self._shards:
-            for old in [old for old, its_shard in self._shards.items() if its_shard is shard and shard.namespaces.get(old.name) is not old]:
-                del self._shards[old]
-                for entry in self._entries.pop(old).values():
-                    self._leave(entry)
             self._shards[namespace] = shard
             self._entries[namespace] = {}
+            namespace.when_over(partial(self._over, namespace))
         self._arriving.append((namespace, iter(deliveries)))
+        self._wake.set()
+
+    def _over(self, namespace: Namespace) -> None:
+        """Nothing of a namespace is delivered any more. What is on its way to a receiver can't be called back."""
+        del self._shards[namespace]
+        self._leaving.append(iter(self._entries.pop(namespace).values()))
         self._wake.set()
 
     def hurry(self, namespace: Namespace, numbers: Iterable[int]) -> int:
@@ -187,7 +193,7 @@ class WebhookDispatcher:
 
     def _step(self) -> bool:
         """Does some of what is to be done now. Answers whether there is more."""
-        left = self._take_in(PER_STEP)
+        left = self._take_in(self._let_go(PER_STEP))
         now_s = self._clock.now_s()
         while left and self._timers and self._timers[0][0] <= now_s:
             left -= 1
@@ -199,6 +205,19 @@ class WebhookDispatcher:
         while left and (host := self._next_host()) is not None:
             left -= self._serve(host, left)
         return left <= 0
+
+    def _let_go(self, limit: int) -> int:
+        """Lets go of entries whose namespace is over. Answers how much of `limit` is left."""
+        while self._leaving and limit:
+            leaving = list(islice(self._leaving[0], limit))
+            limit -= len(leaving)
+            for entry in leaving:
+                self._leave(entry)
+                entry.stage = _Stage.OVER
+                del entry.namespace  # a backoff may remember the entry for hours; all the namespace's tasks need not stay for that
+            if limit:
+                self._leaving.popleft()
+        return limit
 
     def _take_in(self, limit: int) -> int:
         """Takes in what arrives. Answers how much of `limit` is left."""
@@ -320,11 +339,16 @@ class WebhookDispatcher:
         task.add_done_callback(ended)
 
     async def _send(self, host: _Host, entry: _Entry, url: str, secrets: Sequence[str]) -> None:
+        if not self._is_pending(entry):
+            return
         shard, namespace, delivery = self._shards[entry.namespace], entry.namespace, entry.delivery
         try:
             [record] = await shard.records.get(namespace.name, [delivery.task_id])
         except Unavailable:
-            self._back_off(entry, STORE_RETRY_S)
+            if self._is_pending(entry):
+                self._back_off(entry, STORE_RETRY_S)
+            return
+        if not self._is_pending(entry):
             return
         try:
             answer = await self._sender.send(
@@ -406,8 +430,8 @@ class WebhookDispatcher:
         self._wake.set()
 
     def _is_pending(self, entry: _Entry) -> bool:
-        """Whether it is still to be delivered: its shard may have been rebuilt meanwhile."""
-        shard = self._shards.get(entry.namespace)
+        """Whether it is still to be delivered: its namespace may have been deleted or rebuilt meanwhile."""
+        shard = self._shards.get(entry.namespace) if entry.stage is not _Stage.OVER else None
         return (
             shard is not None
             and shard.namespaces.get(entry.namespace.name) is entry.namespace

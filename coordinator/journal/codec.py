@@ -23,6 +23,8 @@ from coordinator.core.events import (
     NamespaceDeleted,
     PolicyDeleted,
     PolicySet,
+    Redriven,
+    Reprioritised,
     Returned,
     Submitted,
     WebhookDelivered,
@@ -30,6 +32,7 @@ from coordinator.core.events import (
     WebhookRetried,
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
+from coordinator.journal import operations_codec
 from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
 from coordinator.ports import JournalTooNew, SnapshotNamespace
 
@@ -201,6 +204,8 @@ _ENCODERS: dict[type[AnyEvent], Callable[[event_pb2.Commit, str, Sequence[Any]],
     CancelRecorded: _encode_cancel,
     CheckpointStored: _encode_checkpoint,
     ChunkStored: _encode_chunk,
+    Reprioritised: operations_codec.encode_reprioritised,
+    Redriven: operations_codec.encode_redriven,
     WebhookDelivered: _encode_webhooks_delivered,
     WebhookGivenUp: _encode_webhook_given_up,
     WebhookRetried: _encode_webhook_retried,
@@ -297,6 +302,8 @@ _DECODERS: dict[str, Callable[[event_pb2.Record, int], Iterator[AnyEvent]]] = {
     "cancel_recorded": _decode_cancel,
     "checkpoint_stored": _decode_checkpoint,
     "chunk_stored": _decode_chunk,
+    "tasks_reprioritised": operations_codec.decode_reprioritised,
+    "task_redriven": operations_codec.decode_redriven,
 }
 
 

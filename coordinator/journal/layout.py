@@ -11,7 +11,8 @@ With the key prefix `muster`, shard 3 is
     muster:{s3}:task:<namespace>:<id>      string  an ended task: 8 bytes of marker, then its record
     muster:{s3}:ended:<namespace>          list    one line per ended task, the oldest first
     muster:{s3}:counters:<namespace>       hash    base: lines ever removed from the list's left; bytes: the size of all records held;
-                                                   slimmed: lines ever gone over, from the left, whose results were dropped; indexed: the
+                                                   slimmed: lines ever gone over, from the left, whose results were dropped;
+                                                   superseded: lines in the list whose record isn't there any more; indexed: the
                                                    position from which on every line is in the lists of its terms
     muster:{s3}:term:<namespace>:<term>    list    the positions of the lines whose tasks are found by this term, in order: `7`, or `7+3`
                                                    for 7, 8 and 9
@@ -30,8 +31,10 @@ is below `base`. The set of terms tells which lists begin with a dead one, so th
 what was written then, no line is in the lists, and `indexed` tells.
 
 A **marker** numbers ended tasks over the life of a shard: the commit's sequence and the place in the commit. It stands before the
-record and in the index line, and tells the line of a task's last end from lines of earlier ones: a task that was redriven and ended
-again has a line for each end, but one record. An earlier line that expires leaves the record alone.
+record and in the index line, and tells the line of a task's last end from lines of earlier ones. A task that is redriven loses its record
+with the commit that begins its next run, and gets another when that ends; a task that is purged loses it for good. The line stays where
+it is, since lines are found by their place, until those before it have gone: it is *superseded*, counts for nothing, and leaves the record
+of a later run alone.
 """
 
 import struct

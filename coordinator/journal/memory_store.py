@@ -1,7 +1,7 @@
 """A shard in memory, for tests and simulations: what `redis_store` promises, by a clock and with faults that the caller injects."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import islice
@@ -55,9 +55,14 @@ class _Namespace:
     index: deque[tuple[bytes, EndedEntry]] = field(default_factory=deque)
     base: int = 0
     slimmed: int = 0
+    superseded: int = 0
     record_bytes: int = 0
     records: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     terms: dict[str, deque[int]] = field(default_factory=dict)  # positions, in order
+
+    def is_last(self, task_id: str, task_marker: bytes) -> bool:
+        """Whether a line stands for its task's record."""
+        return task_id in self.records and self.records[task_id][0] == task_marker
 
 
 @dataclass(slots=True)
@@ -115,15 +120,31 @@ class MemoryShardStore:
         snapshot = shard.snapshot.stored() if shard.snapshot is not None else None
         return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now, snapshot=snapshot)
 
-    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+    async def append(
+        self,
+        *,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,
+        ended: Sequence[EndedTask],
+        redriven: Sequence[tuple[str, str]] = (),
+    ) -> Appended:
         """See ShardStore."""
         token = self._token
         fault = await self._before(StoreCall.APPEND)
-        answer = self._apply(token, sequence, commit_nonce, blob, ended)
+        answer = self._apply(token, sequence, commit_nonce, blob, ended, redriven)
         _after(fault)
         return Appended(answer=answer, date_ms=self._now_ms())
 
-    def _apply(self, token: object, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> AppendAnswer:
+    def _apply(
+        self,
+        token: object,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,
+        ended: Sequence[EndedTask],
+        redriven: Sequence[tuple[str, str]],
+    ) -> AppendAnswer:
         shard = self._shard
         if shard.owner is not token:
             return AppendAnswer.FENCED
@@ -132,6 +153,8 @@ class MemoryShardStore:
         if shard.sequence != sequence - 1:
             return AppendAnswer.DIVERGED
         shard.journal[sequence] = blob
+        for name, task_id in redriven:
+            self._supersede(shard.namespaces.setdefault(name, _Namespace()), task_id)
         for place, task in enumerate(ended):
             namespace = shard.namespaces.setdefault(task.namespace, _Namespace())
             task_marker = marker(sequence, place)
@@ -145,6 +168,14 @@ class MemoryShardStore:
         shard.sequence = sequence
         shard.commit_nonce = commit_nonce
         return AppendAnswer.APPLIED
+
+    @staticmethod
+    def _supersede(held: _Namespace, task_id: str) -> None:
+        """A record goes; its line stays, and stands for nothing."""
+        known = held.records.pop(task_id, None)
+        if known is not None:
+            held.record_bytes -= len(known[1])
+            held.superseded += 1
 
     async def confirm(self, *, sequence: int) -> Appended:
         """See ShardStore."""
@@ -161,11 +192,6 @@ class MemoryShardStore:
         first = max(after + 1, next(iter(journal), 0))
         held = (sequence for sequence in range(first, self._shard.sequence + 1) if sequence in journal)  # a test may have torn a hole
         return [(sequence, journal[sequence]) for sequence in islice(held, limit)]
-
-    async def first_sequence(self) -> int:
-        """See ShardStore."""
-        _after(await self._before(StoreCall.READ))
-        return next(iter(self._shard.journal), 0)
 
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """See ShardStore."""
@@ -257,7 +283,8 @@ class MemoryShardStore:
     async def count_ended(self, namespace: str) -> int:
         """See ShardStore."""
         _after(await self._before(StoreCall.READ))
-        return len(self._namespace(namespace).index)
+        held = self._namespace(namespace)
+        return len(held.index) - held.superseded
 
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """See ShardStore. Answers 0 as well when the shard has another owner: the next append says so."""
@@ -269,7 +296,15 @@ class MemoryShardStore:
 
     def _expire(self, held: _Namespace, retention: Retention, limit: int) -> int:
         oldest = [entry for _, entry in islice(held.index, limit)]
-        expired = count_expired(oldest, held=len(held.index), held_bytes=held.record_bytes, retention=retention, date_ms=self._now_ms())
+        stale = [entry.position for task_marker, entry in islice(held.index, limit) if not held.is_last(entry.task_id, task_marker)]
+        expired = count_expired(
+            oldest,
+            held=len(held.index) - held.superseded,
+            held_bytes=held.record_bytes,
+            retention=retention,
+            date_ms=self._now_ms(),
+            superseded=stale,
+        )
         return self._remove(held, expired)
 
     @staticmethod
@@ -278,15 +313,29 @@ class MemoryShardStore:
         for _ in range(expired):
             task_marker, entry = held.index.popleft()
             held.base += 1
-            held.record_bytes -= entry.record_bytes
-            if entry.task_id in held.records and held.records[entry.task_id][0] == task_marker:
+            if held.is_last(entry.task_id, task_marker):
+                held.record_bytes -= entry.record_bytes
                 del held.records[entry.task_id]
+            else:
+                held.superseded -= 1
         for term, positions in list(held.terms.items()) if expired else ():
             while positions and positions[0] < held.base:
                 positions.popleft()
             if not positions:
                 del held.terms[term]
         return expired
+
+    async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.EXPIRE)
+        held = self._namespace(namespace)
+        known = held.records if self._shard.owner is token else {}
+        gone = [task_id for task_id, record in records.items() if task_id in known and known[task_id][1] == record]
+        for task_id in gone:
+            self._supersede(held, task_id)
+        _after(fault)
+        return gone
 
     async def purge_namespace(self, namespace: str, *, limit: int) -> int:
         """See ShardStore."""

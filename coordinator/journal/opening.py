@@ -82,12 +82,6 @@ class Store:
         """The shared state of one shard, likewise. It is written under the shard's claim."""
         return self._states[number]
 
-    async def ping(self) -> None:
-        """Returns when the store answers. Raises StoreOutage when it doesn't."""
-        with as_store_errors():
-            async with asyncio.timeout(self._call_timeout_s):
-                await self._client.execute_command("PING")  # type: ignore[no-untyped-call]
-
     async def fullness(self) -> StoreFullness:
         """How full it is. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
         with as_store_errors():

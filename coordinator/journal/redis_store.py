@@ -1,8 +1,8 @@
 """A shard in Redis or Valkey. Owns the calls and their arguments; key names are in `layout`, the Lua in `scripts`."""
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from itertools import count
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -15,10 +15,13 @@ from coordinator.journal.scripts import (
     APPEND,
     CLAIM,
     CONFIRM,
+    COUNT_ENDED,
     EXPIRE_ENDED,
     FINISH_SNAPSHOT,
     LIST_ENDED,
+    MARKERS,
     OLDEST_ENDED,
+    PURGE_ENDED,
     READ_RECORDS,
     READ_SNAPSHOT,
     SLIM_ENDED,
@@ -81,11 +84,23 @@ class RedisShardStore:
         self._token = f"{epoch}:{nonce}"
         return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
 
-    async def append(self, *, sequence: int, commit_nonce: str, blob: bytes, ended: Sequence[EndedTask]) -> Appended:
+    async def append(
+        self,
+        *,
+        sequence: int,
+        commit_nonce: str,
+        blob: bytes,
+        ended: Sequence[EndedTask],
+        redriven: Sequence[tuple[str, str]] = (),
+    ) -> Appended:
         """See ShardStore."""
         by_namespace: dict[str, list[tuple[int, EndedTask]]] = {}
         for place in enumerate(ended):
             by_namespace.setdefault(place[1].namespace, []).append(place)
+        gone: dict[str, list[str]] = {}
+        for namespace, task_id in redriven:
+            gone.setdefault(namespace, []).append(self._keys.tasks(namespace) + task_id)
+            by_namespace.setdefault(namespace, [])
         keys = [self._keys.head, self._keys.journal]
         arguments: list[Any] = [self._token, sequence, sequence - 1, commit_nonce, blob, len(by_namespace)]
         groups = [pack_tasks(tasks, sequence=sequence, prefix=self._keys.tasks(namespace)) for namespace, tasks in by_namespace.items()]
@@ -93,7 +108,7 @@ class RedisShardStore:
         runs: list[str] = []
         for namespace, group in zip(by_namespace, groups, strict=True):
             keys += (self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace))
-            arguments += (len(group.keys), group.record_bytes, len(group.runs))
+            arguments += (len(group.keys), group.record_bytes, len(group.runs), len(gone.get(namespace, ())))
             for term, having in group.runs.items():
                 lists.append(self._keys.term(namespace, term))
                 runs += (term, having)
@@ -102,6 +117,8 @@ class RedisShardStore:
         for group in groups:
             keys += group.keys
             arguments += group.lines
+        for namespace in by_namespace if gone else ():
+            keys += gone.get(namespace, ())
         for group in groups:
             arguments += group.values
         with as_store_errors():
@@ -118,11 +135,6 @@ class RedisShardStore:
         """See ShardStore."""
         entries = await self._read("XRANGE", self._keys.journal, f"{after + 1}-0", "+", "COUNT", limit)
         return [_entry(entry) for entry in entries]
-
-    async def first_sequence(self) -> int:
-        """See ShardStore."""
-        entries = await self._read("XRANGE", self._keys.journal, "-", "+", "COUNT", 1)
-        return _entry(entries[0])[0] if entries else 0
 
     async def write_snapshot(self, *, sequence: int, nonce: str, place: int, piece: bytes) -> bool:
         """See ShardStore."""
@@ -194,17 +206,24 @@ class RedisShardStore:
 
     async def count_ended(self, namespace: str) -> int:
         """See ShardStore."""
-        held: int = await self._read("LLEN", self._keys.ended(namespace))
-        return held
+        count: int = await self._run_read(COUNT_ENDED, keys=(self._keys.ended(namespace), self._keys.counters(namespace)), arguments=())
+        return count
 
     async def expire_ended(self, namespace: str, retention: Retention, *, limit: int) -> int:
         """See ShardStore. Answers 0 as well when the shard has another owner: the next append says so."""
         ended, counters, terms = self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace)
-        base, held_bytes, held, date_ms, lines, dead_terms = await self._run_read(
+        base, held_bytes, superseded, held, date_ms, lines, dead_terms = await self._run_read(
             OLDEST_ENDED, keys=(ended, counters, terms), arguments=(limit,)
         )
         entries = _entries(lines, count(base))
-        expired = count_expired(entries, held=held, held_bytes=held_bytes, retention=retention, date_ms=date_ms)
+        prefix = self._keys.tasks(namespace)
+        stale: set[int] = set()
+        if superseded:
+            markers = await self._run_read(MARKERS, keys=[prefix + entry.task_id for entry in entries], arguments=())
+            known = zip(entries, lines, markers, strict=True)
+            stale = {entry.position for entry, line, found in known if found != marker_of_line(line)}
+        held -= superseded
+        expired = count_expired(entries, held=held, held_bytes=held_bytes, retention=retention, date_ms=date_ms, superseded=stale)
         if dead_terms and not expired:  # somebody was interrupted
             await self._clear_terms(namespace)
         if not expired:
@@ -214,7 +233,7 @@ class RedisShardStore:
     async def purge_namespace(self, namespace: str, *, limit: int) -> int:
         """See ShardStore."""
         ended, counters, terms = self._keys.ended(namespace), self._keys.counters(namespace), self._keys.terms(namespace)
-        base, _, _, _, lines, _ = await self._run_read(OLDEST_ENDED, keys=(ended, counters, terms), arguments=(limit,))
+        base, *_, lines, _ = await self._run_read(OLDEST_ENDED, keys=(ended, counters, terms), arguments=(limit,))
         if lines:
             return await self._remove_ended(namespace, base, lines, _entries(lines, count(base)))
         await self._clear_terms(namespace)  # somebody may have been interrupted
@@ -233,12 +252,31 @@ class RedisShardStore:
                 arguments=[
                     self._token,
                     base,
-                    -sum(entry.record_bytes for entry in entries),
-                    *(marker_of_line(line) for line in lines),
+                    *chain.from_iterable((marker_of_line(line), entry.record_bytes) for line, entry in zip(lines, entries, strict=True)),
                 ],
             )
         await self._clear_terms(namespace)
         return removed
+
+    async def purge_ended(self, namespace: str, records: Mapping[str, bytes]) -> list[str]:
+        """See ShardStore."""
+        task_ids = list(records)
+        values = await self._values(namespace, task_ids, sum(MARKER_BYTES + len(record) for record in records.values()))
+        wanted = {
+            task_id: value[:MARKER_BYTES]
+            for task_id, value in zip(task_ids, values, strict=False)
+            if value is not None and value[MARKER_BYTES:] == records[task_id]
+        }
+        if not wanted:
+            return []
+        prefix = self._keys.tasks(namespace)
+        with as_store_errors():
+            gone: list[int] = await self._writes.run(
+                PURGE_ENDED,
+                keys=[self._keys.head, self._keys.counters(namespace), *(prefix + task_id for task_id in wanted)],
+                arguments=[self._token, *wanted.values()],
+            )
+        return [task_id for task_id, is_gone in zip(wanted, gone, strict=True) if is_gone]
 
     async def _clear_terms(self, namespace: str) -> None:
         """Removes what is left of expired tasks in the lists of their terms: no more than they had."""

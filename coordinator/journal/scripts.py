@@ -63,10 +63,10 @@ return {epoch, tonumber(sequence), now, tonumber(head[4] or '0'), tonumber(head[
 # MSET takes a seventh less of the server than a SET for each record. Passing the records as one packed argument and unpacking them in Lua
 # was within 10 % of passing them as they are, and would hide the keys.
 APPEND: Final = Script("""#!lua
--- Writes one commit. KEYS: head, journal, then for each namespace with ended tasks its list, its counters and its terms, then the lists of
--- terms, then all record keys. ARGV: token, sequence, previous sequence, commit nonce, commit, number of namespaces, then for each
--- namespace how many tasks, how many bytes and how many terms, then for each term its name and which of the tasks have it, then all index
--- lines, then all records.
+-- Writes one commit. KEYS: head, journal, then for each namespace with ended or redriven tasks its list, its counters and its terms, then
+-- the lists of terms, then the record keys of all that ended, then of all that were redriven. ARGV: token, sequence, previous sequence,
+-- commit nonce, commit, number of namespaces, then for each namespace how many tasks ended, in how many bytes, how many terms they have,
+-- and how many tasks were redriven, then for each term its name and which of the tasks have it, then all index lines, then all records.
 -- Answers what became of it, and the time in ms.
 local function answer(what)
   local time = redis.call('TIME')
@@ -80,19 +80,21 @@ if head[2] == ARGV[2] and head[3] == ARGV[4] then return answer('ALREADY_MINE') 
 if head[2] ~= ARGV[3] then return answer('DIVERGED') end
 
 local namespaces = tonumber(ARGV[6])
-local counted, terms = 0, 0
+local tasks, terms, redriven = 0, 0, 0
 for i = 1, namespaces do
-  counted = counted + tonumber(ARGV[4 + 3 * i])
-  terms = terms + tonumber(ARGV[6 + 3 * i])
+  tasks = tasks + tonumber(ARGV[3 + 4 * i])
+  terms = terms + tonumber(ARGV[5 + 4 * i])
+  redriven = redriven + tonumber(ARGV[6 + 4 * i])
 end
 local first_list = 3 + 3 * namespaces
 local first_key = first_list + terms
-local first_term = 7 + 3 * namespaces
+local first_gone = first_key + tasks
+local first_term = 7 + 4 * namespaces
 local first_line = first_term + 2 * terms
-local tasks = #KEYS - first_key + 1
-if #ARGV ~= first_line - 1 + 2 * tasks then return redis.error_reply('CORRUPT the arguments do not match the keys') end
-if counted ~= tasks then return redis.error_reply('CORRUPT the counts do not match the keys') end
-local positions, unindexed = {}, {}
+if #ARGV ~= first_line - 1 + 2 * tasks then return redis.error_reply('CORRUPT the arguments do not match the counts') end
+if #KEYS ~= first_gone - 1 + redriven then return redis.error_reply('CORRUPT the keys do not match the counts') end
+local positions, unindexed, gone = {}, {}, {}
+local next_gone = first_gone
 for i = 1, namespaces do
   local list, set = type_of(KEYS[3 * i]), type_of(KEYS[2 + 3 * i])
   if list ~= 'none' and list ~= 'list' then return redis.error_reply('CORRUPT ' .. KEYS[3 * i] .. ' is a ' .. list) end
@@ -103,6 +105,13 @@ for i = 1, namespaces do
   end
   positions[i] = tonumber(counters[2] or '0') + redis.call('LLEN', KEYS[3 * i])
   unindexed[i] = not counters[3]
+  local lines, size = 0, 0
+  for _ = 1, tonumber(ARGV[6 + 4 * i]) do
+    local length = redis.call('STRLEN', KEYS[next_gone])
+    if length > 0 then lines, size = lines + 1, size + length - 8 end
+    next_gone = next_gone + 1
+  end
+  gone[i] = {lines, size}
 end
 for i = first_list, first_key - 1 do
   local list = type_of(KEYS[i])
@@ -111,6 +120,7 @@ end
 
 -- First the one command that can still be refused: an entry that is not above the journal's last. Lua's unpack ends at about 8,000.
 redis.call('XADD', KEYS[2], ARGV[2] .. '-0', 'c', ARGV[5])
+for i = first_gone, #KEYS do redis.call('UNLINK', KEYS[i]) end
 local records = first_line + tasks
 for from = 0, tasks - 1, 2000 do
   local fields, n = {}, 0
@@ -123,14 +133,15 @@ end
 local line, term = first_line, 0
 for i = 1, namespaces do
   if unindexed[i] then redis.call('HSET', KEYS[1 + 3 * i], 'indexed', string.format('%.0f', positions[i])) end
-  local stop = line + tonumber(ARGV[4 + 3 * i])
+  local stop = line + tonumber(ARGV[3 + 4 * i])
   while line < stop do
     local to = math.min(line + 4000, stop)
     redis.call('RPUSH', KEYS[3 * i], unpack(ARGV, line, to - 1))
     line = to
   end
-  redis.call('HINCRBY', KEYS[1 + 3 * i], 'bytes', ARGV[5 + 3 * i])
-  for _ = 1, tonumber(ARGV[6 + 3 * i]) do
+  redis.call('HINCRBY', KEYS[1 + 3 * i], 'bytes', string.format('%.0f', ARGV[4 + 4 * i] - gone[i][2]))
+  if gone[i][1] > 0 then redis.call('HINCRBY', KEYS[1 + 3 * i], 'superseded', gone[i][1]) end
+  for _ = 1, tonumber(ARGV[5 + 4 * i]) do
     local key, pushed, last = KEYS[first_list + term], 0, nil
     local entries = {}
     for first, count in string.gmatch(ARGV[first_term + 2 * term + 1], '(%d+)%+(%d+)') do
@@ -190,12 +201,14 @@ return {base + start, redis.call('LRANGE', KEYS[1], start, stop - 1)}
 
 OLDEST_ENDED: Final = Script("""#!lua flags=no-writes
 -- What a decision on expiry needs, read at once; a transaction would be refused when memory is full. KEYS: list, counters, terms.
--- ARGV: how many. Answers base, bytes, length, time in ms, the first lines, and how many terms have dead entries.
-local counters = redis.call('HMGET', KEYS[2], 'base', 'bytes')
+-- ARGV: how many. Answers base, bytes, how many lines are superseded, length, time in ms, the first lines, and how many terms have dead
+-- entries.
+local counters = redis.call('HMGET', KEYS[2], 'base', 'bytes', 'superseded')
 local time = redis.call('TIME')
 return {
   tonumber(counters[1] or '0'),
   tonumber(counters[2] or '0'),
+  tonumber(counters[3] or '0'),
   redis.call('LLEN', KEYS[1]),
   time[1] * 1000 + math.floor(time[2] / 1000),
   redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1),
@@ -205,23 +218,60 @@ return {
 
 EXPIRE_ENDED: Final = Script("""#!lua flags=allow-oom
 -- Removes the oldest ended tasks of a namespace. KEYS: head, list, counters, then the record of each task to remove, in order.
--- ARGV: token, base as the caller read it, bytes of the records below zero, then the marker of each task.
+-- ARGV: token, base as the caller read it, then for each task its marker and the size of its record.
 -- Answers how many were removed: none when the shard has another owner, or when the index has moved on since it was read.
 local tasks = #KEYS - 3
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
 if (redis.call('HGET', KEYS[3], 'base') or '0') ~= ARGV[2] then return 0 end
 if redis.call('LLEN', KEYS[2]) < tasks then return redis.error_reply('CORRUPT the index is shorter than it was') end
 local last = {}
+local size, superseded = 0, 0
 for i = 1, tasks do
-  last[i] = redis.call('GETRANGE', KEYS[3 + i], 0, 7) == ARGV[3 + i]
+  last[i] = redis.call('GETRANGE', KEYS[3 + i], 0, 7) == ARGV[1 + 2 * i]
+  if last[i] then size = size + ARGV[2 + 2 * i] else superseded = superseded + 1 end
 end
 redis.call('LTRIM', KEYS[2], tasks, -1)
 redis.call('HINCRBY', KEYS[3], 'base', tasks)
-redis.call('HINCRBY', KEYS[3], 'bytes', ARGV[3])
+redis.call('HINCRBY', KEYS[3], 'bytes', string.format('%.0f', 0 - size))
+if superseded > 0 then redis.call('HINCRBY', KEYS[3], 'superseded', 0 - superseded) end
 for i = 1, tasks do
   if last[i] then redis.call('UNLINK', KEYS[3 + i]) end
 end
 return tasks
+""")
+
+MARKERS: Final = Script("""#!lua flags=no-writes
+-- What stands before records. KEYS: of the records. Answers it for each; nothing where there is none.
+local markers = {}
+for i = 1, #KEYS do markers[i] = redis.call('GETRANGE', KEYS[i], 0, 7) end
+return markers
+""")
+
+COUNT_ENDED: Final = Script("""#!lua flags=no-writes
+-- How many ended tasks there are. KEYS: list, counters.
+return redis.call('LLEN', KEYS[1]) - (redis.call('HGET', KEYS[2], 'superseded') or '0')
+""")
+
+PURGE_ENDED: Final = Script("""#!lua flags=allow-oom
+-- Removes records, and leaves their lines superseded. KEYS: head, counters, then the records. ARGV: token, then the marker of each.
+-- Answers for each whether it is gone by this: 1 or 0.
+local gone = {}
+local size, superseded = 0, 0
+for i = 1, #KEYS - 2 do
+  gone[i] = 0
+  if redis.call('HGET', KEYS[1], 'token') == ARGV[1] and redis.call('GETRANGE', KEYS[2 + i], 0, 7) == ARGV[1 + i] then
+    gone[i] = 1
+    superseded, size = superseded + 1, size + redis.call('STRLEN', KEYS[2 + i]) - 8
+  end
+end
+if superseded > 0 then
+  redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', 0 - size))
+  redis.call('HINCRBY', KEYS[2], 'superseded', superseded)
+  for i = 1, #KEYS - 2 do
+    if gone[i] == 1 then redis.call('UNLINK', KEYS[2 + i]) end
+  end
+end
+return gone
 """)
 
 UNSLIMMED_ENDED: Final = Script("""#!lua flags=no-writes

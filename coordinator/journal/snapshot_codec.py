@@ -2,12 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import starmap
+from typing import cast
 
 from muster.v1 import common_pb2, event_pb2
 
 from coordinator import convert, convert_deliveries, convert_limits, convert_policies
 from coordinator.core.model import RetryPolicy, Spec, Task, TaskState, Usage
+from coordinator.core.policies import PolicyName
+from coordinator.core.rates import Starts
 from coordinator.core.webhooks import Delivery, GivenUp
 from coordinator.ports import JournalTooNew, SnapshotNamespace, SnapshotPiece
 
@@ -39,7 +41,6 @@ class SnapshotEncoder:
         for part, namespace in zip(self._chunk.parts, namespaces, strict=True):
             part.policies.extend(map(convert_policies.standing_out, namespace.policies))
             part.deleted = namespace.deleted
-            part.rate_logs.extend(starmap(convert_limits.rate_log_out, namespace.rate_logs))
             part.next_delivery = namespace.next_delivery
         self._size = 0
 
@@ -50,6 +51,10 @@ class SnapshotEncoder:
     def add_webhook(self, namespace: SnapshotNamespace, stored: Delivery | GivenUp) -> None:
         """Takes in a webhook's delivery."""
         self._added(self._part(namespace).add_webhook(stored))
+
+    def add_rate_log(self, namespace: SnapshotNamespace, name: PolicyName, key: str, starts: Starts) -> None:
+        """Takes in what began under a rate limit."""
+        self._added(self._part(namespace).add_rate_log(name, key, starts))
 
     def _part(self, namespace: SnapshotNamespace) -> "_Part":
         part = self._parts.get(namespace.name)
@@ -95,6 +100,8 @@ class _Part:
         if task.fence or task.run != 1 or task.created_ms != task.changed_ms:
             return self._add_live(task)
         if not (task.place == task.number and task.ready_at_ms == task.created_ms) and not _is_still_delayed(task):
+            return self._add_live(task)
+        if task.reprioritised:
             return self._add_live(task)
         # 0.5 us a task up to here, and as much again when it is serialized
         place = self._last_place if spec.retry is self._last_policy else self._policy(spec.retry)
@@ -146,6 +153,10 @@ class _Part:
         if task.usage:
             live.usage.extend(convert.usage_out(task.usage))
             size += 32 * len(task.usage)
+        if task.reprioritised:
+            live.priority = cast("common_pb2.Priority.ValueType", task.reprioritised)
+        if task.run_created_ms != task.created_ms:
+            live.run_create_ms = task.run_created_ms
         if task.history:
             live.history.extend(map(convert.history_out, task.history))
             size += sum(entry.ByteSize() for entry in live.history)
@@ -156,6 +167,12 @@ class _Part:
         webhook = convert_deliveries.delivery_out(stored)
         self._message.webhooks.append(webhook)
         return webhook.ByteSize()
+
+    def add_rate_log(self, name: PolicyName, key: str, starts: Starts) -> int:
+        """Takes in what began under a rate limit. Answers about how many bytes it takes."""
+        log = convert_limits.rate_log_out(name, key, starts)
+        self._message.rate_logs.append(log)
+        return log.ByteSize()
 
     def close(self) -> None:
         message = self._message
@@ -222,6 +239,9 @@ _STATES = {number: state for state, number in convert.STATE_OUT.items()}
 
 def _live_task(live: event_pb2.LiveTask, policies: Sequence[RetryPolicy]) -> Task:
     task = Task(live.number, _spec(live.request, policies[live.policy]), live.create_ms)
+    if live.priority:
+        task.spec, task.reprioritised = task.spec.at(live.priority), live.priority
+    task.run_created_ms = live.run_create_ms or live.create_ms
     task.state = TaskState(_STATES[live.state])
     task.place = live.place
     task.first_ready_ms = live.first_ready_ms or (live.create_ms if live.place else 0)

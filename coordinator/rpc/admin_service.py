@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from muster.v1 import admin_pb2, admin_pb2_grpc
+from muster.v1 import admin_pb2, admin_pb2_grpc, bulk_pb2
 
 from coordinator import convert
 from coordinator.core.load_map import AgentStatus
 from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.rpc import bulk_calls
 from coordinator.rpc.agent_service import load_map_rows
 from coordinator.rpc.limit_calls import list_limits
 from coordinator.rpc.namespace_calls import delete
@@ -141,6 +142,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListPolicies(self, request: admin_pb2.ListPoliciesRequest, context: Context) -> admin_pb2.ListPoliciesResponse:
         return await list_policies(*self._shards.called(context), request)
+
+    async def CancelMatchingTasks(
+        self, request: bulk_pb2.CancelMatchingTasksRequest, context: Context
+    ) -> bulk_pb2.CancelMatchingTasksResponse:
+        progress = await bulk_calls.cancel_matching(*self._shards.called(context), request)
+        return bulk_pb2.CancelMatchingTasksResponse(progress=progress)
+
+    async def ReprioritiseTasks(self, request: bulk_pb2.ReprioritiseTasksRequest, context: Context) -> bulk_pb2.ReprioritiseTasksResponse:
+        progress = await bulk_calls.reprioritise_tasks(*self._shards.called(context), request)
+        return bulk_pb2.ReprioritiseTasksResponse(progress=progress)
+
+    async def RedriveTasks(self, request: bulk_pb2.RedriveTasksRequest, context: Context) -> bulk_pb2.RedriveTasksResponse:
+        progress = await bulk_calls.redrive_tasks(*self._shards.called(context), request)
+        return bulk_pb2.RedriveTasksResponse(progress=progress)
+
+    async def PurgeTasks(self, request: bulk_pb2.PurgeTasksRequest, context: Context) -> bulk_pb2.PurgeTasksResponse:
+        progress = await bulk_calls.purge_tasks(*self._shards.called(context), request)
+        return bulk_pb2.PurgeTasksResponse(progress=progress)
 
     async def ListWebhookDeliveries(
         self, request: admin_pb2.ListWebhookDeliveriesRequest, context: Context

@@ -98,6 +98,7 @@ def _view(entry: HistoryEntry) -> task_pb2.TaskHistoryEntry:
         cost=cast("common_pb2.AttemptCost.ValueType", entry.cost.value),
         checkpoints=entry.checkpoints,
         omitted=entry.omitted,
+        priority=cast("common_pb2.Priority.ValueType", entry.priority),
     )
     if entry.failure is not None:
         view.failure.CopyFrom(convert.failure_out(entry.failure))

@@ -101,6 +101,6 @@ def facts_of(task: Task) -> TaskFacts:
 def facts_of_record(record: event_pb2.TaskRecord) -> TaskFacts:
     """What a filter may ask of an ended task."""
     spec = common_pb2.TaskSpec.FromString(record.request)
-    priority = spec.priority or common_pb2.PRIORITY_NORMAL
+    priority = record.priority or spec.priority or common_pb2.PRIORITY_NORMAL
     labels = tuple(sorted(spec.labels.items())) if spec.labels else ()
     return TaskFacts(TaskState(record.state), spec.task_type, priority, record.agent_name, spec.task_id, spec.parent_task_id, labels)

@@ -55,7 +55,9 @@ def task_view(task: Task, view: task_pb2.TaskView.ValueType, attempt: Attempt | 
         if attempt.progress is not None:
             message.progress.CopyFrom(convert.progress_out(attempt.progress))
     if task.spec.timing is not UNTIMED:
-        show_dates(message, task.spec.timing, created_ms=task.created_ms, first_ready_ms=task.first_ready_ms)
+        show_dates(
+            message, task.spec.timing, created_ms=task.created_ms, run_created_ms=task.run_created_ms, first_ready_ms=task.first_ready_ms
+        )
     spec = common_pb2.TaskSpec.FromString(task.spec.request)
     message.parent_task_id = spec.parent_task_id
     if task.spec.labels:
@@ -76,7 +78,7 @@ def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType)
         task_id=spec.task_id,
         task_type=spec.task_type,
         state=record.state,
-        priority=spec.priority or common_pb2.PRIORITY_NORMAL,
+        priority=record.priority or spec.priority or common_pb2.PRIORITY_NORMAL,
         run=record.run,
         attempt=record.attempt,
         fence=record.fence,
@@ -98,7 +100,8 @@ def record_view(record: event_pb2.TaskRecord, view: task_pb2.TaskView.ValueType)
     if timing != UNTIMED:
         never_ready = timing.ready_ms(record.create_ms) > record.create_ms and not record.first_ready_ms
         first_ready_ms = 0 if never_ready else record.first_ready_ms or record.create_ms
-        show_dates(message, timing, created_ms=record.create_ms, first_ready_ms=first_ready_ms)
+        run_created_ms = record.run_create_ms or record.create_ms
+        show_dates(message, timing, created_ms=record.create_ms, run_created_ms=run_created_ms, first_ready_ms=first_ready_ms)
     if record.HasField("last_failure"):
         message.last_failure.CopyFrom(record.last_failure)
     if view == task_pb2.TASK_VIEW_FULL:

@@ -177,7 +177,18 @@ def test_watch_prints_a_line_for_each_event(muster, client):
         "some output",
         "t-1 is not known",
     ]
-    assert client.calls[0][1:] == ((["t-1"],), {"chunks": True, "progress": True})
+    _, arguments, options = client.calls[0]
+    assert (arguments, options["chunks"], options["progress"]) == ((["t-1"],), True, True)
+
+
+def test_watch_says_on_stderr_that_it_connects_again(muster, client, capsys):
+    client.answers["watch"] = [watched(task=a_task(state="COMPLETED"))]
+    assert muster("watch", "t-1").stderr == ""
+    client.calls[-1][2]["on_break"](UnavailableError("the watch broke: \x1b[2Jno route"))
+    said = capsys.readouterr().err
+    assert said.startswith("muster: the watch broke: ")
+    assert said.endswith("no route; connecting again.\n")
+    assert "\x1b" not in said
 
 
 def test_watch_of_everything_with_json(muster, client):

@@ -4,6 +4,7 @@ import pytest
 
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
 from coordinator.ports import AppendAnswer, EndedTask, Retention, StoreOutage
+from tests.support.shard_backings import first_of
 
 NOW_MS = 1_800_000_000_000
 ENDED = [EndedTask("default", "t", b"r", 0)]
@@ -42,7 +43,7 @@ async def test_a_fault_before_an_append_leaves_nothing(shard):
     await store.claim()
     with pytest.raises(StoreOutage):
         await append(store, 1)
-    assert await store.first_sequence() == 0
+    assert await first_of(store) == 0
     assert await append(store, 1) is AppendAnswer.APPLIED
 
 
@@ -61,7 +62,7 @@ async def test_a_claim_in_the_middle_of_an_append_fences_it(shard):
     await store.claim()
     faults.meanwhile = open_store(shard, Faults()).claim
     assert await append(store, 1) is AppendAnswer.FENCED
-    assert await store.first_sequence() == 0
+    assert await first_of(store) == 0
 
 
 async def test_a_claim_whose_answer_was_lost_fences_its_own_store(shard):
@@ -89,7 +90,6 @@ async def test_every_call_asks_for_its_fault(shard):
     await store.expire_ended("default", Retention(0, 0, 0), limit=10)
     reads = [
         store.read(after=0, limit=1),
-        store.first_sequence(),
         store.get_records("default", []),
         store.list_ended("default", before=None, limit=1),
         store.count_ended("default"),

@@ -15,7 +15,7 @@ from coordinator.journal.server_binary import find_server_binary
 from coordinator.ports import AppendAnswer, EndedTask, Retention, StoreCorrupt, StoreOutage
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
-from tests.support.shard_backings import KEYS, running_server
+from tests.support.shard_backings import KEYS, first_of, running_server
 
 ENDED = [EndedTask("default", "t", b"record", 1), EndedTask("other", "t", b"record", 1)]
 LONG_AGO = [EndedTask("default", f"old-{i}", b"r" * 1000, 1) for i in range(10)]
@@ -140,7 +140,7 @@ async def test_a_journal_that_was_trimmed_empty_is_claimed_where_it_ended(server
     successor = server.open()
     assert (await successor.claim()).sequence == 2
     assert await append(successor, 3) is AppendAnswer.APPLIED
-    assert await successor.first_sequence() == 3
+    assert await first_of(successor) == 3
 
 
 async def test_a_journal_that_is_gone_while_its_head_is_there_cannot_be_claimed(server, owner, raw):
@@ -150,11 +150,10 @@ async def test_a_journal_that_is_gone_while_its_head_is_there_cannot_be_claimed(
         await server.open().claim()
 
 
-@pytest.mark.parametrize("call", ["read", "first_sequence"])
-async def test_a_journal_entry_that_is_no_commit_is_corrupt(owner, raw, call):
+async def test_a_journal_entry_that_is_no_commit_is_corrupt(owner, raw):
     await raw.xadd(KEYS.journal, {"x": b""}, id="1-0")
     with pytest.raises(StoreCorrupt):
-        await (owner.read(after=0, limit=1) if call == "read" else owner.first_sequence())
+        await owner.read(after=0, limit=1)
 
 
 async def test_an_index_line_that_is_none_is_corrupt(owner, raw):

@@ -1,6 +1,7 @@
 """What every ShardStore does with snapshots and with the journal behind them, shown on each."""
 
 from coordinator.ports import AppendAnswer, StoredSnapshot
+from tests.support.shard_backings import first_of
 
 
 async def append(store, sequence, nonce="n"):
@@ -114,7 +115,7 @@ async def test_who_is_fenced_writes_finishes_and_trims_nothing(backing, owner):
     assert not await owner.write_snapshot(sequence=2, nonce="n", place=0, piece=b"b")
     assert not await owner.finish_snapshot(sequence=2, nonce="n", pieces=1, size_bytes=1)
     assert await owner.trim_journal(limit=10) == 0
-    assert await successor.first_sequence() == 1
+    assert await first_of(successor) == 1
 
 
 async def test_the_journal_is_trimmed_behind_it_and_no_further(backing, owner):
@@ -123,7 +124,7 @@ async def test_the_journal_is_trimmed_behind_it_and_no_further(backing, owner):
     assert await owner.trim_journal(limit=100) == 0
     await take(owner, 7, b"a")
     assert [await owner.trim_journal(limit=3) for _ in range(4)] == [3, 3, 1, 0]
-    assert await owner.first_sequence() == 8
+    assert await first_of(owner) == 8
     assert [sequence for sequence, _ in await owner.read(after=7, limit=10)] == [8, 9, 10]
     assert (await backing.open().claim()).sequence == 10
 
@@ -132,9 +133,9 @@ async def test_a_journal_that_was_trimmed_empty_goes_on(backing, owner):
     await append(owner, 1)
     await take(owner, 1, b"a")
     assert await owner.trim_journal(limit=10) == 1
-    assert await owner.first_sequence() == 0
+    assert await first_of(owner) == 0
     successor = backing.open()
     assert (await successor.claim()).sequence == 1
     assert await successor.read(after=1, limit=10) == []
     assert await append(successor, 2, "m") is AppendAnswer.APPLIED
-    assert await successor.first_sequence() == 2
+    assert await first_of(successor) == 2

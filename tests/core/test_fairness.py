@@ -137,6 +137,20 @@ def test_a_new_key_does_not_wait_for_what_other_agents_do():
     assert abs(had["late"] - 10) <= 1
 
 
+def test_a_key_saves_nothing_up_elsewhere_for_agents_that_are_new_to_a_lane():
+    """A class that has served nothing yet says nothing about where a lane is: the lane says it."""
+    world = world_of()
+    for key in ("a", "b"):
+        backlog(world, key, 300, task_type="t1")
+    world.join("quick", ["t1"], capacity=1)
+    serve(world, 200, agent="quick")
+    backlog(world, "late", 10, task_type="nobody-does-this")  # it is in use, and has had nothing
+    backlog(world, "late", 100, task_type="t1")
+    world.join("agent", ["t1"], labels={"zone": "eu"}, capacity=1)
+    had, _ = serve(world, 60)
+    assert abs(had["late"] - 20) <= 1
+
+
 def test_what_a_key_has_had_is_not_forgotten_when_it_pauses():
     """Else it would be served at once whenever it submits one task at a time."""
     world = world_of()

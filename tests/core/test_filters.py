@@ -196,7 +196,7 @@ def test_it_knows_what_it_asks_for(text, only):
         ("labels.team", 12, "expected one of = != < <= > >= after labels.team"),
         ("state = RUNNING AND agent_name = a", 21, "did you mean agent?"),
         ("State = RUNNING", 1, "did you mean state?"),
-        ("zzzz = 1", 1, "no field is called 'zzzz': The fields are"),
+        ("zzzz = 1", 1, "no field is called 'zzzz': the fields are"),
         ('"state" = RUNNING', 1, "expected NOT, ( or a field"),
         ("state = DONE", 9, "expected one of PENDING, RUNNING, RETRYING, COMPLETED, FAILED, CANCELLED"),
         ("state = RUN*", 9, "no state is called 'RUN*'"),

@@ -14,12 +14,13 @@ from coordinator.core import submits
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
 from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
+from coordinator.core.operations import Priorities
 from coordinator.core.policies import ConcurrencyLimitPolicy, CordonPolicy, PausePolicy, RateLimitPolicy, WhenFull
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict, Refused
 from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
-from tests.support.known_tasks import told_by
+from tests.support.known_tasks import kept, told_by
 from tests.support.oracle import Oracle
 
 SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1)
@@ -303,6 +304,36 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.world.delete_policy(self.one_of(names, pick))
             self.judge()
 
+    @rule(task_id=IDS, priority=st.integers(1, 4))
+    def reprioritise(self, task_id, priority):
+        task = self.world.scheduler.state.tasks.get(task_id)
+        if task is not None:
+            same = self.oracle.stories[task.number].priority == priority
+            assert self.world.reprioritise(task_id, priority) is (Priorities.AS_BEFORE if same else Priorities.CHANGED)
+            self.judge()
+
+    @rule(task_id=IDS, priority=st.integers(0, 4))
+    def redrive(self, task_id, priority):
+        """Its record is in the store, whether memory still has it or not."""
+        story = self.oracle.stories.get(self.oracle.numbers.get(task_id, 0))
+        if story is None or story.end not in ("FAILED", "CANCELLED"):
+            return
+        if self.oracle.refuses(story.spec):
+            assert self.world.redrive(task_id) is Refused.KEY_FULL
+            return
+        task = self.world.redrive(task_id, priority=priority)
+        assert (task.spec.priority, task.run) == (priority or story.priority, story.run + 1)
+        self.settled.discard(task_id)
+        self.judge()
+
+    @rule(task_id=IDS)
+    def purge(self, task_id):
+        """The store forgets it; whoever submits the id again submits another task."""
+        if task_id in self.settled:
+            self.settled.remove(task_id)
+            del self.oracle.numbers[task_id]
+            self.claims = [claim for claim in self.claims if claim[1] != task_id]
+
     # --- the world ---
 
     @rule(seconds=JUMPS_S, ticks=st.integers(1, 4))
@@ -357,17 +388,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
-        self.ends.update(effect.task.spec.task_id for effect in effects if isinstance(effect, TaskEnded))
+        self.ends.update(effect.task.number for effect in effects if isinstance(effect, TaskEnded))
 
     @invariant()
-    def one_end_is_told_of_every_task_that_ended(self):
-        assert self.ends == Counter(task_id for task_id, number in self.oracle.numbers.items() if self.oracle.stories[number].end)
+    def one_end_is_told_of_every_run_that_ended(self):
+        assert self.ends == Counter(number for number, story in self.oracle.stories.items() if story.end)
 
     @invariant()
     def every_task_in_memory_tells_its_history(self):
         state = self.world.scheduler.state
         for task in (*state.tasks.values(), *state.ended.values()):
-            assert [told_by(entry) for entry in task.history] == self.oracle.stories[task.number].told
+            story = self.oracle.stories[task.number]
+            assert [told_by(entry) for entry in task.history] == kept(story.told)
+            assert (task.spec.priority, task.run, task.run_created_ms) == (story.priority, story.run, story.created_ms)
 
     @invariant()
     def the_load_map_is_who_holds_what(self):

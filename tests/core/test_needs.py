@@ -259,3 +259,11 @@ def test_only_so_many_sticky_keys_are_remembered():
     for number in range(5):
         world.submit(f"task{number}", sticky_key=f"key{number}")
     assert list(world.scheduler.sticky) == ["key3", "key4"]
+
+
+def test_no_agent_is_kept_from_what_goes_first_within_a_types_limit(world):
+    """Such a type has a room of its own at its agents, and what waits there is as much a rival as what waits for any slot."""
+    world.submit("light", priority=4)
+    world.submit("heavy", slots=2, priority=4)
+    world.join("agent", {"work": Capability(max_concurrent=1)}, capacity=2)
+    assert world.running("agent") == ["light"]

@@ -178,6 +178,19 @@ def test_of_several_pauses_the_last_end_is_told(world):
     assert (why(world, "task").message, why(world, "task").until_ms) == ("the namespace is paused: for ever", 0)
 
 
+def test_each_of_several_pauses_ends_at_its_own_time(world):
+    world.join("ann", ["first", "second"])
+    for task_type, for_ms in (("second", 20_000), ("first", 10_000)):
+        world.set_policy(PausePolicy(task_type, "", for_ms))
+        world.submit(task_type, task_type=task_type)
+    world.advance(10)
+    assert world.running("ann") == ["first"]
+    world.advance(9.9)
+    assert world.running("ann") == ["first"]
+    world.advance(0.1)
+    assert world.running("ann") == ["first", "second"]
+
+
 def test_a_pause_that_was_made_longer_or_endless_does_not_end_when_it_would_have(world):
     world.set_policy(PausePolicy("work", "", 10_000))
     world.set_policy(PausePolicy("work"))

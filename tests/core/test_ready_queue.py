@@ -33,7 +33,7 @@ def head_of(level):
 
 def cancel(level, waiting):
     waiting.state = TaskState.CANCELLED
-    level.forget()
+    level.forget(waiting)
 
 
 def test_first_in_first_out():
@@ -93,21 +93,8 @@ def test_an_empty_queue_holds_on_to_nothing(last):
         level.pop()
     else:
         cancel(level, tasks[0])
-    assert not level._fresh
-    assert not level._returned
+    assert not list(level)
     assert not hasattr(level, "top")
-
-
-def test_what_was_cancelled_deep_in_the_queue_does_not_pile_up():
-    level = fifo()
-    head = task(0)
-    level.add(head)
-    for place in range(1, 1001):
-        waiting = task(place)
-        level.add(waiting)
-        cancel(level, waiting)
-    assert len(level._fresh) < 200
-    assert head_of(level) is head
 
 
 OPERATIONS = st.lists(
@@ -143,9 +130,9 @@ def test_a_level_is_a_sorted_list(operations):
 
 
 @given(OPERATIONS)
-def test_compaction_never_loses_a_task(operations):
+def test_a_level_of_many_chunks_is_a_sorted_list(operations):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("coordinator.core.ready_queue._MIN_STALE", 1)
+        patch.setattr("coordinator.core.ordered_tasks.CHUNK", 4)
         test_a_level_is_a_sorted_list.hypothesis.inner_test(operations)
 
 
@@ -249,8 +236,28 @@ def test_lanes_that_are_empty_are_swept():
         lane = add(queue, task(place, task_type=f"type{place}"))
         assert lane.head() is not None
         lane.pop()
-    assert len(queue.lanes) <= 64
+    assert len(queue.lanes) <= 66
     assert len(opened) - len(closed) == len(queue.lanes)
+
+
+def test_no_lane_that_comes_sweeps_more_than_some():
+    closed = []
+    queue = queue_of([], closed)
+    lanes = [add(queue, task(place, task_type=f"type{place}")) for place in range(1, 5001)]
+    for lane in lanes:
+        lane.rank()
+        lane.pop()
+    for place in range(5001, 6001):
+        before = len(closed)
+        add(queue, task(place, task_type=f"type{place}"))
+        assert len(closed) - before <= 32
+    for place in range(6001, 16_001):
+        assert len(closed) - before <= 32
+        before = len(closed)
+        lane = add(queue, task(place, task_type=f"type{place}"))
+        lane.rank()
+        lane.pop()
+    assert len(queue.lanes) < 2500, "those that wait, and the empty ones that came since the last round"
 
 
 def test_a_returned_task_leads_although_an_ended_one_was_before_it():
@@ -263,5 +270,5 @@ def test_a_returned_task_leads_although_an_ended_one_was_before_it():
         level.pop()
     level.add(first)
     first.state = TaskState.CANCELLED
-    level.forget()
+    level.forget(first)
     assert level.add(second)

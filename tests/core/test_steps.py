@@ -1,6 +1,9 @@
 """What scheduling costs, counted in steps: it must not depend on how many kinds of agents there are, nor on how much waits."""
 
+import gc
+
 import pytest
+from muster.v1 import common_pb2
 
 from coordinator.core import lazy_heap
 from coordinator.core.events import Assigned
@@ -8,6 +11,7 @@ from coordinator.core.model import Capability, Now, Settings
 from coordinator.core.placement import place
 from coordinator.core.policies import ConcurrencyLimitPolicy, RateLimitPolicy, set_policy
 from coordinator.core.rates import MAX_EXACT, RateRule
+from coordinator.core.ready_queue import Lane
 from coordinator.core.reports import Success, finish
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, hello, ready
@@ -222,6 +226,33 @@ def test_no_tick_does_more_than_a_bounded_part_of_what_is_due_at_once(monkeypatc
     assert ticks == 100_000 / MAX_DATES
     assert worst <= 2 * MAX_DATES + 1
     scheduler.take()
+
+
+def test_lanes_that_are_over_are_freed_without_the_garbage_collector():
+    """It may not see them: they came while the queue was deep."""
+    scheduler = fleet(1, lambda _: ("shared",))
+    gc.collect()
+    gc.disable()
+    try:
+        before = lanes_in_memory()
+        for number in range(1000):
+            needs = [common_pb2.LabelSelector(label=f"label{number}", operator=common_pb2.LABEL_OPERATOR_NOT_EXISTS)]
+            for key in ("", "a", "b"):
+                submit(scheduler, spec_of(f"task{number}{key}", "shared", fairness_key=key, selectors=needs), NOW)
+            place(scheduler, NOW)
+            for _ in range(3):
+                (attempt,) = scheduler.load.agents["agent0"].running.values()
+                finish_one(scheduler, attempt.task)
+            scheduler.take()
+            for task in list(scheduler.state.ended.values()):
+                scheduler.state.settle(task)
+        assert lanes_in_memory() - before < 150
+    finally:
+        gc.enable()
+
+
+def lanes_in_memory():
+    return sum(isinstance(one, Lane) for one in gc.get_objects())
 
 
 # --- limits ---

@@ -4,6 +4,7 @@ It knows the journal's format and nothing of how the coordinator decides: what i
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from coordinator.core.events import (
     Completed,
     Disposition,
     Event,
+    Redriven,
+    Reprioritised,
     Returned,
     Submitted,
 )
@@ -32,9 +35,11 @@ class Life:
     """One task, by the journal."""
 
     task_id: str
-    fences: list[int] = field(default_factory=list)
+    number: int = 0  # of its last run
+    runs: int = 1
+    fences: list[int] = field(default_factory=list)  # of all runs
     running: bool = False
-    ends: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)  # one for each run, in the end
     record: event_pb2.TaskRecord | None = None
 
 
@@ -47,19 +52,29 @@ class Audit:
     epochs: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def check(self, *, ended: set[str]) -> None:
-        """Raises AssertionError with what is wrong, or if not exactly these tasks exist, each with one end and one record that fits it."""
+    def check(self, *, ended: set[str], purged: Collection[str] = ()) -> None:
+        """Raises AssertionError with what is wrong.
+
+        Args:
+            ended: not exactly these tasks exist, each with one end per run, and with a record that fits it.
+            purged: one of these has a record all the same.
+        """
         faults = self.faults
         faults += [f"task {task_id} is acknowledged and not in the journal" for task_id in ended - self.lives.keys()]
         faults += [f"task {task_id} is in the journal, and nobody knows of it" for task_id in self.lives.keys() - ended]
         for life in self.lives.values():
-            if len(life.ends) != 1:
-                faults.append(f"task {life.task_id} has {len(life.ends)} ends: {life.ends}")
+            if len(life.ends) != life.runs:
+                faults.append(f"task {life.task_id} has {len(life.ends)} ends in {life.runs} runs: {life.ends}")
             if any(later <= earlier for earlier, later in zip(life.fences, life.fences[1:], strict=False)):
                 faults.append(f"the fences of task {life.task_id} don't grow: {life.fences}")
-            if life.record is None:
+            if life.task_id in purged:
+                if life.record is not None:
+                    faults.append(f"task {life.task_id} is purged, and has a record")
+            elif life.record is None:
                 faults.append(f"task {life.task_id} has no record")
-            elif life.ends == ["COMPLETED"] and not life.record.result_fence == life.record.fence == life.fences[-1]:
+            elif life.record.run != life.runs:
+                faults.append(f"task {life.task_id} had {life.runs} runs, and its record says {life.record.run}")
+            elif life.ends[-1:] == ["COMPLETED"] and not life.record.result_fence == life.record.fence == life.fences[-1]:
                 faults.append(f"task {life.task_id} was completed by fence {life.record.result_fence} of {life.fences}")
             elif life.ends and common_pb2.TaskState.Name(life.record.state) != f"TASK_STATE_{life.ends[-1]}":
                 faults.append(f"task {life.task_id} ended {life.ends} and its record says {life.record.state}")
@@ -89,9 +104,6 @@ async def audit(socket: Path, *, namespace: str = "default", shards: int = 16) -
                     found.events[type(event).__name__] += 1
                     if name == namespace and isinstance(event, Event):
                         _follow(event, lives, found)
-        found.lives = {life.task_id: life for life in lives.values()}
-        if len(found.lives) != len(lives):
-            found.faults.append(f"{len(lives) - len(found.lives)} ids were submitted twice")
         ids = list(found.lives)
         for start in range(0, len(ids), _PAGE):
             some = ids[start : start + _PAGE]
@@ -108,13 +120,18 @@ def _follow(event: Event, lives: dict[int, Life], found: Audit) -> None:
     if isinstance(event, Submitted):
         if event.number in lives:
             found.faults.append(f"number {event.number} was given twice")
-        lives[event.number] = Life(event.spec.task_id)
+        if event.spec.task_id in found.lives:
+            found.faults.append(f"task {event.spec.task_id} was submitted twice")
+        lives[event.number] = found.lives[event.spec.task_id] = Life(event.spec.task_id, event.number)
+        return
+    if isinstance(event, Redriven):
+        _follow_redrive(event, lives, found)
         return
     life = lives.get(event.number)
     if life is None:
         found.faults.append(f"{event} names a task that was never submitted")
         return
-    if life.ends:
+    if len(life.ends) == life.runs:
         found.faults.append(f"{type(event).__name__} happened to task {life.task_id} after its end")
     match event:
         case Assigned():
@@ -126,6 +143,8 @@ def _follow(event: Event, lives: dict[int, Life], found: Audit) -> None:
         case CancelRecorded():
             if event.ended:
                 life.ends.append("CANCELLED")
+            return
+        case Reprioritised():
             return
     if not life.running:
         found.faults.append(f"{type(event).__name__} happened to task {life.task_id} while it didn't run")
@@ -140,3 +159,19 @@ def _follow(event: Event, lives: dict[int, Life], found: Audit) -> None:
         life.running = False
     elif not isinstance(event, Acknowledged):
         assert life.running
+
+
+def _follow_redrive(event: Redriven, lives: dict[int, Life], found: Audit) -> None:
+    """The next run has a number of its own, and whatever still happened under the old one would be a fault."""
+    task_id = event.ended.spec.task_id
+    life = found.lives.get(task_id)
+    if life is None:
+        found.faults.append(f"task {task_id} was redriven, and never submitted")
+        return
+    if len(life.ends) != life.runs or life.ends[-1] == "COMPLETED":
+        found.faults.append(f"task {task_id} was redriven after {life.ends} in {life.runs} runs")
+    if life.fences and event.ended.fence != life.fences[-1]:
+        found.faults.append(f"task {task_id} was redriven from fence {event.ended.fence} of {life.fences}")
+    del lives[life.number]
+    life.number, life.runs = event.number, life.runs + 1
+    lives[event.number] = life

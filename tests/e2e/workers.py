@@ -73,6 +73,16 @@ async def count_running(ctx: Context) -> None:
         del _running[ctx.task_id]
 
 
+@agent.handler("limited")
+@agent.handler("metered")
+async def under_a_limit(ctx: Context) -> None:
+    """Writes down when it begins and when it is over. Its payload is its concurrency key."""
+    facts = {"key": ctx.payload.decode(), "task_type": ctx.task_type}
+    record("began", ctx, **facts)
+    await asyncio.sleep(_POLL_S)
+    record("over", ctx, **facts)
+
+
 @agent.handler("at-gate")
 async def async_at_gate(ctx: Context) -> bytes:
     """Waits at the gate that its payload names; a cancel is written down."""
@@ -174,3 +184,11 @@ async def fail_then_wait(ctx: Context) -> None:
         raise RuntimeError("not yet")
     record("started", ctx)
     await at_gate(ctx.payload.decode())
+
+
+@agent.handler("when-mended")
+async def when_mended(ctx: Context) -> bytes:
+    """Fails until its gate opens."""
+    if not gate(ctx.payload.decode()).exists():
+        raise RuntimeError("it is broken")
+    return b"mended"

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from coordinator.collector import YOUNG_TASKS, Collector
+from coordinator.collector import FULL_S, PERIOD_S, YOUNG_TASKS, Collector
 
 
 class Tasks:
@@ -28,7 +28,7 @@ def calls(monkeypatch):
     return asked
 
 
-AWAY = [("collect", 1), ("freeze",)]
+AWAY = [("collect",), ("freeze",)]
 
 
 def test_tasks_that_came_are_put_away_once_there_are_many(calls):
@@ -69,6 +69,53 @@ def test_a_short_queue_is_left_to_the_collector_however_much_passes(calls):
         tasks.live = 1000
         collector.look()
     assert calls == []
+
+
+def test_everything_in_sight_is_looked_at_once_a_minute(calls):
+    tasks = Tasks()
+    collector = Collector(count=tasks)
+    collector.begin()
+    calls.clear()
+    for _ in range(round(3 * FULL_S / PERIOD_S)):
+        collector.look()
+    assert calls == [("collect",)] * 3
+
+
+def test_not_sooner_after_it_was_looked_at_for_another_reason(calls):
+    tasks = Tasks()
+    collector = Collector(count=tasks)
+    collector.begin()
+    calls.clear()
+    for _ in range(round(FULL_S / PERIOD_S) - 1):
+        collector.look()
+    tasks.come(YOUNG_TASKS + 1)
+    collector.look()
+    assert calls == AWAY
+    for _ in range(round(FULL_S / PERIOD_S) - 1):
+        collector.look()
+    assert calls == AWAY
+
+
+def test_a_cycle_that_outlived_its_youth_is_found_within_a_minute():
+    class Knot:
+        pass
+
+    collector = Collector(count=Tasks())
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        knot = Knot()
+        knot.itself = knot
+        gone = weakref.ref(knot)
+        gc.collect(1)  # it is in use, and old now
+        del knot
+        gc.collect(1)
+        assert gone() is not None
+        for _ in range(round(FULL_S / PERIOD_S)):
+            collector.look()
+        assert gone() is None
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 def test_a_shard_that_was_recovered_again_counts_from_the_start(calls):

@@ -38,11 +38,11 @@ class Appends:
         self._append = bench.store.append
         bench.store.append = self
 
-    async def __call__(self, *, sequence, commit_nonce, blob, ended):
+    async def __call__(self, *, sequence, commit_nonce, blob, ended, redriven):
         if sequence not in self.sizes:
             self.order += [task.task_id for task in ended]
         self.sizes[sequence] = len(blob) + sum(len(task.record) for task in ended)
-        return await self._append(sequence=sequence, commit_nonce=commit_nonce, blob=blob, ended=ended)
+        return await self._append(sequence=sequence, commit_nonce=commit_nonce, blob=blob, ended=ended, redriven=redriven)
 
     def are_bounded(self):
         assert all(size <= BOUND + ROUGHLY for size in self.sizes.values()), self.sizes

@@ -113,6 +113,23 @@ def test_it_is_gone_at_once_and_its_name_only_when_nothing_is_left():
     on_a_bench(story)
 
 
+def test_fences_grow_though_the_namespace_is_another_one():
+    """Whoever still holds an attempt of the old one must not be taken for who runs a task of the same id in the new one."""
+
+    async def story(bench):
+        old = await bench.fill()
+        delete_namespace(bench.shard, old)
+        await bench.shard.durable_write()
+        await bench.purge()
+        new = await bench.fill()
+        assert new.scheduler.epoch > old.scheduler.epoch
+        await bench.kill()
+        await bench.start()
+        assert bench.shard.namespace("blue").scheduler.epoch >= new.scheduler.epoch
+
+    on_a_bench(story)
+
+
 def test_nothing_is_removed_before_the_deletion_is_durable():
     async def story(bench):
         namespace = await bench.fill()

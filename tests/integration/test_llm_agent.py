@@ -14,12 +14,14 @@ from muster.v1.common_pb2 import FailureKind, Outcome, TaskSpec
 from agent_node.llm.agent import LLMAgent
 from agent_node.llm.secret import Secret
 from agent_node.llm.settings import LLMSettings
+from agent_node.payloads import About, AesGcm, Content, Payloads
 from tests.support.eventually import eventually
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.provider import WHOLE_STREAM, ScriptedProvider, chunk, says, serve, streams
 
 KEY = "sk-test-0123456789"
 PAYLOAD = json.dumps({"template": "Hello"}).encode()
+JSON = Content(PAYLOAD, "application/json")
 
 
 @pytest.fixture
@@ -29,14 +31,16 @@ def coordinator():
 
 
 @contextlib.asynccontextmanager
-async def answering(coordinator: FakeCoordinator, provider: ScriptedProvider) -> AsyncIterator[None]:
+async def answering(
+    coordinator: FakeCoordinator, provider: ScriptedProvider, payloads: Payloads | None = None, payload: Content = JSON
+) -> AsyncIterator[None]:
     """Runs the LLM agent with one task assigned."""
-    agent = LLMAgent(LLMSettings(base_url=provider.base_url, model="tiny", api_key=Secret(KEY)))
+    agent = LLMAgent(LLMSettings(base_url=provider.base_url, model="tiny", api_key=Secret(KEY)), payloads=payloads)
     agent.override(name="llm", address=coordinator.address)
     serving = asyncio.create_task(agent.serve())
     try:
         await eventually(lambda: coordinator.said, message="the agent is ready")
-        coordinator.assign(TaskSpec(task_id="t", task_type="llm.chat", payload=PAYLOAD))
+        coordinator.assign(TaskSpec(task_id="t", task_type="llm.chat", payload=payload.data, content_type=payload.content_type))
         yield
     finally:
         agent.stop()
@@ -54,6 +58,17 @@ async def test_an_answer_goes_back_in_chunks_and_whole_with_its_usage(coordinato
     assert json.loads(result.success.payload)["content"] == "Hello"
     assert [(usage.model, usage.input_tokens, usage.output_tokens, usage.requests) for usage in result.usage] == [("tiny-1", 7, 3, 1)]
     assert b"".join(chunk.data for message in coordinator.said for chunk in message.chunks) == b"Hello"
+
+
+async def test_payloads_and_results_go_through_codecs_as_with_any_agent(coordinator: FakeCoordinator) -> None:
+    payloads = Payloads([AesGcm({"k1": bytes(32)}, active="k1")])
+    sent = await payloads.encode(JSON, About("payload", "t"))
+    assert sent.data != PAYLOAD
+    async with serve(streams(*WHOLE_STREAM)) as provider, answering(coordinator, provider, payloads, sent):
+        success = (await outcome(coordinator)).success
+    answer = await payloads.decode(Content(success.payload, success.content_type), About("result", "t"))
+    assert success.payload != answer.data
+    assert json.loads(answer.data)["content"] == "Hello"
 
 
 async def test_a_rate_limit_goes_back_with_the_time_to_wait(coordinator: FakeCoordinator) -> None:

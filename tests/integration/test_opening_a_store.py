@@ -13,7 +13,7 @@ from coordinator.journal.server_binary import find_server_binary
 from coordinator.journal.startup_checks import check_store
 from coordinator.ports import AppendAnswer, StoreOutage
 from tests.support.ports import free_port
-from tests.support.shard_backings import running_server
+from tests.support.shard_backings import first_of, running_server
 
 
 @pytest.fixture(params=["valkey", pytest.param("redis", marks=pytest.mark.redis)])
@@ -52,7 +52,7 @@ class TestOpening:
         assert store.report.product == "Valkey"
         assert store.report.durability == "every acknowledged write survives a killed server and a power cut"
         assert store.report.warnings == ()
-        await store.ping()
+        await store.fullness()
 
     async def test_each_shard_is_a_journal_of_its_own(self, open_it, server):
         store = await open_it(redis_url=url(server))
@@ -76,7 +76,7 @@ class TestOpening:
         for store in (first, second):
             await store.shard(0).claim()
             await store.shard(0).append(sequence=1, commit_nonce="n", blob=b"", ended=())
-        assert await second.shard(0).first_sequence() == 1
+        assert await first_of(second.shard(0)) == 1
 
     async def test_how_full_it_is(self, open_it, tmp_path):
         store = await open_it(data_dir=tmp_path, memory_limit_bytes=64_000_000)
@@ -84,11 +84,11 @@ class TestOpening:
         assert memory.limit_bytes == 64_000_000
         assert 0 < memory.used_bytes < 64_000_000
 
-    async def test_an_outage_shows_on_ping(self, open_it, server):
+    async def test_an_outage_shows(self, open_it, server):
         store = await open_it(redis_url=url(server))
         async with server.outage():
             with pytest.raises(StoreOutage, match="can't be reached"):
-                await store.ping()
+                await store.fullness()
 
     async def test_nothing_hides_an_outage_by_trying_again(self, open_it, server):
         store = await open_it(redis_url=f"{url(server)}?retry_on_timeout=yes")

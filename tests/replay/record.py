@@ -162,6 +162,8 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
         "ann", ["work"], capacity=10, in_flight={"one-runs": world.task("one-runs").fence, "one-stopping": world.task("one-stopping").fence}
     )
     world.advance(3)
+    world.reprioritise("one-waits-1", 1, "it can wait")
+    world.redrive("one-fails", "mended")
     for key in ("kept", "deleted"):
         world.set_policy(WeightPolicy(key, 2.5))
     hooks(world, "one")
@@ -179,6 +181,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     pauses(world, "one")
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
+    world.cancel("one-fails", "not now")
     world.set_policy(WeightPolicy("late", 0.5))
     world.set_policy(NamespaceLimitsPolicy(1000, 10**6, 3600.5, 100, 10**7, 10**5, 10**8))
     world.delete_policy(PolicyName(PolicyKind.WEIGHT, "deleted"))
@@ -196,6 +199,14 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
             world.finish("ann", name, Success(DONE.outcome, (Usage("large", 5, 6, 7),)))
     world.cancel("one-crashes", "it was enough")
     world.cancel("long", "it was enough")
+    world.reprioritise("two-waits-0", 4, "it is urgent")
+    world.reprioritise("two-waits-1", 4, "it is urgent")
+    world.cancel("two-waits-1", "it was enough")
+    world.submit(spec_of("spent", "spending", defaults=SETTINGS.retry))
+    world.join("cleo", ["spending"])
+    world.finish("cleo", "spent", Failed(Failure(FailureKind.APPLICATION, "too dear", non_retryable=True), LIMITED.usage))
+    world.redrive("spent", "there is more", priority=4)
+    world.redrive("long", "it wasn't enough")
     assert world.snapshot is not None
     namespaces = {NAMESPACE: said(world.scheduler.state), EMPTY: said(State())}
     return world, {"snapshot_sequence": world.snapshot[0], "namespaces": namespaces}

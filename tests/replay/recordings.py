@@ -20,6 +20,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from muster.v1 import event_pb2
 
+from coordinator.core.rates import RateWalk
 from coordinator.core.state import State
 from tests.support.core_world import durable, durable_beside_tasks
 
@@ -64,7 +65,8 @@ def said(state: State) -> dict[str, Any]:
     webhooks = {
         name: _plain(value) for name, value in durable_beside_tasks(state).items() if name in ("pending", "given_up", "next_delivery")
     }
-    rates = [_plain([name.key, key, starts]) for name, key, starts in state.rates.logs()]
+    rates: list[Any] = []
+    RateWalk(state.rates, lambda name, key, starts: rates.append(_plain([name.key, key, starts]))).step(10**9)
     return {"next_number": state.next_number, "policies": policies, "rates": rates, "webhooks": webhooks, "tasks": _plain(durable(state))}
 
 

@@ -61,7 +61,16 @@ def assert_it_says(found, expected):
             scheduling = "spec.scheduling"
             if scheduling in fields:  # a list, which later releases make longer
                 found_fields[scheduling] = found_fields[scheduling][: len(fields[scheduling])]
-            assert found_fields == fields, task_id
+            assert known_of(found_fields, fields) == fields, task_id
+
+
+def known_of(found, expected):
+    """What of `found` the release that recorded `expected` knew."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        return {field: known_of(found[field], value) for field, value in expected.items()}
+    if isinstance(expected, list) and isinstance(found, list) and len(found) == len(expected):
+        return [known_of(one, other) for one, other in zip(found, expected, strict=True)]
+    return found
 
 
 def test_the_journal_replays(recording):

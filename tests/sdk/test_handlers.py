@@ -143,19 +143,25 @@ async def test_what_utf8_cannot_say_is_reported_as_escapes(coordinator, agent):
         assert renewed()[0].usage[0].model == r"m\ud83d"
 
 
-async def test_exit_in_a_handler_fails_its_attempt_alone(coordinator, agent):
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt()])
+async def test_an_exit_in_a_handler_fails_its_attempt_alone(coordinator, agent, raised):
     @agent.handler("work")
     async def work(ctx):
-        raise SystemExit(3)
+        raise raised
+
+    @agent.handler("awaits")
+    async def awaits(ctx):
+        await asyncio.sleep(0)
+        raise raised
 
     @agent.handler("plain")
     def plain(ctx):
-        raise SystemExit(3)
+        raise raised
 
     async with serving(coordinator, agent):
-        for task_id, task_type in (("a", "work"), ("b", "plain"), ("c", "plain")):
+        for task_id, task_type in (("a", "work"), ("b", "awaits"), ("c", "plain"), ("d", "plain"), ("e", "work")):
             coordinator.assign(task(task_id, task_type))
-            assert (await result_of(coordinator, task_id)).failure.type == "SystemExit"
+            assert (await result_of(coordinator, task_id)).failure.type == type(raised).__name__
 
 
 async def test_an_unknown_type_has_no_handler(coordinator, agent):

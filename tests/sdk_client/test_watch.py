@@ -67,6 +67,18 @@ async def test_a_watch_carries_cursors_that_lose_nothing_and_says_what_was_compa
     assert [each.cursor for each in service.watches] == ["c0", "c1"]
 
 
+async def test_a_watch_says_once_that_it_broke(client: Client, service: FakeTaskService) -> None:
+    broke: list[UnavailableError] = []
+    service.watch_script = [
+        [grpc.StatusCode.UNAVAILABLE],  # it had not worked yet
+        [WatchTasksResponse(events=[progress(1)], cursor="c1"), grpc.StatusCode.UNAVAILABLE],
+        [grpc.StatusCode.UNAVAILABLE],
+        [WatchTasksResponse(events=[progress(2)], cursor="c2")],
+    ]
+    assert len([each async for each in client.watch(["x"], on_break=broke.append)]) == 2
+    assert [str(error).startswith("the watch broke: ") for error in broke] == [True]
+
+
 async def test_a_watch_by_filter_goes_on_when_the_coordinator_ends_it(client: Client, service: FakeTaskService) -> None:
     service.watch_script = [[WatchTasksResponse(events=[progress(1)], cursor="c1")], [WatchTasksResponse(events=[progress(2)])]]
     service.watch_script.append([grpc.StatusCode.PERMISSION_DENIED])

@@ -24,6 +24,7 @@ class Work:
 
 class SimAgent:
     RESPONSE = agent_pb2.ConnectResponse
+    namespace_name = "default"
     is_agent = True
 
     def __init__(self, *, sim, name, capabilities, capacity):

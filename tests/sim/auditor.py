@@ -6,7 +6,6 @@ It knows only what is durable: an answer that shows more breaks G1, an entry of 
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
 
 from muster.v1 import agent_pb2, event_pb2, task_pb2
 
@@ -25,6 +24,8 @@ from coordinator.core.events import (
     NamespaceEvent,
     PolicyDeleted,
     PolicySet,
+    Redriven,
+    Reprioritised,
     Returned,
     Submitted,
     WebhookDelivered,
@@ -36,6 +37,8 @@ from coordinator.core.model import FailureKind
 from coordinator.core.policies import PolicyKind
 from coordinator.core.state import State
 from coordinator.journal.codec import decode
+from tests.sim.passing import PASSING, PassingAuditor
+from tests.sim.stories import Story
 from tests.support.core_world import durable, durable_beside_tasks
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses
@@ -45,46 +48,24 @@ DUPLICATE, STALE = agent_pb2.RESULT_VERDICT_DUPLICATE, agent_pb2.RESULT_VERDICT_
 LATE_MS = 2000  # how late a step of an age may be noticed: a slot of the timers, and the wait for a tick
 
 
-@dataclass
-class Story:
-    """What the journal says of one task."""
-
-    spec: object
-    created_ms: int
-    holder: str = ""
-    fence: int = 0
-    fences: dict = field(default_factory=dict)  # to the checkpoint that each began with
-    accepted: set = field(default_factory=set)  # fences whose results were taken
-    attempt: int = 0
-    retries: int = 0
-    crashes: int = 0
-    undelivered: int = 0
-    checkpoint: bytes = b""
-    stored_checkpoints: set = field(default_factory=set)
-    cancelled: bool = False
-    is_pending: bool = False  # ready, and neither held, nor in backoff, nor ended
-    place: int = 0  # when it first became ready, by count; 0 before
-    ready_ms: int = 0  # likewise, by date
-    has_begun: bool = False
-    end: str = ""
-    is_told: bool = False  # it is known who must be told of its end
-
-
 class Auditor:
     def __init__(self, *, sim):
         self.sim = sim
         self.state = State()  # as a restart would find it
         self.stories = {}  # by number
-        self.by_id = {}
+        self.by_id = {}  # the latest run
+        self.runs = {}  # by id and run
+        self.redriven_by = set()  # ids, and of which call
         self.places = 0  # how many tasks have become ready
         self.limits = KnownLimits()
+        self.passing = PassingAuditor(sim=sim)
         self.pauses = KnownPauses()
         self.policies_seen = set()  # that ever were in the journal
         self.sequence = 0
         self.epoch = 0
         self.owner = None
         self.history = hashlib.sha256()
-        self.webhooks_due = {}  # by task and hook: "due", "delivered" or "given up"
+        self.webhooks_due = {}  # by task, run and hook: "due", "delivered" or "given up"
         self.answered_well = set()  # ids of webhooks
         self.ids_told = {}
 
@@ -100,7 +81,10 @@ class Auditor:
             assert commit.sequence == self.sequence, "the journal has a gap"
             assert commit.epoch >= self.epoch, "G8: a coordinator that lost its shard has written to it"
             self.epoch = commit.epoch
-            for _, event in commit.events:
+            for name, event in commit.events:
+                if name == PASSING:
+                    self.passing.read(event, commit.date_ms)
+                    continue
                 if isinstance(event, PolicySet | PolicyDeleted):
                     self.limits.observe(event)
                     self.pauses.observe(event, commit.date_ms)
@@ -123,34 +107,38 @@ class Auditor:
         story.is_told = True
         task_id, own = story.spec.task_id, story.spec.webhook
         if own is not None and story.end in {state.name for state in own.states}:
-            self.webhooks_due[task_id, None] = "due"
+            self.webhooks_due[task_id, story.run, None] = "due"
         for name in self.state.policies:
             if name.kind is PolicyKind.WEBHOOK and name.key in (story.spec.task_type, ""):
-                self.webhooks_due[task_id, name.key] = "due"
+                self.webhooks_due[task_id, story.run, name.key] = "due"
 
     def _read_webhook(self, event):
         if isinstance(event, WebhookDelivered | WebhookGivenUp):
             delivery = self.state.deliveries.pending[event.delivery]
-            key = delivery.task_id, delivery.hook
+            key = delivery.task_id, delivery.run, delivery.hook
             assert self.webhooks_due[key] == "due", f"{event}, and it was {self.webhooks_due[key]}"
             is_delivered = isinstance(event, WebhookDelivered)
             self.webhooks_due[key] = "delivered" if is_delivered else "given up"
             assert not is_delivered or event_id("default", delivery) in self.answered_well, "it was called delivered, and nobody has it"
         elif isinstance(event, WebhookRetried):
             delivery = self.state.deliveries.given_up[event.delivery].delivery
-            assert self.webhooks_due[delivery.task_id, delivery.hook] == "given up"
-            self.webhooks_due[delivery.task_id, delivery.hook] = "due"
+            key = delivery.task_id, delivery.run, delivery.hook
+            assert self.webhooks_due[key] == "given up"
+            self.webhooks_due[key] = "due"
 
     def told(self, webhook_id, body):
         """A receiver hears of a task's end: it must be durable by now."""
         self.catch_up()
         said = json.loads(body)
-        story = self.by_id.get(said["data"]["task_id"])
+        if said["data"]["namespace"] == PASSING:
+            return
+        story = self.runs.get((said["data"]["task_id"], said["data"]["run"]))
         assert story is not None, "G1: a webhook told of a task that isn't durable"
         assert story.end == said["data"]["state"], "G1: a webhook told of an end that isn't durable"
         assert said["id"] == webhook_id
         hook = said["data"]["hook"]
-        assert self.ids_told.setdefault(webhook_id, (story.spec.task_id, hook)) == (story.spec.task_id, hook), "one id, two events"
+        told_of = story.spec.task_id, story.run, hook
+        assert self.ids_told.setdefault(webhook_id, told_of) == told_of, "one id, two events"
 
     def webhooks_are_settled(self):
         """Whether nothing is due any more."""
@@ -172,9 +160,10 @@ class Auditor:
     def _read(self, event, date_ms):
         if isinstance(event, Submitted):
             assert event.spec.task_id not in self.by_id, f"G6: {event.spec.task_id} was taken twice"
-            story = self.stories[event.number] = self.by_id[event.spec.task_id] = Story(event.spec, date_ms)
-            if self._due_ms(story) <= date_ms:
-                self._ready(story, date_ms)
+            self._begun(event.number, Story(event.spec, date_ms, date_ms, priority=event.spec.priority), date_ms)
+            return
+        if isinstance(event, Redriven):
+            self._redriven(event, date_ms)
             return
         story = self.stories[event.number]
         assert not story.end, f"G2: {event} after its end"
@@ -185,6 +174,9 @@ class Auditor:
                 self._ready(story, date_ms)
             case Assigned():
                 self._assigned(story, event, date_ms)
+            case Reprioritised():
+                assert event.priority != story.priority
+                story.priority = event.priority
             case AttemptFailed() if not story.holder:
                 self._given_up(story, event, date_ms)
             case CancelRecorded():
@@ -196,10 +188,46 @@ class Auditor:
                 assert story.holder, f"{event} about an attempt that nobody holds"
                 self._about_attempt(story, event, date_ms)
 
+    def _begun(self, number, story, date_ms):
+        task_id = story.spec.task_id
+        assert number > max(self.stories, default=0), "numbers grow"
+        self.stories[number] = self.by_id[task_id] = self.runs[task_id, story.run] = story
+        if self._due_ms(story) <= date_ms:
+            self._ready(story, date_ms)
+
+    def _redriven(self, event, date_ms):
+        spec = event.ended.spec
+        before = self.by_id[spec.task_id]
+        assert before.end in ("FAILED", "CANCELLED"), f"G2: redriven, and it is {before.end or 'live'}"
+        assert (event.ended.run, event.ended.fence) == (before.run, before.fence), "not the last run, or not all of it"
+        assert (spec.task_id, event.request_id) not in self.redriven_by, "a repeated call has redriven it again"
+        self.redriven_by.add((spec.task_id, event.request_id))
+        story = Story(spec, date_ms, before.accepted_ms, run=before.run + 1, priority=spec.priority, fence=before.fence)
+        story.fences, story.accepted, story.stored_checkpoints = before.fences, before.accepted, before.stored_checkpoints
+        self._begun(event.number, story, date_ms)
+
+    def operated(self, request, progress):
+        """An operator was told what a call has done: it must be durable by now."""
+        self.catch_up()
+        if hasattr(request, "request_id"):
+            done = sum(request_id == request.request_id for _, request_id in self.redriven_by)
+            assert progress.changed <= done, "G1: what was called redriven isn't durable"
+
+    def all_have_ended(self):
+        """Whether every run has."""
+        self.catch_up()
+        return all(story.end for story in self.by_id.values())
+
+    def nothing_is_left(self):
+        """After a purge of everything, and the sweeper's rounds."""
+        held = self.sim.shard_data.namespaces["default"]
+        assert not held.records, f"{list(held.records)} are still known"
+        assert (len(held.index), held.superseded, held.record_bytes, dict(held.terms)) == (0, 0, 0, {}), "the index isn't empty"
+
     @staticmethod
     def _due_ms(story):
         """When a task becomes ready."""
-        return story.created_ms + story.spec.timing.delay_ms
+        return story.accepted_ms + story.spec.timing.delay_ms
 
     def _ready(self, story, date_ms):
         assert not story.place, "a place is fixed when a task first becomes ready"
@@ -261,7 +289,7 @@ class Auditor:
     def _level(self, story, date_ms):
         """The effective priority of a ready task."""
         steps = (date_ms - story.ready_ms) // round(1000 * self.sim.settings.ageing_period_s)
-        return min(4, story.spec.priority + max(0, steps))
+        return min(4, story.priority + max(0, steps))
 
     def _about_attempt(self, story, event, date_ms):
         match event:
@@ -321,10 +349,10 @@ class Auditor:
     def agrees_with(self, shard):
         """A coordinator that has nothing left to write must remember what a restart would find."""
         self.catch_up()
-        for namespace in shard.namespaces.values():
-            state = namespace.scheduler.state
-            assert durable(state) == durable(self.state), "memory and journal tell different stories"
-            assert durable_beside_tasks(state) == durable_beside_tasks(self.state), "likewise, beside tasks"
+        for name, namespace in shard.namespaces.items():
+            state, known = namespace.scheduler.state, self.passing.state if name == PASSING else self.state
+            assert durable(state) == durable(known), "memory and journal tell different stories"
+            assert durable_beside_tasks(state) == durable_beside_tasks(known), "likewise, beside tasks"
 
     def policy_answered(self, policy):
         """An operator was told that a policy is set: it must be in the journal, and whatever is assigned later stands behind it."""
@@ -337,7 +365,9 @@ class Auditor:
         """A coordinator hands out a message: all that it shows must be durable by now."""
         self.catch_up()
         self.history.update(f"{self.sim.loop.time():.6f} {wire.owner.name}".encode())
-        if isinstance(message, agent_pb2.ConnectResponse):
+        if wire.owner.namespace_name == PASSING:
+            self.passing.released(wire, message)
+        elif isinstance(message, agent_pb2.ConnectResponse):
             self._to_agent(wire, message)
         else:
             self._to_client(wire, message)
@@ -373,7 +403,10 @@ class Auditor:
             if result.HasField("refusal"):
                 continue  # the client judges it
             story = self.by_id[result.task_id]
-            assert story.end, f"G1: an outcome of {result.task_id} was shown, and isn't durable"
+            ends = [self.runs[result.task_id, run].end for run in range(1, story.run + 1)]
+            assert task_state(result.state) in ends, f"G1: an outcome of {result.task_id} was shown, and isn't durable"
+            if story.run > 1:
+                continue  # it may be of any run that has ended
             record = self.record(result.task_id)
             assert task_state(result.state) == story.end == task_state(record.state)
             assert result.outcome.SerializeToString(deterministic=True) == _again(result.outcome, record.outcome)

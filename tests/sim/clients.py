@@ -14,6 +14,7 @@ ANSWER_WITHIN_S = 8.0
 
 class SimClient:
     RESPONSE = task_pb2.SessionResponse
+    namespace_name = "default"
     is_agent = False
 
     def __init__(self, *, sim, name, tasks):
@@ -99,7 +100,8 @@ class SimClient:
                 self.sim.loop.call_soon(self.break_stream)
                 continue
             content = (result.state, result.outcome.SerializeToString(deterministic=True))
-            assert self.results.setdefault(result.task_id, content) == content, "G2: another outcome of the same run"
+            is_same = self.results.setdefault(result.task_id, content) == content
+            assert is_same or self.sim.auditor.by_id[result.task_id].run > 1, "G2: another outcome of the same run"
             self.sent.pop(result.task_id, None)
             self.acknowledged.pop(result.task_id, None)
 

@@ -6,17 +6,21 @@ from coordinator import convert_deliveries
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
 from coordinator.engine.ownership import ShardLost
-from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
+from coordinator.engine.shard import Shard
 from coordinator.engine.snapshots import SnapshotSettings
+from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
 from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import MemoryShardStore
+from coordinator.ports import Retention
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.client_session import ClientSession
 from tests.sim.receivers import SimSender
 from tests.sim.wire import Wire
+
+FOR_EVER = Retention(max_age_ms=2**50, max_count=2**50, max_bytes=2**60)
 
 
 class RemoteStore:
@@ -92,6 +96,7 @@ class Coordinator:
         self.wires = {}
         self.alive = True
         self._sessions = 0
+        self._calls = {}
         self.store = AuditedStore(auditor=sim.auditor, shard=sim.shard_data, now_ms=sim.date_ms, fault=sim.fault)
         self.webhooks = WebhookDispatcher(
             sender=SimSender(sim=sim, coordinator=self),
@@ -114,11 +119,14 @@ class Coordinator:
         self._run.add_done_callback(self._stopped)
         self._delivering = sim.loop.create_task(self.webhooks.run(), name=f"webhooks {number}")
         self._delivering.add_done_callback(self._stopped)
+        sweeper = Sweeper(shards=[self.shard], codec=codec, retention=FOR_EVER, period_s=3600.0)
+        self._sweeping = sim.loop.create_task(sweeper.run(), name=f"sweeper {number}")
+        self._sweeping.add_done_callback(self._stopped)
 
     def connect(self, owner):
         """Opens a stream for an agent or a client; None where nobody answers, or nobody serves."""
         try:
-            namespace = self.shard.namespace(DEFAULT_NAMESPACE) if self.alive else None
+            namespace = self.shard.namespace(owner.namespace_name) if self.alive else None
         except MusterError:
             namespace = None
         if namespace is None:
@@ -130,6 +138,13 @@ class Coordinator:
         wire.serve(AgentStream(**arguments) if owner.is_agent else CountedSession(serial=self._sessions, **arguments))
         return wire
 
+    def serve(self, call, *, name):
+        """A unary call, which ends with the process."""
+        task = self.sim.loop.create_task(call, name=name)
+        self._calls[task] = None
+        task.add_done_callback(lambda _: self._calls.pop(task, None))
+        return task
+
     def owns_the_shard(self):
         """Whether nobody has taken the shard from it."""
         return self.sim.auditor.owner is self.store
@@ -140,8 +155,11 @@ class Coordinator:
             self.alive = False
             for wire in list(self.wires):
                 wire.sever()
+            for call in list(self._calls):
+                call.cancel()
             self._run.cancel()
             self._delivering.cancel()
+            self._sweeping.cancel()
             self.sim.coordinator_died()
 
     def check(self):

@@ -22,13 +22,17 @@ from coordinator.core.webhooks import retry
 from coordinator.engine.shard import DEFAULT_NAMESPACE
 from coordinator.errors import MusterError
 from coordinator.journal.memory_store import Fault, MemoryShard, StoreCall
+from coordinator.ports import MIN_RETAINED_MS, Retention
 from tests.sim.agents import SimAgent
 from tests.sim.auditor import Auditor
 from tests.sim.clients import SimClient, task_of
 from tests.sim.coordinators import Coordinator
+from tests.sim.operators import SimOperator
+from tests.sim.passing import PassingNamespace
 from tests.sim.receivers import BAD_URL, GOOD_URL
 from tests.support.virtual_loop import VirtualLoop, run_virtually
 
+UNBOUNDED = Retention(max_age_ms=2**53, max_count=2**53, max_bytes=2**53)  # what is superseded goes all the same
 FIRST_DATE_MS = 1_700_000_000_000
 CHAOS_S = 60.0
 SETTLED_WITHIN_S = 30.0  # after the chaos somebody serves again by then
@@ -48,6 +52,7 @@ class Simulation:
         self.counts = Counter()
         self.agents = {}
         self.clients = []
+        self.operator = SimOperator(sim=self)
         self.coordinators = []
         self.store_is_out = False
         self.answers_are_lost = 0.0  # how often
@@ -73,10 +78,13 @@ class Simulation:
             ids = [f"client{number}-{serial}" for serial in range(self.rng.randint(4, 20))]
             tasks = {task_id: task_of(task_id, self.rng) for task_id in ids}
             self.clients.append(SimClient(sim=self, name=f"client{number}", tasks=tasks))
+        passing = PassingNamespace(sim=self)
         await self._chaos()
+        passing.end()
         await self._calm()
         self.auditor.everything_has_ended([task_id for client in self.clients for task_id in client.tasks])
         self.auditor.every_end_was_told_of()
+        await self._forget()
         self.counts["commits"] = self.shard_data.sequence
         self.counts["tasks"] = len(self.auditor.by_id)
         for coordinator in self.coordinators:
@@ -144,6 +152,7 @@ class Simulation:
             (2, lambda: self._any_agent().freeze(self.rng.choice([3, 12, 40]))),
             (3, lambda: self.rng.choice(self.clients).break_stream()),
             (3, self._set_webhook),
+            (8, self.operator.operate),
             (1, self._retry_webhooks),
             (3, self._pause_or_cordon),
             (2, self._resume_or_uncordon),
@@ -159,13 +168,30 @@ class Simulation:
         self.store_is_out, self.answers_are_lost = False, 0.0
         self._resume_or_uncordon(every=True)
         deadline_s = self.loop.time() + QUIET_WITHIN_S
-        while not (all(client.is_done for client in self.clients) and self.auditor.webhooks_are_settled()):
+        while not self._is_quiet():
             assert self.loop.time() < deadline_s, f"stuck: {self._stuck()}"
             await asyncio.sleep(5)
             self._resume_or_uncordon(every=True)  # whoever served when the calm began may have been fenced since
             self._check()
             if self.loop.time() > deadline_s - QUIET_WITHIN_S + SETTLED_WITHIN_S:
                 self.auditor.nothing_is_overdue(self.date_ms())
+
+    def _is_quiet(self):
+        auditor = self.auditor
+        clients_are_done = all(client.is_done for client in self.clients) and self.operator.is_done()
+        return clients_are_done and auditor.all_have_ended() and auditor.webhooks_are_settled() and auditor.passing.nothing_is_left()
+
+    async def _forget(self):
+        """What has ended long enough ago is purged: nothing of it may be left in the store."""
+        await asyncio.sleep(MIN_RETAINED_MS / 1000 + 60)
+        self.operator.purge()
+        while not self.operator.is_done():
+            await asyncio.sleep(1)
+            self._check()
+        store = self.coordinators[-1].store
+        while await store.expire_ended(DEFAULT_NAMESPACE, UNBOUNDED, limit=10):
+            pass
+        self.auditor.nothing_is_left()
 
     def _check(self):
         if self.loop.failure is not None:

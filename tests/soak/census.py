@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.soak.heap import heap
+
 PERIOD_S = 2.0
 FOLLOWED = 64  # elements of a container that are walked into: more are alike, and counting must stay cheap
 _CONTAINERS = (dict, list, set, frozenset, deque, tuple)
@@ -86,7 +88,7 @@ async def report_in_loop(role: str, root: object, *, package: str) -> None:
     """Counts again and again, in the loop that everything belongs to, until cancelled."""
     file = file_of(role)
     while True:
-        write(file, count(root, package=package), **{"asyncio tasks": len(asyncio.all_tasks())})
+        write(file, count(root, package=package), **{"asyncio tasks": len(asyncio.all_tasks())}, **heap())
         await asyncio.sleep(PERIOD_S)
 
 
@@ -96,7 +98,7 @@ def report_in_thread(role: str, root: object, *, package: str) -> None:
 
     def report() -> None:
         while not stop.wait(PERIOD_S):
-            write(file, count(root, package=package))
+            write(file, count(root, package=package), **heap())
 
     stop = threading.Event()
     threading.Thread(target=report, name="census", daemon=True).start()

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
-from muster.v1 import common_pb2
+from muster.v1 import common_pb2, event_pb2
 
 from coordinator import convert
+from coordinator.convert_operations import ended_run
 from coordinator.core.effects import Effect, TaskEnded
 from coordinator.core.events import AnyEvent, Assigned, Commit, NamespaceEvent, Submitted
 from coordinator.core.evolve import evolve, evolve_beside_tasks
@@ -14,9 +15,11 @@ from coordinator.core.fifo import Ages
 from coordinator.core.invariants import check, check_placed
 from coordinator.core.load_map import Agent, LoadMap
 from coordinator.core.model import Capability, Failure, FailureKind, Now, RetryPolicy, Settings, Spec, Task
+from coordinator.core.operations import Priorities, redrive, reprioritise
 from coordinator.core.placement import place
 from coordinator.core.policies import Policy, PolicyName, delete_policy, set_policy
 from coordinator.core.pools import Pools
+from coordinator.core.rates import RateWalk
 from coordinator.core.reports import (
     Failed,
     GivenBack,
@@ -34,11 +37,11 @@ from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, ReconcileVerdict, hello, lost, ready
 from coordinator.core.snapshot import Walk, restore, restored
 from coordinator.core.state import State
-from coordinator.core.submits import CancelVerdict, cancel, submit
+from coordinator.core.submits import CancelVerdict, Refused, cancel, submit
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import DeliveryWalk, delivered, give_up, retry
 from coordinator.engine.recovery import restore_beside_tasks
-from coordinator.journal.codec import decode, decode_snapshot, encode, snapshot_encoder
+from coordinator.journal.codec import decode, decode_snapshot, encode, record_out, snapshot_encoder
 from coordinator.ports import SnapshotNamespace
 
 Offers = Iterable[str] | Mapping[str, Capability]
@@ -182,17 +185,17 @@ class CoreWorld:
             FIRST_DATE_MS,
             state.next_number,
             tuple(state.policies.values()),
-            rate_logs=tuple(state.rates.logs()),
             next_delivery=state.deliveries.next_number,
         )
         self._encoder = snapshot_encoder(sequence=len(self.journal), date_ms=self.date_ms, namespaces=[namespace, *others], max_bytes=600)
         self._walk = Walk(state, partial(self._encoder.add, namespace))
+        self._rate_walk = RateWalk(state.rates, partial(self._encoder.add_rate_log, namespace))
         self._delivery_walk = DeliveryWalk(state.deliveries, partial(self._encoder.add_webhook, namespace))
         self._snapshot_at = len(self.journal)
 
     def go_on_with_snapshot(self, numbers: int) -> bool:
         """Looks at so many numbers. Answers whether there are more; else the snapshot is the one to recover from."""
-        if self._walk is None or self._delivery_walk.step(numbers) or self._walk.step(numbers):
+        if self._walk is None or self._rate_walk.step(numbers) or self._delivery_walk.step(numbers) or self._walk.step(numbers):
             return self._walk is not None
         self._walk = None
         self._encoder.finish()
@@ -257,6 +260,20 @@ class CoreWorld:
         was_there = delete_policy(self.scheduler, name, self.now)
         self.commit()
         return was_there
+
+    def reprioritise(self, task_id: str, priority: int, reason: str = "urgent") -> Priorities:
+        """An operator gives a live task another priority."""
+        changed = reprioritise(self.scheduler, self.task(task_id), priority, reason, self.now)
+        self.commit()
+        return changed
+
+    def redrive(self, task_id: str, reason: str = "mended", priority: int = 0) -> Task | Refused:
+        """An operator has an ended task run again, by its record as the store has it."""
+        record = event_pb2.TaskRecord.FromString(record_out(self.ends(task_id)[-1]))
+        ended = ended_run(record, lambda name: self.scheduler.type_retries.get(name, self.settings.retry), priority)
+        task = redrive(self.scheduler, ended, reason, self.now, request_id="an operation")
+        self.commit()
+        return task
 
     def connect(
         self,

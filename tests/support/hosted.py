@@ -36,11 +36,12 @@ Received = TypeVar("Received")
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong with the store's calls, from now on."""
+    """What goes wrong with the store's calls, and with its clock, from now on."""
 
     appends: Fault = Fault.NONE
     reads: Fault = Fault.NONE
     failed_reads: int = 0
+    date_ahead_ms: int = 0  # of the store's clock
     reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
     appending: asyncio.Event = field(default_factory=asyncio.Event)  # likewise, of appends
     next_append: Callable[[], None] | None = None  # called once, before the next append
@@ -368,8 +369,12 @@ async def hosted(
         webhooks: how they are tried.
     """
     faults = Faults()
-    store = MemoryShardStore(shard=data or MemoryShard(), now_ms=clock.wall_ms, fault=faults)
-    state_store = MemoryStateStore(state=state or MemoryState(), owns=store.owns, now_ms=clock.wall_ms, fault=faults.of_state)
+
+    def now_ms() -> int:
+        return clock.wall_ms() + faults.date_ahead_ms
+
+    store = MemoryShardStore(shard=data or MemoryShard(), now_ms=now_ms, fault=faults)
+    state_store = MemoryStateStore(state=state or MemoryState(), owns=store.owns, now_ms=now_ms, fault=faults.of_state)
     settings = CoordinatorSettings(
         listen="127.0.0.1:0",
         shards=1,

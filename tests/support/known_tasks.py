@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coordinator.core.history import HistoryEntry
+from coordinator.core.history import FIRST_ENTRIES, LAST_ENTRIES, HistoryEntry
 from coordinator.core.model import INFINITY, Capability, Spec
 
 
@@ -35,10 +35,14 @@ class Held:
 
 @dataclass(slots=True)
 class Story:
-    """What has happened to one task."""
+    """What has happened to one task in one run; `told` has all of its runs."""
 
     spec: Spec
-    created_ms: int
+    created_ms: int  # the run
+    accepted_ms: int = 0  # the task: when its first run was created
+    run: int = 1
+    priority: int = 0
+    is_retrying: bool = False
     fence: int = 0
     accepted_fence: int = 0
     assigned: int = 0
@@ -60,3 +64,8 @@ def told_by(entry: HistoryEntry) -> tuple[object, ...]:
     why = entry.failure.message if entry.failure is not None else entry.reason
     wait_ms = entry.ready_at_ms - entry.date_ms if entry.ready_at_ms else 0
     return entry.date_ms, entry.kind.name, whose, entry.state.name, why, entry.cost.name, wait_ms, entry.checkpoints
+
+
+def kept(told: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    """What a history still has of all that was told."""
+    return told if len(told) <= FIRST_ENTRIES + LAST_ENTRIES else told[:FIRST_ENTRIES] + told[-LAST_ENTRIES:]

@@ -20,6 +20,8 @@ from coordinator.core.events import (
     Disposition,
     PolicyDeleted,
     PolicySet,
+    Redriven,
+    Reprioritised,
     Returned,
     Submitted,
 )
@@ -106,6 +108,10 @@ class Oracle:
                     self.numbers[event.spec.task_id] = event.number
                     self.limits.submitted(event.spec, self._live(event.spec.scheduling.concurrency_key))
                     self._submitted(event, now)
+                case Redriven():
+                    self._redriven(event, now)
+                case Reprioritised():
+                    self._reprioritised(event, now)
                 case BecameReady():
                     self._became_ready(event.number, now)
                 case Assigned():
@@ -152,9 +158,34 @@ class Oracle:
     def _submitted(self, event: Submitted, now: Now) -> None:
         timing = event.spec.timing
         ready_at_ms = max(now.date_ms + timing.delay_ms, timing.not_before_ms)
-        self.stories[event.number] = Story(event.spec, now.date_ms, ready_at_ms=ready_at_ms)
+        story = Story(event.spec, now.date_ms, now.date_ms, ready_at_ms=ready_at_ms, priority=event.spec.priority)
+        self.stories[event.number] = story
         if ready_at_ms <= now.date_ms:
             self._takes_its_place(event.number, now)
+
+    def _redriven(self, event: Redriven, now: Now) -> None:
+        """A run begins, with nothing counted; what was waited for before isn't again."""
+        spec, timing = event.ended.spec, event.ended.spec.timing
+        before = self.stories[self.numbers[spec.task_id]]
+        assert before.end in ("FAILED", "CANCELLED"), f"{spec.task_id} is redriven, and it is {before.end or 'live'}"
+        assert event.number > max(self.stories), "it is the newest of all"
+        assert (spec.request, event.ended.run, event.ended.fence) == (before.spec.request, before.run, before.fence)
+        self.limits.submitted(spec, self._live(spec.scheduling.concurrency_key))
+        self.numbers[spec.task_id] = event.number
+        story = self.stories[event.number] = Story(spec, now.date_ms, before.accepted_ms, before.run + 1, spec.priority)
+        story.fence, story.accepted_fence, story.told = before.fence, before.accepted_fence, [*before.told]
+        story.ready_at_ms = max(now.date_ms, before.accepted_ms + timing.delay_ms, timing.not_before_ms)
+        self._tell(event.number, None, now.date_ms, "REDRIVEN", "PENDING", event.reason)
+        if story.ready_at_ms <= now.date_ms:
+            self._takes_its_place(event.number, now)
+
+    def _reprioritised(self, event: Reprioritised, now: Now) -> None:
+        story, held = self.stories[event.number], self.held.get(event.number)
+        assert not story.end, "it has ended"
+        assert event.priority != story.priority, "it has this priority"
+        after = "RUNNING" if held else "RETRYING" if story.is_retrying else "PENDING"
+        self._tell(event.number, held, now.date_ms, "REPRIORITISED", after, event.reason)
+        story.priority = event.priority
 
     def _became_ready(self, number: int, now: Now) -> None:
         story = self.stories[number]
@@ -193,6 +224,7 @@ class Oracle:
             assert self._load_step(event.agent) == min(map(self._load_step, takers)), "another agent has less to do"
         story.fence = event.fence
         story.assigned += 1
+        story.is_retrying = False
         settings, mono_s = self.settings, now.mono_s
         held = Held(event.agent, event.fence, mono_s + settings.lease_s, mono_s + settings.ack_timeout_s)
         held.attempt, held.since_ms = event.attempt, now.date_ms
@@ -220,7 +252,7 @@ class Oracle:
                 assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
                 assert event.ready_at_ms < self._deadline_ms(story), "it could not begin before its deadline"
-                story.ready_at_ms = event.ready_at_ms
+                story.ready_at_ms, story.is_retrying = event.ready_at_ms, True
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it has tries left"
                 assert not story.cancelled, "a cancelled task ends cancelled"
@@ -363,7 +395,7 @@ class Oracle:
         story, period_ms = self.stories[number], round(1000 * self.settings.ageing_period_s)
         looked_ms = now.date_ms // AGE_SLOT_MS * AGE_SLOT_MS - 1
         steps = max(0, (looked_ms - story.ready_since_ms) // period_ms) if period_ms else 0
-        return min(4, story.spec.priority + steps)
+        return min(4, story.priority + steps)
 
     def refuses(self, spec: Spec) -> bool:
         """Whether a new task must be refused because its concurrency key is full."""

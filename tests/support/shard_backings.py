@@ -153,3 +153,9 @@ async def running_server(*, binary: Path, directory: Path) -> AsyncIterator[Serv
         closing.push_async_callback(backing.stop)
         await backing.start()
         yield backing
+
+
+async def first_of(store: ShardStore) -> int:
+    """The oldest entry that a shard's journal still holds; 0 when it is empty."""
+    page = await store.read(after=0, limit=1)
+    return page[0][0] if page else 0

@@ -25,85 +25,86 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from muster.v1 import agent_pb2 as muster_dot_v1_dot_agent__pb2
+from muster.v1 import bulk_pb2 as muster_dot_v1_dot_bulk__pb2
 from muster.v1 import common_pb2 as muster_dot_v1_dot_common__pb2
 from muster.v1 import policy_pb2 as muster_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/agent.proto\x1a\x16muster/v1/common.proto\x1a\x16muster/v1/policy.proto\"Y\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05shard\x18\x03 \x01(\r\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x17\x43reateNamespaceResponse\x12\'\n\tnamespace\x18\x01 \x01(\x0b\x32\x14.muster.v1.Namespace\"F\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"U\n\x17\x44\x65leteNamespaceResponse\x12\x12\n\nlive_tasks\x18\x01 \x01(\x04\x12\x16\n\x0eretained_tasks\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\x04\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListNamespacesResponse\x12(\n\nnamespaces\x18\x01 \x03(\x0b\x32\x14.muster.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetQueueStatsRequest\"\xa9\x03\n\x15GetQueueStatsResponse\x12%\n\x06queues\x18\x01 \x03(\x0b\x32\x15.muster.v1.QueueStats\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x10\n\x08retrying\x18\x04 \x01(\x04\x12\x17\n\x0fsubmitted_total\x18\x05 \x01(\x04\x12\x17\n\x0f\x63ompleted_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_total\x18\x07 \x01(\x04\x12\x17\n\x0f\x63\x61ncelled_total\x18\x08 \x01(\x04\x12\x15\n\rcrashed_total\x18\t \x01(\x04\x12\x1b\n\x13stale_results_total\x18\n \x01(\x04\x12\x16\n\x0emax_live_tasks\x18\x0b \x01(\x04\x12\x10\n\x08retained\x18\x0c \x01(\x04\x12\x18\n\x10webhooks_pending\x18( \x01(\x04\x12\x19\n\x11webhooks_given_up\x18) \x01(\x04\x12 \n\x18webhooks_delivered_total\x18* \x01(\x04\x12\x1f\n\x17webhooks_given_up_total\x18+ \x01(\x04\"\xba\x01\n\nQueueStats\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65layed\x18\x04 \x01(\x04\x12\x0f\n\x07running\x18\x05 \x01(\x04\x12.\n\x0boldest_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x07 \x01(\t\"+\n\x16GetQueueHistoryRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\"\xc1\x01\n\x17GetQueueHistoryResponse\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05total\x18\x02 \x01(\x0b\x32\x17.muster.v1.QueueHistory\x12\'\n\x06queues\x18\x03 \x03(\x0b\x32\x17.muster.v1.QueueHistory\x12%\n\x04rest\x18\x04 \x01(\x0b\x32\x17.muster.v1.QueueHistory\"\xec\x01\n\x0cQueueHistory\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12&\n\x06minute\x18\x03 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12,\n\x0c\x66ive_minutes\x18\x04 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12$\n\x04hour\x18\x05 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12&\n\x06series\x18\x06 \x03(\x0b\x32\x16.muster.v1.QueueWindow\"\x9e\x02\n\x0bQueueWindow\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06length\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsubmitted\x18\x03 \x01(\x04\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x11\n\tcompleted\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x11\n\tcancelled\x18\x07 \x01(\x04\x12\x0f\n\x07retried\x18\x08 \x01(\x04\x12$\n\x04wait\x18\t \x01(\x0b\x32\x16.muster.v1.Percentiles\x12#\n\x03run\x18\n \x01(\x0b\x32\x16.muster.v1.Percentiles\"\x85\x01\n\x0bPercentiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetLoadMapRequest\"]\n\x12GetLoadMapResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.muster.v1.AgentInfo\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\"\x17\n\x15GetCoordinatorRequest\"\xef\x01\n\x16GetCoordinatorResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05store\x18\x03 \x01(\t\x12\x12\n\ndurability\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstore_available\x18\x07 \x01(\x08\x12\x33\n\x10worst_loop_stall\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x12SetPoliciesRequest\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\":\n\x13SetPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\"=\n\x15\x44\x65letePoliciesRequest\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\">\n\x16\x44\x65letePoliciesResponse\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\"a\n\x13ListPoliciesRequest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x1cListWebhookDeliveriesRequest\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.muster.v1.WebhookDeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"r\n\x1dListWebhookDeliveriesResponse\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.muster.v1.WebhookDelivery\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x10\n\x08given_up\x18\x03 \x01(\x04\"\x91\x03\n\x0fWebhookDelivery\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\nwebhook_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x11\n\ttask_type\x18\x04 \x01(\t\x12(\n\ntask_state\x18\x05 \x01(\x0e\x32\x14.muster.v1.TaskState\x12\x11\n\x04hook\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06origin\x18\x07 \x01(\t\x12.\n\x05state\x18\x08 \x01(\x0e\x32\x1f.muster.v1.WebhookDeliveryState\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12\x0e\n\x06reason\x18\n \x01(\t\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnext_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rgiven_up_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_hook\"F\n\x1dRetryWebhookDeliveriesRequest\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x14\n\x0c\x61ll_given_up\x18\x02 \x01(\x08\"/\n\x1eRetryWebhookDeliveriesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\":\n\x11ListLimitsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9c\x01\n\x08LimitUse\x12!\n\x06policy\x18\x01 \x01(\x0b\x32\x11.muster.v1.Policy\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\x04\x12\x0f\n\x07started\x18\x05 \x01(\r\x12-\n\tnext_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListLimitsResponse\x12#\n\x06limits\x18\x01 \x03(\x0b\x32\x13.muster.v1.LimitUse\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x87\x01\n\x14WebhookDeliveryState\x12&\n\"WEBHOOK_DELIVERY_STATE_UNSPECIFIED\x10\x00\x12\"\n\x1eWEBHOOK_DELIVERY_STATE_PENDING\x10\x01\x12#\n\x1fWEBHOOK_DELIVERY_STATE_GIVEN_UP\x10\x02\x32\x85\t\n\x0c\x41\x64minService\x12X\n\x0f\x43reateNamespace\x12!.muster.v1.CreateNamespaceRequest\x1a\".muster.v1.CreateNamespaceResponse\x12X\n\x0f\x44\x65leteNamespace\x12!.muster.v1.DeleteNamespaceRequest\x1a\".muster.v1.DeleteNamespaceResponse\x12U\n\x0eListNamespaces\x12 .muster.v1.ListNamespacesRequest\x1a!.muster.v1.ListNamespacesResponse\x12R\n\rGetQueueStats\x12\x1f.muster.v1.GetQueueStatsRequest\x1a .muster.v1.GetQueueStatsResponse\x12X\n\x0fGetQueueHistory\x12!.muster.v1.GetQueueHistoryRequest\x1a\".muster.v1.GetQueueHistoryResponse\x12I\n\nGetLoadMap\x12\x1c.muster.v1.GetLoadMapRequest\x1a\x1d.muster.v1.GetLoadMapResponse\x12U\n\x0eGetCoordinator\x12 .muster.v1.GetCoordinatorRequest\x1a!.muster.v1.GetCoordinatorResponse\x12L\n\x0bSetPolicies\x12\x1d.muster.v1.SetPoliciesRequest\x1a\x1e.muster.v1.SetPoliciesResponse\x12U\n\x0e\x44\x65letePolicies\x12 .muster.v1.DeletePoliciesRequest\x1a!.muster.v1.DeletePoliciesResponse\x12O\n\x0cListPolicies\x12\x1e.muster.v1.ListPoliciesRequest\x1a\x1f.muster.v1.ListPoliciesResponse\x12j\n\x15ListWebhookDeliveries\x12\'.muster.v1.ListWebhookDeliveriesRequest\x1a(.muster.v1.ListWebhookDeliveriesResponse\x12m\n\x16RetryWebhookDeliveries\x12(.muster.v1.RetryWebhookDeliveriesRequest\x1a).muster.v1.RetryWebhookDeliveriesResponse\x12I\n\nListLimits\x12\x1c.muster.v1.ListLimitsRequest\x1a\x1d.muster.v1.ListLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15muster/v1/admin.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/agent.proto\x1a\x14muster/v1/bulk.proto\x1a\x16muster/v1/common.proto\x1a\x16muster/v1/policy.proto\"Y\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05shard\x18\x03 \x01(\r\"&\n\x16\x43reateNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x17\x43reateNamespaceResponse\x12\'\n\tnamespace\x18\x01 \x01(\x0b\x32\x14.muster.v1.Namespace\"F\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"U\n\x17\x44\x65leteNamespaceResponse\x12\x12\n\nlive_tasks\x18\x01 \x01(\x04\x12\x16\n\x0eretained_tasks\x18\x02 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x03 \x01(\x04\">\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListNamespacesResponse\x12(\n\nnamespaces\x18\x01 \x03(\x0b\x32\x14.muster.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetQueueStatsRequest\"\xa9\x03\n\x15GetQueueStatsResponse\x12%\n\x06queues\x18\x01 \x03(\x0b\x32\x15.muster.v1.QueueStats\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\x12\x10\n\x08retrying\x18\x04 \x01(\x04\x12\x17\n\x0fsubmitted_total\x18\x05 \x01(\x04\x12\x17\n\x0f\x63ompleted_total\x18\x06 \x01(\x04\x12\x14\n\x0c\x66\x61iled_total\x18\x07 \x01(\x04\x12\x17\n\x0f\x63\x61ncelled_total\x18\x08 \x01(\x04\x12\x15\n\rcrashed_total\x18\t \x01(\x04\x12\x1b\n\x13stale_results_total\x18\n \x01(\x04\x12\x16\n\x0emax_live_tasks\x18\x0b \x01(\x04\x12\x10\n\x08retained\x18\x0c \x01(\x04\x12\x18\n\x10webhooks_pending\x18( \x01(\x04\x12\x19\n\x11webhooks_given_up\x18) \x01(\x04\x12 \n\x18webhooks_delivered_total\x18* \x01(\x04\x12\x1f\n\x17webhooks_given_up_total\x18+ \x01(\x04\"\xba\x01\n\nQueueStats\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12\r\n\x05ready\x18\x03 \x01(\x04\x12\x0f\n\x07\x64\x65layed\x18\x04 \x01(\x04\x12\x0f\n\x07running\x18\x05 \x01(\x04\x12.\n\x0boldest_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\twaits_for\x18\x07 \x01(\t\"+\n\x16GetQueueHistoryRequest\x12\x11\n\ttask_type\x18\x01 \x01(\t\"\xc1\x01\n\x17GetQueueHistoryResponse\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05total\x18\x02 \x01(\x0b\x32\x17.muster.v1.QueueHistory\x12\'\n\x06queues\x18\x03 \x03(\x0b\x32\x17.muster.v1.QueueHistory\x12%\n\x04rest\x18\x04 \x01(\x0b\x32\x17.muster.v1.QueueHistory\"\xec\x01\n\x0cQueueHistory\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12%\n\x08priority\x18\x02 \x01(\x0e\x32\x13.muster.v1.Priority\x12&\n\x06minute\x18\x03 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12,\n\x0c\x66ive_minutes\x18\x04 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12$\n\x04hour\x18\x05 \x01(\x0b\x32\x16.muster.v1.QueueWindow\x12&\n\x06series\x18\x06 \x03(\x0b\x32\x16.muster.v1.QueueWindow\"\x9e\x02\n\x0bQueueWindow\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06length\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tsubmitted\x18\x03 \x01(\x04\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x11\n\tcompleted\x18\x05 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x04\x12\x11\n\tcancelled\x18\x07 \x01(\x04\x12\x0f\n\x07retried\x18\x08 \x01(\x04\x12$\n\x04wait\x18\t \x01(\x0b\x32\x16.muster.v1.Percentiles\x12#\n\x03run\x18\n \x01(\x0b\x32\x16.muster.v1.Percentiles\"\x85\x01\n\x0bPercentiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p90\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetLoadMapRequest\"]\n\x12GetLoadMapResponse\x12$\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x14.muster.v1.AgentInfo\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\x04\"\x17\n\x15GetCoordinatorRequest\"\xef\x01\n\x16GetCoordinatorResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\r\n\x05store\x18\x03 \x01(\t\x12\x12\n\ndurability\x18\x04 \x01(\t\x12\x0e\n\x06shards\x18\x05 \x01(\r\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fstore_available\x18\x07 \x01(\x08\x12\x33\n\x10worst_loop_stall\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x12SetPoliciesRequest\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\":\n\x13SetPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\"=\n\x15\x44\x65letePoliciesRequest\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\">\n\x16\x44\x65letePoliciesResponse\x12$\n\x05names\x18\x01 \x03(\x0b\x32\x15.muster.v1.PolicyName\"a\n\x13ListPoliciesRequest\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListPoliciesResponse\x12#\n\x08policies\x18\x01 \x03(\x0b\x32\x11.muster.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"a\n\x1cListWebhookDeliveriesRequest\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.muster.v1.WebhookDeliveryState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"r\n\x1dListWebhookDeliveriesResponse\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.muster.v1.WebhookDelivery\x12\x0f\n\x07pending\x18\x02 \x01(\x04\x12\x10\n\x08given_up\x18\x03 \x01(\x04\"\x91\x03\n\x0fWebhookDelivery\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x12\n\nwebhook_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x11\n\ttask_type\x18\x04 \x01(\t\x12(\n\ntask_state\x18\x05 \x01(\x0e\x32\x14.muster.v1.TaskState\x12\x11\n\x04hook\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06origin\x18\x07 \x01(\t\x12.\n\x05state\x18\x08 \x01(\x0e\x32\x1f.muster.v1.WebhookDeliveryState\x12\x10\n\x08\x61ttempts\x18\t \x01(\r\x12\x0e\n\x06reason\x18\n \x01(\t\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnext_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rgiven_up_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_hook\"F\n\x1dRetryWebhookDeliveriesRequest\x12\x0f\n\x07numbers\x18\x01 \x03(\x04\x12\x14\n\x0c\x61ll_given_up\x18\x02 \x01(\x08\"/\n\x1eRetryWebhookDeliveriesResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\":\n\x11ListLimitsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9c\x01\n\x08LimitUse\x12!\n\x06policy\x18\x01 \x01(\x0b\x32\x11.muster.v1.Policy\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\x04\x12\x0f\n\x07started\x18\x05 \x01(\r\x12-\n\tnext_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListLimitsResponse\x12#\n\x06limits\x18\x01 \x03(\x0b\x32\x13.muster.v1.LimitUse\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x87\x01\n\x14WebhookDeliveryState\x12&\n\"WEBHOOK_DELIVERY_STATE_UNSPECIFIED\x10\x00\x12\"\n\x1eWEBHOOK_DELIVERY_STATE_PENDING\x10\x01\x12#\n\x1fWEBHOOK_DELIVERY_STATE_GIVEN_UP\x10\x02\x32\xe7\x0b\n\x0c\x41\x64minService\x12X\n\x0f\x43reateNamespace\x12!.muster.v1.CreateNamespaceRequest\x1a\".muster.v1.CreateNamespaceResponse\x12X\n\x0f\x44\x65leteNamespace\x12!.muster.v1.DeleteNamespaceRequest\x1a\".muster.v1.DeleteNamespaceResponse\x12U\n\x0eListNamespaces\x12 .muster.v1.ListNamespacesRequest\x1a!.muster.v1.ListNamespacesResponse\x12R\n\rGetQueueStats\x12\x1f.muster.v1.GetQueueStatsRequest\x1a .muster.v1.GetQueueStatsResponse\x12X\n\x0fGetQueueHistory\x12!.muster.v1.GetQueueHistoryRequest\x1a\".muster.v1.GetQueueHistoryResponse\x12I\n\nGetLoadMap\x12\x1c.muster.v1.GetLoadMapRequest\x1a\x1d.muster.v1.GetLoadMapResponse\x12U\n\x0eGetCoordinator\x12 .muster.v1.GetCoordinatorRequest\x1a!.muster.v1.GetCoordinatorResponse\x12L\n\x0bSetPolicies\x12\x1d.muster.v1.SetPoliciesRequest\x1a\x1e.muster.v1.SetPoliciesResponse\x12U\n\x0e\x44\x65letePolicies\x12 .muster.v1.DeletePoliciesRequest\x1a!.muster.v1.DeletePoliciesResponse\x12O\n\x0cListPolicies\x12\x1e.muster.v1.ListPoliciesRequest\x1a\x1f.muster.v1.ListPoliciesResponse\x12\x64\n\x13\x43\x61ncelMatchingTasks\x12%.muster.v1.CancelMatchingTasksRequest\x1a&.muster.v1.CancelMatchingTasksResponse\x12^\n\x11ReprioritiseTasks\x12#.muster.v1.ReprioritiseTasksRequest\x1a$.muster.v1.ReprioritiseTasksResponse\x12O\n\x0cRedriveTasks\x12\x1e.muster.v1.RedriveTasksRequest\x1a\x1f.muster.v1.RedriveTasksResponse\x12I\n\nPurgeTasks\x12\x1c.muster.v1.PurgeTasksRequest\x1a\x1d.muster.v1.PurgeTasksResponse\x12j\n\x15ListWebhookDeliveries\x12\'.muster.v1.ListWebhookDeliveriesRequest\x1a(.muster.v1.ListWebhookDeliveriesResponse\x12m\n\x16RetryWebhookDeliveries\x12(.muster.v1.RetryWebhookDeliveriesRequest\x1a).muster.v1.RetryWebhookDeliveriesResponse\x12I\n\nListLimits\x12\x1c.muster.v1.ListLimitsRequest\x1a\x1d.muster.v1.ListLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEBHOOKDELIVERYSTATE']._serialized_start=4091
-  _globals['_WEBHOOKDELIVERYSTATE']._serialized_end=4226
-  _globals['_NAMESPACE']._serialized_start=172
-  _globals['_NAMESPACE']._serialized_end=261
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=263
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=301
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=303
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=369
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=371
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=441
-  _globals['_DELETENAMESPACERESPONSE']._serialized_start=443
-  _globals['_DELETENAMESPACERESPONSE']._serialized_end=528
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=530
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=592
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=594
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=685
-  _globals['_GETQUEUESTATSREQUEST']._serialized_start=687
-  _globals['_GETQUEUESTATSREQUEST']._serialized_end=709
-  _globals['_GETQUEUESTATSRESPONSE']._serialized_start=712
-  _globals['_GETQUEUESTATSRESPONSE']._serialized_end=1137
-  _globals['_QUEUESTATS']._serialized_start=1140
-  _globals['_QUEUESTATS']._serialized_end=1326
-  _globals['_GETQUEUEHISTORYREQUEST']._serialized_start=1328
-  _globals['_GETQUEUEHISTORYREQUEST']._serialized_end=1371
-  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_start=1374
-  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_end=1567
-  _globals['_QUEUEHISTORY']._serialized_start=1570
-  _globals['_QUEUEHISTORY']._serialized_end=1806
-  _globals['_QUEUEWINDOW']._serialized_start=1809
-  _globals['_QUEUEWINDOW']._serialized_end=2095
-  _globals['_PERCENTILES']._serialized_start=2098
-  _globals['_PERCENTILES']._serialized_end=2231
-  _globals['_GETLOADMAPREQUEST']._serialized_start=2233
-  _globals['_GETLOADMAPREQUEST']._serialized_end=2252
-  _globals['_GETLOADMAPRESPONSE']._serialized_start=2254
-  _globals['_GETLOADMAPRESPONSE']._serialized_end=2347
-  _globals['_GETCOORDINATORREQUEST']._serialized_start=2349
-  _globals['_GETCOORDINATORREQUEST']._serialized_end=2372
-  _globals['_GETCOORDINATORRESPONSE']._serialized_start=2375
-  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2614
-  _globals['_SETPOLICIESREQUEST']._serialized_start=2616
-  _globals['_SETPOLICIESREQUEST']._serialized_end=2673
-  _globals['_SETPOLICIESRESPONSE']._serialized_start=2675
-  _globals['_SETPOLICIESRESPONSE']._serialized_end=2733
-  _globals['_DELETEPOLICIESREQUEST']._serialized_start=2735
-  _globals['_DELETEPOLICIESREQUEST']._serialized_end=2796
-  _globals['_DELETEPOLICIESRESPONSE']._serialized_start=2798
-  _globals['_DELETEPOLICIESRESPONSE']._serialized_end=2860
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=2862
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=2959
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2961
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=3045
-  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_start=3047
-  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_end=3144
-  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_start=3146
-  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_end=3260
-  _globals['_WEBHOOKDELIVERY']._serialized_start=3263
-  _globals['_WEBHOOKDELIVERY']._serialized_end=3664
-  _globals['_RETRYWEBHOOKDELIVERIESREQUEST']._serialized_start=3666
-  _globals['_RETRYWEBHOOKDELIVERIESREQUEST']._serialized_end=3736
-  _globals['_RETRYWEBHOOKDELIVERIESRESPONSE']._serialized_start=3738
-  _globals['_RETRYWEBHOOKDELIVERIESRESPONSE']._serialized_end=3785
-  _globals['_LISTLIMITSREQUEST']._serialized_start=3787
-  _globals['_LISTLIMITSREQUEST']._serialized_end=3845
-  _globals['_LIMITUSE']._serialized_start=3848
-  _globals['_LIMITUSE']._serialized_end=4004
-  _globals['_LISTLIMITSRESPONSE']._serialized_start=4006
-  _globals['_LISTLIMITSRESPONSE']._serialized_end=4088
-  _globals['_ADMINSERVICE']._serialized_start=4229
-  _globals['_ADMINSERVICE']._serialized_end=5386
+  _globals['_WEBHOOKDELIVERYSTATE']._serialized_start=4113
+  _globals['_WEBHOOKDELIVERYSTATE']._serialized_end=4248
+  _globals['_NAMESPACE']._serialized_start=194
+  _globals['_NAMESPACE']._serialized_end=283
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=285
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=323
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=325
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=391
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=393
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=463
+  _globals['_DELETENAMESPACERESPONSE']._serialized_start=465
+  _globals['_DELETENAMESPACERESPONSE']._serialized_end=550
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=552
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=614
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=616
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=707
+  _globals['_GETQUEUESTATSREQUEST']._serialized_start=709
+  _globals['_GETQUEUESTATSREQUEST']._serialized_end=731
+  _globals['_GETQUEUESTATSRESPONSE']._serialized_start=734
+  _globals['_GETQUEUESTATSRESPONSE']._serialized_end=1159
+  _globals['_QUEUESTATS']._serialized_start=1162
+  _globals['_QUEUESTATS']._serialized_end=1348
+  _globals['_GETQUEUEHISTORYREQUEST']._serialized_start=1350
+  _globals['_GETQUEUEHISTORYREQUEST']._serialized_end=1393
+  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_start=1396
+  _globals['_GETQUEUEHISTORYRESPONSE']._serialized_end=1589
+  _globals['_QUEUEHISTORY']._serialized_start=1592
+  _globals['_QUEUEHISTORY']._serialized_end=1828
+  _globals['_QUEUEWINDOW']._serialized_start=1831
+  _globals['_QUEUEWINDOW']._serialized_end=2117
+  _globals['_PERCENTILES']._serialized_start=2120
+  _globals['_PERCENTILES']._serialized_end=2253
+  _globals['_GETLOADMAPREQUEST']._serialized_start=2255
+  _globals['_GETLOADMAPREQUEST']._serialized_end=2274
+  _globals['_GETLOADMAPRESPONSE']._serialized_start=2276
+  _globals['_GETLOADMAPRESPONSE']._serialized_end=2369
+  _globals['_GETCOORDINATORREQUEST']._serialized_start=2371
+  _globals['_GETCOORDINATORREQUEST']._serialized_end=2394
+  _globals['_GETCOORDINATORRESPONSE']._serialized_start=2397
+  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2636
+  _globals['_SETPOLICIESREQUEST']._serialized_start=2638
+  _globals['_SETPOLICIESREQUEST']._serialized_end=2695
+  _globals['_SETPOLICIESRESPONSE']._serialized_start=2697
+  _globals['_SETPOLICIESRESPONSE']._serialized_end=2755
+  _globals['_DELETEPOLICIESREQUEST']._serialized_start=2757
+  _globals['_DELETEPOLICIESREQUEST']._serialized_end=2818
+  _globals['_DELETEPOLICIESRESPONSE']._serialized_start=2820
+  _globals['_DELETEPOLICIESRESPONSE']._serialized_end=2882
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=2884
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=2981
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=2983
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=3067
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_start=3069
+  _globals['_LISTWEBHOOKDELIVERIESREQUEST']._serialized_end=3166
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_start=3168
+  _globals['_LISTWEBHOOKDELIVERIESRESPONSE']._serialized_end=3282
+  _globals['_WEBHOOKDELIVERY']._serialized_start=3285
+  _globals['_WEBHOOKDELIVERY']._serialized_end=3686
+  _globals['_RETRYWEBHOOKDELIVERIESREQUEST']._serialized_start=3688
+  _globals['_RETRYWEBHOOKDELIVERIESREQUEST']._serialized_end=3758
+  _globals['_RETRYWEBHOOKDELIVERIESRESPONSE']._serialized_start=3760
+  _globals['_RETRYWEBHOOKDELIVERIESRESPONSE']._serialized_end=3807
+  _globals['_LISTLIMITSREQUEST']._serialized_start=3809
+  _globals['_LISTLIMITSREQUEST']._serialized_end=3867
+  _globals['_LIMITUSE']._serialized_start=3870
+  _globals['_LIMITUSE']._serialized_end=4026
+  _globals['_LISTLIMITSRESPONSE']._serialized_start=4028
+  _globals['_LISTLIMITSRESPONSE']._serialized_end=4110
+  _globals['_ADMINSERVICE']._serialized_start=4251
+  _globals['_ADMINSERVICE']._serialized_end=5762
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from muster.v1 import admin_pb2 as muster_dot_v1_dot_admin__pb2
+from muster.v1 import bulk_pb2 as muster_dot_v1_dot_bulk__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -84,6 +85,26 @@ class AdminServiceStub(object):
                 '/muster.v1.AdminService/ListPolicies',
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+                _registered_method=True)
+        self.CancelMatchingTasks = channel.unary_unary(
+                '/muster.v1.AdminService/CancelMatchingTasks',
+                request_serializer=muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksResponse.FromString,
+                _registered_method=True)
+        self.ReprioritiseTasks = channel.unary_unary(
+                '/muster.v1.AdminService/ReprioritiseTasks',
+                request_serializer=muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksResponse.FromString,
+                _registered_method=True)
+        self.RedriveTasks = channel.unary_unary(
+                '/muster.v1.AdminService/RedriveTasks',
+                request_serializer=muster_dot_v1_dot_bulk__pb2.RedriveTasksRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_bulk__pb2.RedriveTasksResponse.FromString,
+                _registered_method=True)
+        self.PurgeTasks = channel.unary_unary(
+                '/muster.v1.AdminService/PurgeTasks',
+                request_serializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.FromString,
                 _registered_method=True)
         self.ListWebhookDeliveries = channel.unary_unary(
                 '/muster.v1.AdminService/ListWebhookDeliveries',
@@ -179,6 +200,34 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelMatchingTasks(self, request, context):
+        """Cancels many tasks that haven't ended, a bounded part a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReprioritiseTasks(self, request, context):
+        """Gives tasks that haven't ended another priority, a bounded part a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveTasks(self, request, context):
+        """Has tasks that failed or were cancelled run again, a bounded part a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeTasks(self, request, context):
+        """Forgets tasks that have ended, a bounded part a call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWebhookDeliveries(self, request, context):
         """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why.
         """
@@ -252,6 +301,26 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'CancelMatchingTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelMatchingTasks,
+                    request_deserializer=muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksResponse.SerializeToString,
+            ),
+            'ReprioritiseTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReprioritiseTasks,
+                    request_deserializer=muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksResponse.SerializeToString,
+            ),
+            'RedriveTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveTasks,
+                    request_deserializer=muster_dot_v1_dot_bulk__pb2.RedriveTasksRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_bulk__pb2.RedriveTasksResponse.SerializeToString,
+            ),
+            'PurgeTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeTasks,
+                    request_deserializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.SerializeToString,
             ),
             'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWebhookDeliveries,
@@ -540,6 +609,114 @@ class AdminService(object):
             '/muster.v1.AdminService/ListPolicies',
             muster_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelMatchingTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/CancelMatchingTasks',
+            muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksRequest.SerializeToString,
+            muster_dot_v1_dot_bulk__pb2.CancelMatchingTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReprioritiseTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ReprioritiseTasks',
+            muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksRequest.SerializeToString,
+            muster_dot_v1_dot_bulk__pb2.ReprioritiseTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/RedriveTasks',
+            muster_dot_v1_dot_bulk__pb2.RedriveTasksRequest.SerializeToString,
+            muster_dot_v1_dot_bulk__pb2.RedriveTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/PurgeTasks',
+            muster_dot_v1_dot_bulk__pb2.PurgeTasksRequest.SerializeToString,
+            muster_dot_v1_dot_bulk__pb2.PurgeTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

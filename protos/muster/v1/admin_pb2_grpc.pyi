@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from muster.v1 import admin_pb2 as _admin_pb2
+from muster.v1 import bulk_pb2 as _bulk_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -58,6 +59,14 @@ class AdminServiceStub:
     """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
     """The policies of the namespace of the call's metadata, by kind and key."""
+    CancelMatchingTasks: _grpc.UnaryUnaryMultiCallable[_bulk_pb2.CancelMatchingTasksRequest, _bulk_pb2.CancelMatchingTasksResponse]
+    """Cancels many tasks that haven't ended, a bounded part a call."""
+    ReprioritiseTasks: _grpc.UnaryUnaryMultiCallable[_bulk_pb2.ReprioritiseTasksRequest, _bulk_pb2.ReprioritiseTasksResponse]
+    """Gives tasks that haven't ended another priority, a bounded part a call."""
+    RedriveTasks: _grpc.UnaryUnaryMultiCallable[_bulk_pb2.RedriveTasksRequest, _bulk_pb2.RedriveTasksResponse]
+    """Has tasks that failed or were cancelled run again, a bounded part a call."""
+    PurgeTasks: _grpc.UnaryUnaryMultiCallable[_bulk_pb2.PurgeTasksRequest, _bulk_pb2.PurgeTasksResponse]
+    """Forgets tasks that have ended, a bounded part a call."""
     ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]
     """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
     RetryWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]
@@ -95,6 +104,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Deletes policies of the namespace of the call's metadata. Those that aren't there are passed over."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The policies of the namespace of the call's metadata, by kind and key."""
+    CancelMatchingTasks: _aio.UnaryUnaryMultiCallable[_bulk_pb2.CancelMatchingTasksRequest, _bulk_pb2.CancelMatchingTasksResponse]  # type: ignore[assignment]
+    """Cancels many tasks that haven't ended, a bounded part a call."""
+    ReprioritiseTasks: _aio.UnaryUnaryMultiCallable[_bulk_pb2.ReprioritiseTasksRequest, _bulk_pb2.ReprioritiseTasksResponse]  # type: ignore[assignment]
+    """Gives tasks that haven't ended another priority, a bounded part a call."""
+    RedriveTasks: _aio.UnaryUnaryMultiCallable[_bulk_pb2.RedriveTasksRequest, _bulk_pb2.RedriveTasksResponse]  # type: ignore[assignment]
+    """Has tasks that failed or were cancelled run again, a bounded part a call."""
+    PurgeTasks: _aio.UnaryUnaryMultiCallable[_bulk_pb2.PurgeTasksRequest, _bulk_pb2.PurgeTasksResponse]  # type: ignore[assignment]
+    """Forgets tasks that have ended, a bounded part a call."""
     ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListWebhookDeliveriesRequest, _admin_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
     """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
     RetryWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]  # type: ignore[assignment]
@@ -189,6 +206,38 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPoliciesResponse, _abc.Awaitable[_admin_pb2.ListPoliciesResponse]]:
         """The policies of the namespace of the call's metadata, by kind and key."""
+
+    @_abc_1.abstractmethod
+    def CancelMatchingTasks(
+        self,
+        request: _bulk_pb2.CancelMatchingTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bulk_pb2.CancelMatchingTasksResponse, _abc.Awaitable[_bulk_pb2.CancelMatchingTasksResponse]]:
+        """Cancels many tasks that haven't ended, a bounded part a call."""
+
+    @_abc_1.abstractmethod
+    def ReprioritiseTasks(
+        self,
+        request: _bulk_pb2.ReprioritiseTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bulk_pb2.ReprioritiseTasksResponse, _abc.Awaitable[_bulk_pb2.ReprioritiseTasksResponse]]:
+        """Gives tasks that haven't ended another priority, a bounded part a call."""
+
+    @_abc_1.abstractmethod
+    def RedriveTasks(
+        self,
+        request: _bulk_pb2.RedriveTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bulk_pb2.RedriveTasksResponse, _abc.Awaitable[_bulk_pb2.RedriveTasksResponse]]:
+        """Has tasks that failed or were cancelled run again, a bounded part a call."""
+
+    @_abc_1.abstractmethod
+    def PurgeTasks(
+        self,
+        request: _bulk_pb2.PurgeTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bulk_pb2.PurgeTasksResponse, _abc.Awaitable[_bulk_pb2.PurgeTasksResponse]]:
+        """Forgets tasks that have ended, a bounded part a call."""
 
     @_abc_1.abstractmethod
     def ListWebhookDeliveries(

@@ -245,6 +245,10 @@ class _TaskHistoryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskH
     """A cancel was asked for; `state` is CANCELLED when the task was waiting, so that this ended it."""
     TASK_HISTORY_KIND_GIVEN_UP: _TaskHistoryKind.ValueType  # 8
     """The task failed while it waited; `failure` says why."""
+    TASK_HISTORY_KIND_REPRIORITISED: _TaskHistoryKind.ValueType  # 9
+    """An operator gave the task another `priority`; `reason` says why. An attempt that was under way went on as it was."""
+    TASK_HISTORY_KIND_REDRIVEN: _TaskHistoryKind.ValueType  # 10
+    """An operator had the ended task run again: `run` is the new run, which begins here with no retries or crashes counted; `reason` says why."""
 
 class TaskHistoryKind(_TaskHistoryKind, metaclass=_TaskHistoryKindEnumTypeWrapper):
     """What happened to a task."""
@@ -267,6 +271,10 @@ TASK_HISTORY_KIND_CANCEL_REQUESTED: TaskHistoryKind.ValueType  # 7
 """A cancel was asked for; `state` is CANCELLED when the task was waiting, so that this ended it."""
 TASK_HISTORY_KIND_GIVEN_UP: TaskHistoryKind.ValueType  # 8
 """The task failed while it waited; `failure` says why."""
+TASK_HISTORY_KIND_REPRIORITISED: TaskHistoryKind.ValueType  # 9
+"""An operator gave the task another `priority`; `reason` says why. An attempt that was under way went on as it was."""
+TASK_HISTORY_KIND_REDRIVEN: TaskHistoryKind.ValueType  # 10
+"""An operator had the ended task run again: `run` is the new run, which begins here with no retries or crashes counted; `reason` says why."""
 Global___TaskHistoryKind: _TypeAlias = TaskHistoryKind  # noqa: Y015
 
 @_typing.final
@@ -521,7 +529,7 @@ class TaskSpec(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """The task fails, FAILURE_KIND_DEADLINE, if it hasn't ended so long after it was accepted: while it waits, it is given up; while it runs,
+        """The task fails, FAILURE_KIND_DEADLINE, if it hasn't ended so long after it was accepted, or redriven: while it waits, it is given up; while it runs,
         its attempt is stopped. It isn't tried again when the backoff would end later than that. Longer than its delay, and at most 366 days; unset is
         no limit.
         """

@@ -113,6 +113,8 @@ class Record(_message.Message):
     POLICY_SET_FIELD_NUMBER: _builtins.int
     POLICY_DELETED_FIELD_NUMBER: _builtins.int
     TASKS_BECAME_READY_FIELD_NUMBER: _builtins.int
+    TASKS_REPRIORITISED_FIELD_NUMBER: _builtins.int
+    TASK_REDRIVEN_FIELD_NUMBER: _builtins.int
     NAMESPACE_DELETED_FIELD_NUMBER: _builtins.int
     WEBHOOKS_DELIVERED_FIELD_NUMBER: _builtins.int
     WEBHOOK_GIVEN_UP_FIELD_NUMBER: _builtins.int
@@ -172,6 +174,14 @@ class Record(_message.Message):
         """Delayed tasks became ready."""
 
     @_builtins.property
+    def tasks_reprioritised(self) -> Global___TasksReprioritised:
+        """An operator gave tasks another priority."""
+
+    @_builtins.property
+    def task_redriven(self) -> Global___TaskRedriven:
+        """An ended task waits again, in its next run."""
+
+    @_builtins.property
     def namespace_deleted(self) -> Global___NamespaceDeleted:
         """A namespace was deleted."""
 
@@ -204,16 +214,18 @@ class Record(_message.Message):
         policy_set: Global___PolicySet | None = ...,
         policy_deleted: Global___PolicyDeleted | None = ...,
         tasks_became_ready: Global___TasksBecameReady | None = ...,
+        tasks_reprioritised: Global___TasksReprioritised | None = ...,
+        task_redriven: Global___TaskRedriven | None = ...,
         namespace_deleted: Global___NamespaceDeleted | None = ...,
         webhooks_delivered: Global___WebhooksDelivered | None = ...,
         webhook_given_up: Global___WebhookGivenUp | None = ...,
         webhook_retried: Global___WebhookRetried | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_returned", b"attempt_returned", "attempts_acknowledged", b"attempts_acknowledged", "attempts_assigned", b"attempts_assigned", "cancel_recorded", b"cancel_recorded", "checkpoint_stored", b"checkpoint_stored", "chunk_stored", b"chunk_stored", "event", b"event", "namespace", b"namespace", "namespace_created", b"namespace_created", "namespace_deleted", b"namespace_deleted", "policy_deleted", b"policy_deleted", "policy_set", b"policy_set", "task_redriven", b"task_redriven", "tasks_became_ready", b"tasks_became_ready", "tasks_completed", b"tasks_completed", "tasks_reprioritised", b"tasks_reprioritised", "tasks_submitted", b"tasks_submitted", "webhook_given_up", b"webhook_given_up", "webhook_retried", b"webhook_retried", "webhooks_delivered", b"webhooks_delivered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "tasks_became_ready", "namespace_deleted", "webhooks_delivered", "webhook_given_up", "webhook_retried"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["namespace_created", "tasks_submitted", "attempts_assigned", "attempts_acknowledged", "tasks_completed", "attempt_failed", "attempt_returned", "cancel_recorded", "checkpoint_stored", "chunk_stored", "policy_set", "policy_deleted", "tasks_became_ready", "tasks_reprioritised", "task_redriven", "namespace_deleted", "webhooks_delivered", "webhook_given_up", "webhook_retried"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -633,6 +645,120 @@ class NamespaceDeleted(_message.Message):
 Global___NamespaceDeleted: _TypeAlias = NamespaceDeleted  # noqa: Y015
 
 @_typing.final
+class TasksReprioritised(_message.Message):
+    """An operator gave tasks another priority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    priority: _common_pb2.Priority.ValueType
+    """Their priority from then on."""
+    reason: _builtins.str
+    """Why, in the operator's words."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The tasks' numbers."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers", b"numbers", "priority", b"priority", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksReprioritised: _TypeAlias = TasksReprioritised  # noqa: Y015
+
+@_typing.final
+class TaskRedriven(_message.Message):
+    """An ended task waits again, in its next run. The same append removes the record of the run before; everything that is kept of it is here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    CREATE_MS_FIELD_NUMBER: _builtins.int
+    ENDED_RUN_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RESULT_FENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The number that the task has from now on: the next one, as if it were new."""
+    request: _builtins.bytes
+    """The task as it was submitted: a serialized TaskSpec."""
+    priority: _common_pb2.Priority.ValueType
+    """The priority that an operator gave it; UNSPECIFIED: as the request says."""
+    create_ms: _builtins.int
+    """When it was accepted."""
+    ended_run: _builtins.int
+    """The run that had ended; the new one is the next."""
+    fence: _builtins.int
+    """The last fence issued for it."""
+    agent_name: _builtins.str
+    """The agent of its last attempt."""
+    reason: _builtins.str
+    """Why, in the operator's words."""
+    result_fence: _builtins.int
+    """The last fence whose result was accepted; 0 if none was."""
+    request_id: _builtins.str
+    """The operator's, so that a call that is repeated doesn't redrive it again."""
+    @_builtins.property
+    def retry_policy(self) -> Global___TaskDefaults:
+        """Its retry policy, with all defaults filled in."""
+
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
+        """What its attempts have consumed."""
+
+    @_builtins.property
+    def last_failure(self) -> _common_pb2.Failure:
+        """What went wrong in the last attempt that failed."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryEntry]:
+        """What happened to it until then."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        request: _builtins.bytes = ...,
+        retry_policy: Global___TaskDefaults | None = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        create_ms: _builtins.int = ...,
+        ended_run: _builtins.int = ...,
+        fence: _builtins.int = ...,
+        agent_name: _builtins.str = ...,
+        usage: _abc.Iterable[_common_pb2.Usage] | None = ...,
+        last_failure: _common_pb2.Failure | None = ...,
+        history: _abc.Iterable[Global___HistoryEntry] | None = ...,
+        reason: _builtins.str = ...,
+        result_fence: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure", "retry_policy", b"retry_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_ms", b"create_ms", "ended_run", b"ended_run", "fence", b"fence", "history", b"history", "last_failure", b"last_failure", "number", b"number", "priority", b"priority", "reason", b"reason", "request", b"request", "request_id", b"request_id", "result_fence", b"result_fence", "retry_policy", b"retry_policy", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskRedriven: _TypeAlias = TaskRedriven  # noqa: Y015
+
+@_typing.final
 class PolicySet(_message.Message):
     """A policy was set: it replaces the one of the same kind and key."""
 
@@ -835,7 +961,7 @@ class SnapshotPart(_message.Message):
 
     @_builtins.property
     def rate_logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLog]:
-        """What began under its rate limits and still counts, likewise."""
+        """What began under its rate limits and still counts. Over all pieces, once for each key of a limit."""
 
     @_builtins.property
     def webhooks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingWebhook]:
@@ -1054,6 +1180,8 @@ class LiveTask(_message.Message):
     RESULT_FENCE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     FIRST_READY_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_CREATE_MS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number."""
     request: _builtins.bytes
@@ -1099,7 +1227,11 @@ class LiveTask(_message.Message):
     result_fence: _builtins.int
     """The fence of the last result that was taken without ending it: of an attempt that failed or was given back. 0 when none was."""
     first_ready_ms: _builtins.int
-    """When it became ready, if it had been delayed and has; 0 otherwise."""
+    """When it became ready in its run, unless that was when it was accepted; 0 while it is delayed, too."""
+    priority: _common_pb2.Priority.ValueType
+    """The priority that an operator gave it; UNSPECIFIED: as the request says."""
+    run_create_ms: _builtins.int
+    """When its run began, if it was redriven; 0: when it was accepted."""
     @_builtins.property
     def last_failure(self) -> _common_pb2.Failure:
         """What went wrong in the last attempt that failed."""
@@ -1141,10 +1273,12 @@ class LiveTask(_message.Message):
         result_fence: _builtins.int = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         first_ready_ms: _builtins.int = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        run_create_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "cancel_reason", b"cancel_reason", "last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason", "acknowledged", b"acknowledged", "agent_name", b"agent_name", "attempt", b"attempt", "cancel_reason", b"cancel_reason", "change_ms", b"change_ms", "checkpoint", b"checkpoint", "chunk_end", b"chunk_end", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "number", b"number", "place", b"place", "policy", b"policy", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "request", b"request", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "run_create_ms", b"run_create_ms", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancel_reason: _TypeAlias = _typing.Literal["cancel_reason"]  # noqa: Y015
     _WhichOneofArgType__cancel_reason: _TypeAlias = _typing.Literal["_cancel_reason", b"_cancel_reason"]  # noqa: Y015
@@ -1182,6 +1316,8 @@ class TaskRecord(_message.Message):
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     FIRST_READY_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    RUN_CREATE_MS_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """The task as it was submitted: a serialized TaskSpec. Without its payload once results were dropped under pressure."""
     outcome: _builtins.bytes
@@ -1225,7 +1361,11 @@ class TaskRecord(_message.Message):
     its trace context, to know the same task by.
     """
     first_ready_ms: _builtins.int
-    """When it became ready, if it had been delayed and did; 0 otherwise."""
+    """When it became ready in its run, unless that was when it was accepted; 0 if it never did, too."""
+    priority: _common_pb2.Priority.ValueType
+    """The priority that an operator gave it; UNSPECIFIED: as the request says."""
+    run_create_ms: _builtins.int
+    """When its run began, if it was redriven; 0: when it was accepted."""
     @_builtins.property
     def usage(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Usage]:
         """What all its attempts consumed."""
@@ -1265,10 +1405,12 @@ class TaskRecord(_message.Message):
         request_digest: _builtins.bytes = ...,
         history: _abc.Iterable[Global___HistoryEntry] | None = ...,
         first_ready_ms: _builtins.int = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        run_create_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "chunk_offset", b"chunk_offset", "chunks", b"chunks", "crash_count", b"crash_count", "create_ms", b"create_ms", "end_ms", b"end_ms", "fence", b"fence", "first_ready_ms", b"first_ready_ms", "history", b"history", "last_failure", b"last_failure", "max_retries", b"max_retries", "number", b"number", "outcome", b"outcome", "outcome_dropped", b"outcome_dropped", "priority", b"priority", "request", b"request", "request_digest", b"request_digest", "result_fence", b"result_fence", "retry_count", b"retry_count", "run", b"run", "run_create_ms", b"run_create_ms", "start_ms", b"start_ms", "state", b"state", "undelivered_count", b"undelivered_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1296,6 +1438,8 @@ class HistoryEntry(_message.Message):
     READY_AT_MS_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     date_ms: _builtins.int
     """When it happened; of checkpoints, the last."""
     kind: _common_pb2.TaskHistoryKind.ValueType
@@ -1313,7 +1457,7 @@ class HistoryEntry(_message.Message):
     start_ms: _builtins.int
     """When it was assigned."""
     reason: _builtins.str
-    """Why it was returned or cancelled, shortened."""
+    """Why it was returned or cancelled, or why an operator did what is told here; shortened."""
     cost: _common_pb2.AttemptCost.ValueType
     """What this cost."""
     ready_at_ms: _builtins.int
@@ -1322,6 +1466,10 @@ class HistoryEntry(_message.Message):
     """How many checkpoints, one after the other."""
     omitted: _builtins.int
     """Entries that stood before this one and aren't kept."""
+    priority: _common_pb2.Priority.ValueType
+    """The priority that an operator gave it with this; UNSPECIFIED for none."""
+    request_id: _builtins.str
+    """Of the call that redrove it, if it gave one."""
     @_builtins.property
     def failure(self) -> _common_pb2.Failure:
         """What went wrong, shortened."""
@@ -1343,10 +1491,12 @@ class HistoryEntry(_message.Message):
         ready_at_ms: _builtins.int = ...,
         checkpoints: _builtins.int = ...,
         omitted: _builtins.int = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "date_ms", b"date_ms", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "ready_at_ms", b"ready_at_ms", "reason", b"reason", "run", b"run", "start_ms", b"start_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "date_ms", b"date_ms", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "priority", b"priority", "ready_at_ms", b"ready_at_ms", "reason", b"reason", "request_id", b"request_id", "run", b"run", "start_ms", b"start_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -786,6 +786,7 @@ class TaskHistoryEntry(_message.Message):
     READY_TIME_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     OMITTED_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     kind: _common_pb2.TaskHistoryKind.ValueType
     """What happened."""
     state: _common_pb2.TaskState.ValueType
@@ -799,7 +800,7 @@ class TaskHistoryEntry(_message.Message):
     agent_name: _builtins.str
     """The attempt's agent."""
     reason: _builtins.str
-    """Why it was returned or cancelled; at most 256 characters are kept here."""
+    """Why it was returned or cancelled, or why an operator did this; at most 256 characters are kept here."""
     cost: _common_pb2.AttemptCost.ValueType
     """What the end of this attempt cost the task."""
     checkpoints: _builtins.int
@@ -808,6 +809,8 @@ class TaskHistoryEntry(_message.Message):
     """So many things happened before this one, and after the entry before it, that aren't kept: at most 32 beside submit, starts and success
     are, the first 8 and the last 24. The starts of those attempts are missing too.
     """
+    priority: _common_pb2.Priority.ValueType
+    """The priority that an operator gave it with this; unset for none."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When, by the store's clock."""
@@ -836,10 +839,11 @@ class TaskHistoryEntry(_message.Message):
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         checkpoints: _builtins.int = ...,
         omitted: _builtins.int = ...,
+        priority: _common_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "failure", b"failure", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "event_time", b"event_time", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "ready_time", b"ready_time", "reason", b"reason", "run", b"run", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "attempt", b"attempt", "checkpoints", b"checkpoints", "cost", b"cost", "event_time", b"event_time", "failure", b"failure", "fence", b"fence", "kind", b"kind", "omitted", b"omitted", "priority", b"priority", "ready_time", b"ready_time", "reason", b"reason", "run", b"run", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
