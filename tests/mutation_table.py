@@ -4,7 +4,15 @@ from tests.mutation_row import Mutation
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
 from tests.mutation_rows_pause import PAUSE_MUTATIONS
+from tests.mutation_rows_state import STATE_ENGINE_MUTATIONS
 from tests.mutation_rows_time import TIME_MUTATIONS
 from tests.mutation_rows_webhooks import WEBHOOK_MUTATIONS
 
-MUTATIONS: list[Mutation] = [*CORE_MUTATIONS, *TIME_MUTATIONS, *PAUSE_MUTATIONS, *ENGINE_MUTATIONS, *WEBHOOK_MUTATIONS]
+MUTATIONS: list[Mutation] = [
+    *CORE_MUTATIONS,
+    *TIME_MUTATIONS,
+    *PAUSE_MUTATIONS,
+    *ENGINE_MUTATIONS,
+    *WEBHOOK_MUTATIONS,
+    *STATE_ENGINE_MUTATIONS,
+]

@@ -27,6 +27,7 @@ SUITES = {
         "--ignore",
         "tests/webhooks/test_other_languages.py",
     ],
+    "state": ["tests/state_engine"],
     "machine": ["tests/core/test_machine.py"],
     "simulation": [f"tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens[{batch}]" for batch in range(3)],
 }

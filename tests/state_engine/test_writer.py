@@ -8,6 +8,7 @@ import pytest
 from coordinator.engine.ownership import ShardLost
 from coordinator.errors import InvalidRequest, LimitReached, RevisionOutOfRange, Unavailable
 from coordinator.journal.memory_store import Fault
+from coordinator.ports import StoreCorrupt
 from coordinator.state import writer
 from coordinator.state.memory_store import StateCall
 from coordinator.state.model import (
@@ -441,3 +442,32 @@ async def test_a_namespace_that_was_deleted_is_empty(world: StateWorld) -> None:
     world.store.gate = None
     assert await world.value("k") is None
     assert (await world.put("k")).revision == 1
+
+
+@in_world
+async def test_an_answer_that_must_not_be_reopens_the_namespace(world: StateWorld) -> None:
+    await world.put("k", b"1")
+    write = world.store.write
+
+    async def corrupt(*arguments, **options):
+        world.store.write = write
+        raise StoreCorrupt("no such layout")
+
+    world.store.write = corrupt
+    stream = world.engine.watch("default")
+    with pytest.raises(Unavailable):
+        await world.put("k", b"2")
+    with pytest.raises(Unavailable):
+        await stream.take()
+    await asyncio.sleep(1.1)
+    assert (await world.send(add("k"))).entries[0].value == b"2"
+
+
+@in_world
+async def test_an_engine_serves_again_with_the_next_claim(world: StateWorld) -> None:
+    await world.send(add("n"))
+    await world.stop()
+    world.state.namespaces["default"].apply(put("n", b"10"), world.limits, world.now_ms())  # another owner, meanwhile
+    await world.start()
+    assert (await world.send(add("n"))).entries[0].value == b"11"
+    assert world.engine.header("default").revision == 3
