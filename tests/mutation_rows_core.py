@@ -69,14 +69,13 @@ CORE_MUTATIONS = [
         "else self._places[agent]",
         "else (self._places[agent][0], 0)",
     ),
-    Mutation("a returned task takes its place again", CORE + "fifo.py", "if not fresh or fresh[-1].place < task.place:", "if True:"),
+    Mutation("a returned task takes its place again", CORE + "ordered_tasks.py", "if number > self._last:", "if True:"),
     Mutation(
         "a new head is not concealed",
-        CORE + "fifo.py",
-        "if self.live > 1 and (not returned or self._head() is not task):",
-        "if self.live > 1:",
+        CORE + "ordered_tasks.py",
+        "        return self.front[0] is task\n",
+        "        return len(self.front) == 1\n",
     ),
-    Mutation("nor by one that has ended", CORE + "fifo.py", "if self._head() is not task:  #", "if returned[0][1] is not task:  #"),
     Mutation("a better head is told to classes", CORE + "scheduler.py", "            lane.improved()\n", "            pass\n"),
     Mutation("every class that has looked is told", CORE + "lazy_heap.py", "for heap in watchers:", "for heap in list(watchers)[:1]:"),
     Mutation(
