@@ -4,6 +4,12 @@ from tests.mutation_row import CORE, Mutation
 
 QUEUE_MUTATIONS = [
     Mutation(
+        "an older head has the timer of its own time",
+        CORE + "fifo.py",
+        "if self.due_slot and self._armed_ms <= due_ms > self._ages.now_ms:",
+        "if self.due_slot and due_ms > self._ages.now_ms:",
+    ),
+    Mutation(
         "who leaves a queue is the one meant",
         CORE + "ordered_tasks.py",
         "if at == len(chunk) or chunk[at] is not task:",

@@ -151,13 +151,13 @@ class Fifo(Ranked):
         return self.level > before
 
     def _lead(self, task: Task) -> None:
-        """A task that has just come is the head. Nearly all are fresh, and find the timer armed by one before them."""
+        """A task that has just come is the head. Nearly all are fresh, and find the timer armed by one that was older."""
         self.top = task
         if self.share is not None and self.level == self.priority:
             if self._ageless:
                 return
-            ages = self._ages
-            if self.due_slot and ages.now_ms - task.first_ready_ms < ages.period_ms:
+            due_ms = task.first_ready_ms + self._ages.period_ms
+            if self.due_slot and self._armed_ms <= due_ms > self._ages.now_ms:
                 return
         self._rate(task, Priority.CRITICAL)
 

@@ -88,6 +88,17 @@ def test_the_age_survives_a_restart(world):
     assert levels(world) == {"task": 2}
 
 
+def test_an_old_head_that_comes_after_a_young_one_is_urgent_in_its_time(world):
+    """After a restart tasks come by number, and one with a delay became ready later than those after it."""
+    world.submit("young", priority=1, delay_s=30)
+    world.submit("old", priority=1)
+    world.advance(31)
+    world.crash()
+    world.advance(PERIOD_S - 31)
+    world.advance(AGE_SLOT_MS / 1000)
+    assert levels(world) == {"old": 2}
+
+
 def test_zero_is_off():
     world = CoreWorld(settings=Settings(ageing_period_s=0))
     world.submit("low", priority=1)

@@ -141,7 +141,7 @@ def task_of(task_id, rng):
     if rng.random() < 0.2:
         spec.queue_timeout.CopyFrom(convert.duration(rng.choice([0.3, 5, 40])))
     if rng.random() < 0.2:
-        spec.deadline.CopyFrom(convert.duration(rng.choice([31, 50, 100])))
+        spec.deadline.CopyFrom(convert.duration(rng.choice([31, 35, 50])))
     if rng.random() < 0.5:
         spec.scheduling.fairness_key = rng.choice(["", "x", "y"])
         spec.scheduling.cost = rng.choice([0, 0.5, 4])
