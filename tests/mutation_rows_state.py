@@ -52,7 +52,6 @@ STATE_ENGINE_MUTATIONS = [
         "        waiting = []\n",
     ),
     # Updates.
-    Mutation("an update waits behind a write of its key", STATE + "writer.py", "if self.touches_all or key in self.touched:", "if False:"),
     Mutation("a write waits behind an update of its key", STATE + "writer.py", "if op.key in self.expected:", "if False:"),
     Mutation(
         "an update compares what it began with",
