@@ -1,6 +1,7 @@
 """The agent as its author sees it: handlers by task type, served until told to stop."""
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -297,10 +298,14 @@ class _Serving:
             await self._streams.release()
 
     def drain(self, reason: str, deadline_s: float | None) -> None:
-        self._streams.loop.call_soon_threadsafe(functools.partial(self._transport.drain, reason, deadline_s))
+        self._tell(functools.partial(self._transport.drain, reason, deadline_s))
 
     def stop(self) -> None:
-        self._streams.loop.call_soon_threadsafe(self._transport.stop)
+        self._tell(self._transport.stop)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself just now, and only its cleaning up is left
+            self._streams.loop.call_soon_threadsafe(what)
 
     def _obey(self, instructions: list[HandlerInstruction]) -> None:
         for instruction in instructions:

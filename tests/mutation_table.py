@@ -5,6 +5,7 @@ from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
 from tests.mutation_rows_pause import PAUSE_MUTATIONS
 from tests.mutation_rows_state import STATE_ENGINE_MUTATIONS
+from tests.mutation_rows_state_service import STATE_SERVICE_MUTATIONS
 from tests.mutation_rows_time import TIME_MUTATIONS
 from tests.mutation_rows_webhooks import WEBHOOK_MUTATIONS
 
@@ -15,4 +16,5 @@ MUTATIONS: list[Mutation] = [
     *ENGINE_MUTATIONS,
     *WEBHOOK_MUTATIONS,
     *STATE_ENGINE_MUTATIONS,
+    *STATE_SERVICE_MUTATIONS,
 ]

@@ -85,6 +85,11 @@ class AgentPresence:
             corner.dirty[agent_name] = None
             self._wake.set()
 
+    @property
+    def namespaces(self) -> list[str]:
+        """Those whose agents are told of."""
+        return list(self._corners)
+
     async def run(self) -> None:
         """Writes what has changed, and keeps the leases alive, until cancelled."""
         loop = asyncio.get_running_loop()

@@ -77,6 +77,14 @@ async def test_what_ended_leaves_nothing_in_any_index(server_state, server_write
     assert await server_state.client.zcard(NAMES.part("default", "history")) == 2
 
 
+async def test_a_large_value_that_was_replaced_by_a_small_one_is_gone(server_state, server_writer):
+    await server_writer.put("k", BIG)
+    assert await server_state.client.hlen(NAMES.part("default", "values")) == 1
+    await server_writer.put("k", b"small")
+    assert await server_state.client.hlen(NAMES.part("default", "values")) == 0
+    assert await server_writer.value("k") == b"small"
+
+
 @pytest.mark.parametrize("kill", [True, False])
 async def test_what_was_answered_survives_the_server(server_state, server_writer, kill):
     await fill(server_writer)

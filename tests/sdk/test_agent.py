@@ -10,6 +10,7 @@ import pytest
 from muster.v1 import agent_pb2 as pb
 
 from agent_node import Agent, NotFoundError, RefusedError
+from agent_node.stream_thread import StreamThread
 from tests.support.eventually import eventually
 from tests.support.fake_coordinator import FakeCoordinator
 from tests.support.serving import result_of, serving, task
@@ -243,3 +244,23 @@ def test_a_name_that_no_message_can_hold_is_refused_at_once():
         Agent("caf\udce9")
     with pytest.raises(ValueError, match="UTF-8"):
         Agent("tester").handler("caf\udce9")(lambda ctx: None)
+
+
+async def test_a_stop_that_comes_while_it_ends_by_itself_is_no_error(coordinator, agent, monkeypatch):
+    release, stopped = StreamThread.release, []
+
+    async def release_and_stop(thread):
+        await release(thread)
+        try:
+            agent.stop()
+            agent.drain()
+        except RuntimeError as error:
+            stopped.append(error)
+        else:
+            stopped.append(thread.loop.is_closed())
+
+    monkeypatch.setattr(StreamThread, "release", release_and_stop)
+    agent.handler("work")(lambda _: None)
+    async with serving(coordinator, agent):
+        pass
+    assert stopped == [True]
