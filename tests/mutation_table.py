@@ -7,6 +7,7 @@ from tests.mutation_rows_operations import OPERATION_MUTATIONS
 from tests.mutation_rows_pause import PAUSE_MUTATIONS
 from tests.mutation_rows_queues import QUEUE_MUTATIONS
 from tests.mutation_rows_state import STATE_ENGINE_MUTATIONS
+from tests.mutation_rows_state_service import STATE_SERVICE_MUTATIONS
 from tests.mutation_rows_time import TIME_MUTATIONS
 from tests.mutation_rows_webhooks import WEBHOOK_MUTATIONS
 
@@ -19,4 +20,5 @@ MUTATIONS: list[Mutation] = [
     *ENGINE_MUTATIONS,
     *WEBHOOK_MUTATIONS,
     *STATE_ENGINE_MUTATIONS,
+    *STATE_SERVICE_MUTATIONS,
 ]

@@ -29,6 +29,12 @@ SUITES = {
         "tests/webhooks/test_other_languages.py",
     ],
     "state": ["tests/state_engine"],
+    "state service": [
+        "tests/state",
+        "tests/integration/rpc/test_state_service.py",
+        "tests/integration/rpc/test_state_streams.py",
+        "tests/integration/rpc/test_state_and_shard.py",
+    ],
     "machine": ["tests/core/test_machine.py"],
     "simulation": [f"tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens[{batch}]" for batch in range(3)],
 }

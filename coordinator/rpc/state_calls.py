@@ -29,6 +29,9 @@ MAX_PAGE_BYTES = 2 * 1024 * 1024
 MAX_SHOWN_WAITERS = 100
 COMPACTED_AT_ONCE = 1000  # events that a call of Compact removes itself; the engine removes the rest
 
+WITH_OPTIONS = frozenset(("put", "delete", "txn", "update", "grant_lease", "revoke_lease"))
+"""Operations that may be tied to an attempt."""
+
 Response = Any  # the response message of an RPC
 Answered = Callable[["Response | MusterError"], None]
 
@@ -41,14 +44,18 @@ class StateCalls:
         namespace: whose state.
         engine: the shard's.
         limits: says what holds for it now.
+        tied: by namespace, the last write that was tied to an attempt, whoever made it: all reads come behind it.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, engine: StateEngine, limits: Callable[[str], Limits]) -> None:
+    def __init__(
+        self, *, shard: Shard, namespace: Namespace, engine: StateEngine, limits: Callable[[str], Limits], tied: dict[str, int]
+    ) -> None:
         self._shard = shard
         self._namespace = namespace
         self._name = namespace.name
         self._engine = engine
         self._limits = limits
+        self._tied = tied
         self._last_write = 0  # reads come behind it
         self._waits: set[LockWait] = set()
         self._reads: set[asyncio.Task[None]] = set()
@@ -77,11 +84,16 @@ class StateCalls:
         if ask is None:
             raise InvalidRequest("the operation says nothing to do, or something that this coordinator doesn't know", field="op")
         ask(self, request, client_id, answered)
+        if name in WITH_OPTIONS and request.HasField("options") and request.options.fence:
+            self._tied[self._name] = self._last_write
+
+    def _behind(self) -> int:
+        return max(self._last_write, self._tied.get(self._name, 0))
 
     async def require_attempt(self, options: pb.WriteOptions) -> None:
         """For a write that is tied to an attempt, before it: waits until the decisions that make the attempt current are durable.
 
-        Whoever reads after a later attempt has begun comes behind this write: both go through the engine, in this order.
+        Whoever reads or writes after a later attempt has begun comes behind this write, in the engine's one line.
 
         Raises:
             Conflict: the attempt isn't current.
@@ -183,7 +195,7 @@ class StateCalls:
     # --- reads ----------------------------------------------------------------------------------------------------------------
 
     def _get(self, request: pb.GetRequest, client_id: str, answered: Answered) -> None:
-        self._engine.get(self._name, convert.get_in(request), partial(_got, answered), behind=self._last_write)
+        self._engine.get(self._name, convert.get_in(request), partial(_got, answered), behind=self._behind())
 
     def _later(self, read: Coroutine[Any, Any, Response], answered: Answered) -> None:
         task = asyncio.create_task(self._answer(read, answered), name="state.read")
@@ -200,7 +212,7 @@ class StateCalls:
             answered(response)
 
     def _list(self, request: pb.ListRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._list_page(request, self._last_write), answered)
+        self._later(self._list_page(request, self._behind()), answered)
 
     async def _list_page(self, request: pb.ListRequest, behind: int) -> pb.ListResponse:
         prefix = convert.check_prefix(request.prefix, "prefix")
@@ -222,7 +234,7 @@ class StateCalls:
         return response
 
     def _history(self, request: pb.HistoryRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._history_page(request, self._last_write), answered)
+        self._later(self._history_page(request, self._behind()), answered)
 
     async def _history_page(self, request: pb.HistoryRequest, behind: int) -> pb.HistoryResponse:
         key = convert.check_key(request.key, "key")
@@ -236,7 +248,7 @@ class StateCalls:
         return response
 
     def _list_locks(self, request: pb.ListLocksRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._locks_page(request, self._last_write), answered)
+        self._later(self._locks_page(request, self._behind()), answered)
 
     async def _locks_page(self, request: pb.ListLocksRequest, behind: int) -> pb.ListLocksResponse:
         prefix = convert.check_prefix(request.prefix, "prefix")
@@ -256,7 +268,7 @@ class StateCalls:
         return response
 
     def _stats(self, request: pb.GetStateStatsRequest, client_id: str, answered: Answered) -> None:
-        self._later(self._facts(self._last_write), answered)
+        self._later(self._facts(self._behind()), answered)
 
     async def _facts(self, behind: int) -> pb.GetStateStatsResponse:
         facts = await self._engine.facts(self._name, behind=behind)

@@ -11,9 +11,9 @@ from muster.v1 import state_pb2_grpc
 
 from coordinator.errors import MusterError
 from coordinator.rpc.outgoing import serve_stream
-from coordinator.rpc.state_calls import Response, StateCalls
+from coordinator.rpc.state_calls import WITH_OPTIONS, Response, StateCalls
 from coordinator.rpc.state_refusals import compare_failed
-from coordinator.rpc.state_session import FENCED, StateSession
+from coordinator.rpc.state_session import StateSession
 from coordinator.rpc.state_watching import StateWatching
 
 if TYPE_CHECKING:
@@ -40,13 +40,16 @@ class StateService(state_pb2_grpc.StateServiceServicer):
         self._shards = shards
         self._engines = engines
         self._limits = limits
+        self._tied: dict[str, int] = {}
 
     def _calls(self, shard: Shard, namespace: Namespace) -> StateCalls:
-        return StateCalls(shard=shard, namespace=namespace, engine=self._engines[shard.number], limits=self._limits[shard.number])
+        return StateCalls(
+            shard=shard, namespace=namespace, engine=self._engines[shard.number], limits=self._limits[shard.number], tied=self._tied
+        )
 
     async def _call(self, context: Context, name: str, request: Any, _response: type[Answer]) -> Answer:
         calls = self._calls(*self._shards.called(context))
-        if name in FENCED:
+        if name in WITH_OPTIONS:
             await calls.require_attempt(request.options)
         done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 

@@ -14,6 +14,7 @@ from coordinator.convert_state import client_id_in
 from coordinator.errors import InvalidRequest, LimitReached, MusterError, NotFound, Unavailable
 from coordinator.rpc.opaque import opaque
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
+from coordinator.rpc.state_calls import WITH_OPTIONS
 from coordinator.rpc.status import refusal_of
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ MAX_UNANSWERED = 1024  # operations whose answers have not gone out: then no mor
 MAX_UNANSWERED_BYTES = 8 * 1024 * 1024  # of these operations, and of answers that have not gone out
 MAX_EXPECTED_MIB = 128  # of answers that are still to come, as large as they can be
 MAX_WAITS = 10_000  # for locks. They count for themselves: what they wait for may come behind them
-
-FENCED = frozenset(("put", "delete", "txn", "update", "grant_lease", "revoke_lease"))
-"""Operations with options: they may be tied to an attempt."""
 
 _Response = opaque(pb.StateSessionResponse, "StateSessionResponse.answers")
 
@@ -103,7 +101,7 @@ class StateSession:
             self.held_bytes += size
             self._expected_mib += expected_mib
         try:
-            if name in FENCED and request.HasField("options"):
+            if name in WITH_OPTIONS and request.HasField("options"):
                 await self._calls.require_attempt(request.options)
             if self._waits > MAX_WAITS and name == "lock":
                 raise LimitReached(

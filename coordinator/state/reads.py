@@ -63,7 +63,7 @@ class Reads:
             answered(self._closed, self._writer.header)
         elif len(self._queue) + len(self._behind) >= MAX_QUEUED:
             answered(_too_many(len(self._queue) + len(self._behind)), self._writer.header)
-        elif behind > self._writer.done:
+        elif (behind := min(behind, self._writer.taken)) > self._writer.done:  # numbers of an earlier life say nothing
             heapq.heappush(self._behind, (behind, next(self._places), lambda: self._take(keys, answered)))
         else:
             self._take(keys, answered)
@@ -77,6 +77,7 @@ class Reads:
 
     async def when_done(self, behind: int) -> None:
         """Waits for a write. Raises Unavailable when the engine stops."""
+        behind = min(behind, self._writer.taken)
         if behind > self._writer.done and self._closed is None:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             reached: Callable[[], None] = partial(_reached, turn)

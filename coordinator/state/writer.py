@@ -158,6 +158,11 @@ class Writer:
         self._wake.set()
 
     @property
+    def taken(self) -> int:
+        """The number of the last write that was taken."""
+        return self._number
+
+    @property
     def done(self) -> int:
         """All writes up to this number are answered."""
         if self._under_way:

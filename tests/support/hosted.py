@@ -43,6 +43,8 @@ class Faults:
     failed_reads: int = 0
     date_ahead_ms: int = 0  # of the store's clock
     reading: asyncio.Event = field(default_factory=asyncio.Event)  # while it isn't set, reads wait
+    writing: asyncio.Event = field(default_factory=asyncio.Event)  # likewise, writes of shared state
+    held_writes: int = 0
     appending: asyncio.Event = field(default_factory=asyncio.Event)  # likewise, of appends
     next_append: Callable[[], None] | None = None  # called once, before the next append
     next_claim: Callable[[], None] | None = None  # likewise, before the next claim
@@ -50,6 +52,7 @@ class Faults:
     def __post_init__(self) -> None:
         """Begins without faults."""
         self.reading.set()
+        self.writing.set()
         self.appending.set()
 
     async def __call__(self, call: StoreCall) -> Fault:
@@ -77,6 +80,8 @@ class Faults:
         if call is StateCall.READ:
             await self.reading.wait()
             return self.reads
+        self.held_writes += not self.writing.is_set()
+        await self.writing.wait()
         return self.appends
 
     def diverge(self, data: MemoryShard) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from muster.v1 import agent_pb2
+from muster.v1 import agent_pb2, common_pb2
 from muster.v1 import state_pb2 as pb
 
 from tests.support.eventually import eventually
@@ -219,6 +219,29 @@ async def test_a_write_tied_to_an_attempt_needs_it_to_be_current(muster, session
         assert answer.refusal.reason == "STALE_ATTEMPT", request
     got = await muster.state.Get(pb.GetRequest(keys=["k", "n"]))
     assert [(entry.key, entry.version) for entry in got.entries] == [("k", 2)]
+
+
+async def test_whoever_reads_later_comes_behind_a_write_tied_to_an_attempt(muster, session):
+    """Whoever runs the next attempt must not read what was there before the last one's write, and then find that write in its way."""
+    agent = await muster.agent(ready=1)
+    await muster.submit("task")
+    (assignment,) = await agent.assigned()
+    muster.faults.writing.clear()
+    writing = muster.state.Put(put("k", options=pb.WriteOptions(task_id="task", fence=assignment.fence)))
+    await eventually(lambda: muster.faults.held_writes, message="the write to be on its way")
+    ops = [
+        session.op(get=pb.GetRequest(keys=["k"])),
+        session.op(list=pb.ListRequest(prefix="k")),
+        session.op(history=pb.HistoryRequest(key="k")),
+    ]
+    await session.send(pb.StateSessionRequest(ops=ops))
+    asked = muster.state.Get(pb.GetRequest(keys=["k"]))
+    await muster.in_state("task", common_pb2.TASK_STATE_RUNNING)  # what was asked has arrived
+    muster.faults.writing.set()
+    assert [entry.key for entry in (await asked).entries] == ["k"]
+    got, listed, history = [await session.answer(op.op_id) for op in ops]
+    assert (len(got.get.entries), len(listed.list.entries), len(history.history.events)) == (1, 1, 1)
+    assert (await writing).version == 1
 
 
 async def test_whether_an_attempt_is_current_is_not_said_before_it_is_durable(muster):
