@@ -90,7 +90,12 @@ STATE_ENGINE_MUTATIONS = [
     Mutation("sums are exact or refused", STATE + "updates.py", "traps=[Inexact, Overflow, InvalidOperation]", "traps=[]"),
     Mutation("true is no number", STATE + "json_values.py", " and not isinstance(value, bool)", ""),
     # Reads.
-    Mutation("a read waits behind a write", STATE + "reads.py", "elif behind > self._writer.done:", "elif False:"),
+    Mutation(
+        "a read waits behind a write",
+        STATE + "reads.py",
+        "elif (behind := min(behind, self._writer.taken)) > self._writer.done:",
+        "elif False:",
+    ),
     Mutation(
         "one read that is too large is refused alone",
         STATE + "reads.py",
