@@ -228,6 +228,11 @@ async def test_whoever_reads_later_comes_behind_a_write_tied_to_an_attempt(muste
     agent = await muster.agent(ready=1)
     await muster.submit("task")
     (assignment,) = await agent.assigned()
+
+    async def present():
+        return (await muster.state.List(pb.ListRequest(prefix="agents/"))).entries
+
+    await eventually(present, message="the agent's presence to be written")
     muster.faults.writing.clear()
     writing = muster.state.Put(put("k", options=pb.WriteOptions(task_id="task", fence=assignment.fence)))
     await eventually(lambda: muster.faults.held_writes, message="the write to be on its way")
