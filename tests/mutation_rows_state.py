@@ -52,20 +52,7 @@ STATE_ENGINE_MUTATIONS = [
         "        waiting = []\n",
     ),
     # Updates.
-    Mutation("an update waits behind a write of its key", STATE + "writer.py", "if self.touches_all or key in self.touched:", "if False:"),
     Mutation("a write waits behind an update of its key", STATE + "writer.py", "if op.key in self.expected:", "if False:"),
-    Mutation(
-        "what was deleted with a prefix is forgotten",
-        STATE + "writer.py",
-        "        if call.touches_all:\n            self._space = self._hot.new_space()\n",
-        "",
-    ),
-    Mutation(
-        "what has expired is forgotten",
-        STATE + "writer.py",
-        "if isinstance(chore, ExpireDue) and verdict.number:",
-        "if False:",
-    ),
     Mutation(
         "an update compares what it began with",
         STATE + "hot.py",
@@ -127,15 +114,12 @@ STATE_ENGINE_MUTATIONS = [
         "            if timer is not None:\n                timer.cancel()\n",
         "            pass\n",
     ),
-    Mutation("a lost grant is asked for", STATE + "namespace.py", "        self.lock_waits.ask_again()\n", ""),
     # Chores.
     Mutation("a takeover gives time again", STATE + "namespace.py", "if facts.next_due_ms is not None:", "if False:"),
     Mutation("a stall gives time again", STATE + "chores.py", "if late_s > STALLED_S:", "if False:"),
-    Mutation("nothing ends before it is extended", STATE + "chores.py", "        elif self._expire:", "        if self._expire:"),
     Mutation("sweeps are spaced", STATE + "chores.py", "self._swept_s + SWEEP_SPACING_S - now_s, ", ""),
     Mutation("an expiry says until when", STATE + "chores.py", "ExpireDue(EXPIRE_LIMIT, self._now_ms())", "ExpireDue(EXPIRE_LIMIT, 2**52)"),
-    Mutation("an expiry goes on", STATE + "chores.py", "            self._expire = verdict.more\n", ""),
-    Mutation("a compaction goes on", STATE + "chores.py", "            self._compact = verdict.more\n", ""),
+    Mutation("a compaction goes on", STATE + "chores.py", "            self._compact = verdict.more\n", "            pass\n"),
     # Watches.
     Mutation(
         "the reader hands out only what is above",
@@ -146,12 +130,6 @@ STATE_ENGINE_MUTATIONS = [
     Mutation("a watch joins where the reader is", STATE + "watches.py", "if watch.position < self._position:", "if False:"),
     Mutation("what was read apart isn't read twice", STATE + "watches.py", "if event.revision <= had:", "if False:"),
     Mutation("a slow watch is left behind", STATE + "watches.py", "if watch.taking != event.revision and watch.is_full():", "if False:"),
-    Mutation(
-        "a watch that is left behind knows where",
-        STATE + "watches.py",
-        "            watch.position = event.revision - 1\n            self._index",
-        "            self._index",
-    ),
     Mutation(
         "a revision isn't torn in the reader",
         STATE + "watches.py",

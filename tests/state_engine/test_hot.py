@@ -88,6 +88,19 @@ async def test_if_an_update_is_refused_those_behind_it_are_computed_again(world:
 
 
 @in_world
+async def test_what_is_computed_again_keeps_its_place_in_the_line(world: StateWorld) -> None:
+    await world.put("n", b"5")
+    world.store.gate = asyncio.Event()
+    lost, added = world.send(add("n", "100", locks=(("nobody's", 7),))), world.send(add("n", "1"))
+    await asyncio.sleep(0.01)
+    later = world.send(put("n", b"50"))
+    world.store.gate.set()
+    await all_of([lost, added, later])
+    assert added.result().entries[0].value == b"6"
+    assert await world.value("n") == b"50"
+
+
+@in_world
 async def test_a_condition_of_an_update_is_the_store_s_to_check(world: StateWorld) -> None:
     revision = (await world.send(add("n", "5"))).revision
     condition = (Compare("n", CompareTarget.MOD_REVISION, revision),)
@@ -145,6 +158,17 @@ async def test_a_repeated_update_counts_once_and_answers_what_it_made(world: Sta
     behind = await world.send(add("n"))
     assert together[0].entries == together[1].entries
     assert behind.entries[0].value == b"17"
+
+
+@in_world
+async def test_a_repetition_is_told_by_its_revision_where_the_version_fits_again(world: StateWorld) -> None:
+    await world.put("n", b"10")
+    once = add("n", "5", origin=Origin(client_id="c", sequence=1))
+    first = await world.send(once)
+    await world.send(Transaction((Delete("n"),)))
+    await world.put("n", b"100")
+    assert (await world.send(once)).entries == first.entries
+    assert await world.value("n") == b"100"
 
 
 @in_world

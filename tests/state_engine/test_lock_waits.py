@@ -96,11 +96,11 @@ async def test_whoever_waits_here_keeps_its_place_beyond_its_time_to_live(world:
 async def test_whoever_is_gone_loses_its_place_by_its_time_to_live(world: StateWorld) -> None:
     await world.lock("l", "a", ttl_ms=600_000)
     waiting = world.lock("l", "b", wait_s=100, ttl_ms=3_000)
-    await asyncio.sleep(10)
+    await asyncio.sleep(9.5)
     waiting.cancel()
     await asyncio.sleep(2)
     assert len((await world.engine.locks("default", prefix="", after="", limit=10))[0].waiters) == 1
-    await asyncio.sleep(2)
+    await asyncio.sleep(1.1)
     assert (await world.engine.locks("default", prefix="", after="", limit=10))[0].waiters == ()
 
 
