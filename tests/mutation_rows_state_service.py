@@ -28,7 +28,6 @@ STATE_SERVICE_MUTATIONS = [
         "return max(self._last_write, self._tied.get(self._name, 0))",
         "return self._tied.get(self._name, 0)",
     ),
-    Mutation("what doesn't fit into an answer is refused", RPC + "state_calls.py", "if size > MAX_MESSAGE_BYTES:", "if False:"),
     Mutation("whoever doesn't read is not read from", RPC + "state_session.py", "while self.is_full():", "while False:"),
     Mutation("waits for locks hold up nothing", RPC + "state_session.py", 'if name == "lock":', 'if name == "no":'),
     Mutation("one session is one client's", RPC + "state_session.py", 'if self._client_id not in ("", client_id):', "if False:"),

@@ -12,8 +12,7 @@ from muster.v1 import state_pb2 as pb
 from coordinator import convert_state as convert
 from coordinator.convert_state_out import conflict_out, event_out, fill_entry, lock_out
 from coordinator.core.model import TaskState
-from coordinator.errors import CursorInvalid, InvalidRequest, LimitReached, MusterError
-from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
+from coordinator.errors import CursorInvalid, InvalidRequest, MusterError
 from coordinator.rpc.pages import PageToken, page_size, position
 from coordinator.rpc.state_refusals import refusal_of_verdict, stale_attempt
 from coordinator.state.model import Command, Compact, Entry, KeepLease, Outcome, Transaction, Verdict
@@ -317,18 +316,6 @@ def _name_token(text: str, query: str, prefix: str) -> PageToken:
 def _got(answered: Answered, entries: Sequence[Entry | None] | MusterError, header: Header) -> None:
     if isinstance(entries, MusterError):
         answered(entries)
-        return
-    size = sum(len(entry.value) for entry in entries if entry is not None)
-    if size > MAX_MESSAGE_BYTES:
-        answered(
-            LimitReached(
-                f"these keys have {size} bytes together, and one answer carries {MAX_MESSAGE_BYTES}: ask for fewer",
-                limit="state_read_bytes",
-                used=size,
-                allowed=MAX_MESSAGE_BYTES,
-                retry_after_s=None,
-            )
-        )
         return
     response = pb.GetResponse(header=header_out(header))
     for entry in entries:

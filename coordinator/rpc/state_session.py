@@ -47,7 +47,7 @@ class StateSession:
         self._calls = calls
         self._client_id = ""
         self._answers: deque[bytes] = deque()  # serialized StateAnswers
-        self._unanswered = 0
+        self.unanswered = 0
         self._waits = 0
         self.held_bytes = 0
         self._expected_mib = 0
@@ -81,7 +81,7 @@ class StateSession:
 
     def is_full(self) -> bool:
         """Whether no more is read until answers have gone out."""
-        return self._unanswered >= MAX_UNANSWERED or self.held_bytes > MAX_UNANSWERED_BYTES or self._expected_mib >= MAX_EXPECTED_MIB
+        return self.unanswered >= MAX_UNANSWERED or self.held_bytes > MAX_UNANSWERED_BYTES or self._expected_mib >= MAX_EXPECTED_MIB
 
     def _introduce(self, client_id: str) -> None:
         if self._client_id not in ("", client_id):
@@ -97,7 +97,7 @@ class StateSession:
         else:
             size, expected_mib = op.ByteSize(), _largest_answer_mib(name, request)
             answered = partial(self._answered, op.op_id, name, size, expected_mib)
-            self._unanswered += 1
+            self.unanswered += 1
             self.held_bytes += size
             self._expected_mib += expected_mib
         try:
@@ -119,7 +119,7 @@ class StateSession:
 
     def _granted(self, op_id: int, response: Response | MusterError) -> None:
         self._waits -= 1
-        self._unanswered += 1
+        self.unanswered += 1
         self._answered(op_id, "lock", 0, 0, response)
 
     def _answered(self, op_id: int, name: str, size: int, expected_mib: int, response: Response | MusterError) -> None:
@@ -148,7 +148,7 @@ class StateSession:
         """As many answers as fit, serialized."""
         answers = self._answers
         if not answers:
-            if self._no_more_comes and not (self._unanswered or self._waits):
+            if self._no_more_comes and not (self.unanswered or self._waits):
                 self._all_is_said.set()
             return None
         taken: list[bytes] = []
@@ -156,7 +156,7 @@ class StateSession:
         while answers and len(taken) < MAX_ANSWERS and (not taken or len(answers[0]) <= room):
             taken.append(answers.popleft())
             room -= len(taken[-1])
-        self._unanswered -= len(taken)
+        self.unanswered -= len(taken)
         self.held_bytes -= MAX_MESSAGE_BYTES - room
         self._room.set()
         message: bytes = _Response(answers=taken).SerializeToString()

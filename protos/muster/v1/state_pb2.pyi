@@ -675,7 +675,7 @@ class TxnOp(_message.Message):
 
     @_builtins.property
     def get(self) -> Global___GetRequest:
-        """Read keys, as they were before the transaction; at most 256 keys and 2 MiB in all."""
+        """Read keys, as they were before the transaction; at most 256 keys and 3 MiB in all."""
 
     def __init__(
         self,
