@@ -4,6 +4,7 @@ It knows nothing of tasks or agents.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -147,6 +148,8 @@ def duration(seconds: float) -> Duration:
     Raises:
         ValueError: it isn't a number.
     """
+    if math.isnan(seconds):
+        raise ValueError(f"a duration is {seconds}: give a number of seconds")
     message = Duration()
     message.FromTimedelta(timedelta(seconds=min(max(seconds, -LONGEST_S), LONGEST_S)))
     return message

@@ -1,6 +1,7 @@
 """`muster state`: the namespace's shared state."""
 
 import asyncio
+import math
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The key.")]
 PrefixArgument = Annotated[str, typer.Argument(metavar="[PREFIX]", help="What the keys begin with; none at all is all keys.")]
+_MAX_REVISION = 2**53 - 1
 IfRevision = Annotated[
     int | None,
-    typer.Option("--if-revision", min=0, metavar="N", help="Only if the key was last written at this revision; 0: only if it isn't there."),
+    typer.Option(
+        "--if-revision",
+        min=0,
+        max=_MAX_REVISION,
+        metavar="N",
+        help="Only if the key was last written at this revision; 0: only if it isn't there.",
+    ),
 ]
 _IMPORTS_AT_A_TIME = 256
 
@@ -85,6 +93,8 @@ async def put(
     if_revision: IfRevision = None,
 ) -> None:
     """Set a key, and print the revision of that."""
+    if ttl is not None and math.isnan(ttl):
+        raise CommandFailure(f"--ttl is {ttl:g}: give a number of seconds above 0.", ExitCode.USAGE)
     content = read_payload(value, file)
     async with invocation.connect() as client:
         revision = await client.state.put(
@@ -152,7 +162,10 @@ async def watch(
     key: KeyArgument = "",
     prefix: Annotated[bool, typer.Option("--prefix", help="All keys that begin with KEY; without one, all.")] = False,
     from_revision: Annotated[
-        int | None, typer.Option("--from", min=1, metavar="REVISION", help="Begin with this revision; by default with what comes now.")
+        int | None,
+        typer.Option(
+            "--from", min=1, max=_MAX_REVISION, metavar="REVISION", help="Begin with this revision; by default with what comes now."
+        ),
     ] = None,
     previous: Annotated[bool, typer.Option("--previous", help="Print the value before, too (with --json).")] = False,
 ) -> None:
@@ -197,7 +210,11 @@ async def diff(
     """Show how a key differs between two revisions. Exits 1 when it does, as `diff` does."""
     from agent_node.cli.state_records import at_revision, difference
 
-    events = await _history(invocation, key)
+    async with invocation.connect() as client:
+        events = await _events(client.state, key)
+        if events:
+            await _check_known(client.state, key, events, *filter(None, (before, after)))
+    _check_any(key, events)
     newer = events[-1] if after is None else at_revision(events, after)
     lines = difference(key, at_revision(events, before), newer)
     if invocation.as_json:
@@ -226,6 +243,8 @@ async def restore(
 
     async with invocation.connect() as client:
         events = await _events(client.state, key)
+        if events:
+            await _check_known(client.state, key, events, revision)
         then = at_revision(events, revision)
         if then is None:
             raise CommandFailure(f"what {key!r} was at revision {revision} is no longer kept, or never was.", ExitCode.NOT_FOUND)
@@ -281,9 +300,12 @@ async def import_lines(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `muster state export` printed; - is stdin.")],
     missing_only: Annotated[bool, typer.Option("--missing-only", help="Leave keys that are there as they are.")] = False,
 ) -> None:
-    """Set the keys that an export holds. All lines are read first: if one is wrong, nothing is set."""
+    """Set the keys that an export holds. All lines are read first: if one is wrong, nothing is set.
+
+    What only the coordinator can refuse, such as a value over the namespace's limit, stops it: then it says how many keys are set.
+    """
     from agent_node.cli.state_records import Line, import_line
-    from agent_node.errors import ConflictError
+    from agent_node.errors import ConflictError, RefusedError
 
     texts = read_payload(None, file).decode(errors="surrogateescape").split("\n")
     lines = [import_line(text, number) for number, text in enumerate(texts, start=1) if text.strip()]
@@ -299,18 +321,40 @@ async def import_lines(
             return True
 
         for start in range(0, len(lines), _IMPORTS_AT_A_TIME):
-            answers = await asyncio.gather(*map(put_one, lines[start : start + _IMPORTS_AT_A_TIME]))
-            written += sum(answers)
-            left += len(answers) - sum(answers)
+            batch = lines[start : start + _IMPORTS_AT_A_TIME]
+            answers = await asyncio.gather(*map(put_one, batch), return_exceptions=True)
+            written += sum(answer is True for answer in answers)
+            left += sum(answer is False for answer in answers)
+            for line, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, RefusedError):
+                    raise CommandFailure(f"{line.key!r} is refused: {answer}; {written} others are imported.", ExitCode.REFUSED)
+                if isinstance(answer, BaseException):
+                    raise answer
     _say(invocation, {"imported": written, "left": left}, f"{written} imported" + (f", {left} were there already." if left else "."))
 
 
 async def _history(invocation: Invocation, key: str) -> "list[StateEvent]":
     async with invocation.connect() as client:
         events = await _events(client.state, key)
+    _check_any(key, events)
+    return events
+
+
+def _check_any(key: str, events: "list[StateEvent]") -> None:
     if not events:
         raise CommandFailure(f"nothing is known of a key {key!r}; `muster state list` shows those there are.", ExitCode.NOT_FOUND)
-    return events
+
+
+async def _check_known(state: "State", key: str, events: "list[StateEvent]", *revisions: int) -> None:
+    """Raises CommandFailure for a revision that hasn't come yet, or at which it isn't known any more what the key was."""
+    from agent_node.cli.state_records import at_revision
+
+    stats = await state.stats()
+    for revision in revisions:
+        if revision > stats.revision:
+            raise CommandFailure(f"revision {revision} hasn't come yet: the namespace is at {stats.revision}.", ExitCode.REFUSED)
+        if revision < stats.compact_revision and at_revision(events, revision) is None:
+            raise CommandFailure(f"what {key!r} was at revision {revision} is no longer kept, or never was.", ExitCode.NOT_FOUND)
 
 
 async def _events(state: "State", key: str) -> "list[StateEvent]":

@@ -3,6 +3,7 @@
 import base64
 import difflib
 import json
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from agent_node.cli.records import Record
 
 _NONE = "–"
+_MAX_KEY_BYTES = 1024  # as the coordinator allows
 _SHOWN = 60  # characters of a value in a table
 
 
@@ -189,6 +191,10 @@ def import_line(text: str, number: int) -> Line:
         key, content_type = record["key"], record.get("content_type", "")
         if not isinstance(key, str) or not isinstance(content_type, str):
             raise ValueError("key and content_type are texts")
+        if not 1 <= len(key.encode()) <= _MAX_KEY_BYTES:
+            raise ValueError(f"its key has {len(key.encode())} bytes, and 1 to {_MAX_KEY_BYTES} are allowed")
+        if any(unicodedata.category(each) == "Cc" for each in key):
+            raise ValueError("its key has a control character")
         if ("text" in record) == ("base64" in record):
             raise ValueError("it has one of text and base64")
         value = cast("str", record["text"]).encode() if "text" in record else base64.b64decode(record["base64"], validate=True)

@@ -115,6 +115,7 @@ class Lock:
         self._reset: contextvars.Token[tuple[Lock, ...]] | None = None
         self._loss: LockLost | None = None
         self._interrupted = False
+        self._asked = False
         self._believed_until_s = 0.0
 
     @property
@@ -155,7 +156,11 @@ class Lock:
 
         Raises:
             TimeoutError: it took longer than `wait_s`.
+            RuntimeError: it was asked for before.
         """
+        if self._asked:  # its token may be somebody else's by now, and its waiter's id is used up
+            raise RuntimeError(f"this is one acquisition of the lock {self.name!r}, already used: call state.lock() for each block")
+        self._asked = True
         give_up_s = None if self._wait_s is None else now_s() + self._wait_s
         try:
             while not self.token:

@@ -16,7 +16,7 @@ from muster.v1.state_pb2 import StateAnswer, StateOp, StateSessionRequest, State
 
 from agent_node.backoff import Backoff
 from agent_node.connection import from_refusal, from_rpc_error
-from agent_node.errors import MusterError, UnavailableError
+from agent_node.errors import MusterError, RefusedError, UnavailableError
 from agent_node.state import wire
 
 SessionCall = grpc.aio.StreamStreamCall[StateSessionRequest, StateSessionResponse]
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 MAX_BATCH_OPS = 256
 MAX_BATCH_BYTES = 3 * 1024 * 1024  # one message over gRPC's 4 MiB kills the stream
+MAX_OP_BYTES = 4 * 1024 * 1024 - 4096  # so does one operation, again and again, and all others with it; leaves room for ids
 TICK_S = 1.0  # how exactly operations are given up
 MAX_WRITES_AHEAD = 1_000  # of the oldest unanswered write: the coordinator knows a client's last 1,024, for when they are repeated
 # The coordinator, or what is in between, may do better next time. Any other code is a refusal of the session itself.
@@ -106,11 +107,18 @@ class StateSession:
             writes: it changes something, and must count once.
 
         Raises:
-            RefusedError: it was refused.
+            RefusedError: it was refused, or is larger than any message may be ("VALUE_TOO_LARGE").
             UnavailableError: it could not be answered within `give_up_s`. A write may have been made all the same.
         """
         if self._closed:
             raise UnavailableError("the client is closed")
+        if (size := op.ByteSize()) > MAX_OP_BYTES:
+            raise RefusedError(
+                f"the operation has {size} bytes, and no coordinator takes more than {MAX_OP_BYTES}: store the value elsewhere and keep a"
+                " reference here, or write fewer keys at once",
+                reason="VALUE_TOO_LARGE",
+                metadata={"limit": str(MAX_OP_BYTES), "size": str(size)},
+            )
         if self._root is None:
             self._root = self._loop.create_task(self._run(), name="muster-state-session")
         async with self._room:

@@ -103,6 +103,44 @@ def test_history_diff_and_restore(run, service):
     assert "no longer kept" in gone.stderr
 
 
+def test_a_revision_that_has_not_come_or_is_no_longer_kept_is_no_state_of_a_key(run, service):
+    run("put", "k", "1")
+    run("put", "k", "2")
+    for arguments in (("restore", "k", "9"), ("diff", "k", "9"), ("diff", "k", "1", "9"), ("restore", "k", "99999999999999999999")):
+        refused = run(*arguments)
+        assert (refused.exit_code, refused.stdout) == (4, "")
+        assert "hasn't come yet: the namespace is at 2" in refused.stderr
+    service.compact_revision = 2
+    gone = run("diff", "k", "1")
+    assert gone.exit_code == 3
+    assert "no longer kept" in gone.stderr
+
+
+def test_numbers_that_are_none_are_refused(run, service):
+    for arguments in (("--ttl", "nan"), ("--if-revision", "99999999999999999999")):
+        assert run("put", "k", "1", *arguments).exit_code == 2
+    assert run("watch", "k", "--from", "99999999999999999999").exit_code == 2
+    assert not service.ops
+
+
+@pytest.mark.parametrize("key", ["", "k" * 1025, "a\nb"])
+def test_an_import_with_a_key_that_none_can_be_sets_nothing(run, service, key):
+    lines = [json.dumps({"key": each, "text": "1"}) for each in ("first", key)]
+    refused = run("import", "-", stdin="\n".join(lines))
+    assert refused.exit_code == 2
+    assert "line 2" in refused.stderr
+    assert not service.entries
+
+
+def test_an_import_that_is_refused_says_how_much_is_set(run):
+    lines = [json.dumps({"key": f"k/{number}", "text": "x" * (5_000_000 if number == 1 else 1)}) for number in range(3)]
+    refused = run("import", "-", stdin="\n".join(lines))
+    assert refused.exit_code == 4
+    assert "'k/1' is refused" in refused.stderr
+    assert "2 others are imported" in refused.stderr
+    assert run("list", "--keys-only").stdout.split() == ["k/0", "k/2"]
+
+
 def test_restore_is_refused_when_the_key_changes_meanwhile(run, service, monkeypatch):
     run("put", "k", "1")
     run("put", "k", "2")
