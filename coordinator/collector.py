@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from coordinator.engine.shard import Shard
 
-YOUNG_TASKS = 25_000  # looking at them takes about 20 ms
+YOUNG_TASKS = 10_000  # looking at them takes about 10 ms, and more where they were made of records
 PERIOD_S = 0.25  # how often to look: it takes 10 us
 FULL_S = 60.0  # how often everything in sight is looked at
 THRESHOLDS = (50_000, 50, 100)  # the default ones take a twelfth of the time for nothing

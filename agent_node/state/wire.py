@@ -368,17 +368,28 @@ def joined(requests: Iterable[WatchRequest]) -> WatchRequest:
 
 
 def watch_news(response: WatchResponse) -> list[WatchNews]:
-    """What came of which watch."""
+    """What came of which watch. An event that several watches see is read once, and is one object for all of them."""
+    known: dict[tuple[str, int], tuple[pb.StateEvent, StateEvent]] | None = {} if len(response.news) > 1 else None
     return [
         WatchNews(
             each.watch_id,
             each.created,
-            [read_event(event) for event in each.events],
+            [read_event(event) if known is None else _read_once(event, known) for event in each.events],
             each.through_revision,
             _watch_error(each, response.header.revision) if each.HasField("refusal") else None,
         )
         for each in response.news
     ]
+
+
+def _read_once(event: pb.StateEvent, known: dict[tuple[str, int], tuple[pb.StateEvent, StateEvent]]) -> StateEvent:
+    name = event.key, event.revision
+    found = known.get(name)
+    if found is not None and found[0] == event:  # another watch's may lack `previous`, or be of before the store lost writes
+        return found[1]
+    read = read_event(event)
+    known[name] = event, read
+    return read
 
 
 def _watch_error(news: pb.WatchNews, revision: int) -> MusterError:
