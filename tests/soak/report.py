@@ -21,6 +21,7 @@ BOUNDED = {
     "Lane": "empty lanes stay until they are swept: at most 64, or twice those in use",
     "Fifo": "of a lane; LazyHeap and Starts likewise",
     "LazyHeap": "of a lane",
+    "OrderedTasks": "of a Fifo",
     "Starts": "of a lane",
     "ReadyQueue.lanes": "the lanes",
     "LoadMap._lanes": "the lanes by task type",
