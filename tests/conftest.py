@@ -17,10 +17,11 @@ settings.load_profile("muster")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the chaos tests go on (tests/e2e/test_chaos.py)."""
+    """How long the chaos tests go on (tests/e2e/test_chaos.py, tests/e2e/test_state_linearizable.py)."""
     group = parser.getgroup("chaos")
     group.addoption("--chaos-tasks", type=int, default=20_000, help="tasks to run while killing (default %(default)s)")
     group.addoption("--chaos-kills", type=int, default=5, help="kills each of coordinator, agent and store (default %(default)s)")
+    group.addoption("--state-rounds", type=int, default=1, help="rounds of three kills below shared state (default %(default)s)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

@@ -31,3 +31,9 @@ def chaos_tasks(request: pytest.FixtureRequest) -> int:
 def chaos_kills(request: pytest.FixtureRequest) -> int:
     """How often the chaos tests kill the coordinator, an agent and the store each."""
     return int(request.config.getoption("chaos_kills"))
+
+
+@pytest.fixture
+def state_rounds(request: pytest.FixtureRequest) -> int:
+    """How often the coordinator, the store and the coordinator again are killed while shared state is recorded."""
+    return int(request.config.getoption("state_rounds"))
