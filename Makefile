@@ -39,7 +39,7 @@ test: setup     ## Run the tests: make test ARGS="tests/rules -x"
 	python -m pytest $(ARGS)
 
 chaos: setup    ## Kill everything for longer: make chaos ARGS="--chaos-tasks=200000 --chaos-kills=20 --randomly-seed=7"
-	python -m pytest tests/e2e/test_chaos.py tests/e2e/test_state_linearizable.py -s --chaos-tasks=100000 --chaos-kills=10 --state-rounds=8 $(ARGS)
+	python -m pytest tests/e2e/test_chaos.py tests/e2e/test_state_linearizable.py -s --chaos-tasks=100000 --chaos-kills=10 --state-rounds=2 $(ARGS)
 
 soak: setup     ## A day in ten minutes: make soak ARGS="--seconds 120 --json soak.json", or --leak coordinator, which must fail
 	python -m tests.soak $(ARGS)

@@ -171,3 +171,11 @@ def test_what_takes_too_long_is_no_verdict():
 def test_a_long_history_of_overlapping_calls_is_checked_in_no_time():
     history = [op(number, number + 5, put("k", number), Written(number + 1)) for number in range(5000)]
     assert is_linearizable(*history)
+
+
+def test_open_calls_that_leave_no_trace_are_no_burden():
+    history = []
+    for number in range(0, 28, 4):
+        history += [op(number, number, put("k", number), UNKNOWN), op(number + 1, number + 1, put("k", 1), Written(number + 1))]
+        history += [op(number + 2, number + 2, Delete("k"))]
+    assert find_state_violation([*history, op(500, 501, Read(("k",)), (Seen(1, 1, 1),))]) is not None

@@ -139,7 +139,9 @@ class _Search(Generic[S]):
         if not self._answered:
             return None
         start: _Place = (0, 0, 0)
-        seen = {(start, self._model.initial)}
+        # By what is answered and the state: which open ones were used for it. Who has used these and more can reach nothing else.
+        seen: dict[tuple[int, int, S], list[int]] = {(0, 0, self._model.initial): [0]}
+        configurations = 1
         best = (0, start, self._model.initial)
         path = [self._next(start, self._model.initial)]
         while path:
@@ -147,12 +149,15 @@ class _Search(Generic[S]):
             if found is None:
                 path.pop()
                 continue
-            if found in seen:
+            (base, later, opened), state = found
+            known = seen.setdefault((base, later, state), [])
+            if any(used & ~opened == 0 for used in known):
                 continue
-            if len(seen) >= max_configurations:
-                raise TooHardError(f"{len(seen)} configurations of {len(self._answered)} answers and {len(self._open)} open calls")
-            seen.add(found)
-            place, state = found
+            if configurations >= max_configurations:
+                raise TooHardError(f"{configurations} configurations of {len(self._answered)} answers and {len(self._open)} open calls")
+            known.append(opened)
+            configurations += 1
+            place = found[0]
             if place[0] == len(self._answered):
                 return None
             explained = place[0] + place[1].bit_count()
