@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     """Says how to repeat a failed run, in the same order with the same random numbers."""
     if exitstatus == pytest.ExitCode.TESTS_FAILED:
-        seed = config.getoption("randomly_seed")
+        seed = config.getoption("randomly_seed", "unknown")
         terminalreporter.write_line(f'Repeat with: make test ARGS="--randomly-seed={seed}"')
 
 
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """This run's seed, printed at its start and settable with --randomly-seed."""
-    value: int = request.config.getoption("randomly_seed")
+    value: int = request.config.getoption("randomly_seed", "unknown")
     print(f"seed {value}")  # shown with a failure
     return value
 
