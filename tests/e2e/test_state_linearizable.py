@@ -105,9 +105,10 @@ class Clients:
                             self._tokens.append(answer)
                             answer = await self._put_and_release(name, stub, answer, may_release=self._rng.random() < 0.9)
                 if answer is UNKNOWN:
-                    # Only so many calls are left open: the next one when the coordinator is there again for this channel, and the store.
+                    # Only so many calls are left open: the next one when the coordinator is there again for this channel, and the store
+                    # for writes, which are refused at once while it is out.
                     await channel.channel_ready()
-                    await client.state.stats()
+                    await client.state.put("probe", 0)
 
     async def _put_and_release(self, name: str, stub: StateServiceStub, token: int, *, may_release: bool) -> object:
         """Writes under a lock, and lets it go, or leaves that to its lease."""

@@ -31,7 +31,7 @@ def test_nothing_asked_is_nothing_sent():
     [
         ({"not_before": NOON, "delay_s": 1}, "not both"),
         ({"not_before": NOON.replace(tzinfo=None)}, "without a time zone"),
-        ({"delay_s": float("nan")}, "NaN"),
+        ({"delay_s": float("nan")}, "is nan"),
     ],
 )
 def test_what_makes_no_sense_is_not_sent(options, says):
