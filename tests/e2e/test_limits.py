@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 _TASKS = 450
 _KILLS = 3
-_STARTS_EACH = 70  # of a coordinator's, before it is killed
 _RUNNING = {"run:one": 1, "run:a": 4, "run:b": 4}
 _RATES = {"rate:exact": (30, 3000), "rate:coarse": (150, 3000)}  # above 128 starts a period, they are counted by slots
 _TYPE_RUNNING, _TYPE_RATE = 6, (25, 1000)
@@ -123,7 +122,11 @@ async def test_limits_are_exact_over_all_agents_and_coordinators(children: Child
         async with followed_journal(deployment.store_socket) as journal, asyncio.timeout(90), asyncio.TaskGroup() as group:
             load = group.create_task(run_load(client, rng, ended))
             for kill in range(1, _KILLS + 1):
-                await eventually(lambda kill=kill: len(ended) >= _TASKS * kill // (_KILLS + 2), within_s=40, message=f"results: {kill}")
+                await eventually(
+                    lambda kill=kill: len(ended) >= _TASKS * kill // (_KILLS + 2) and len(began_by(journal.entries)) >= kill,
+                    within_s=40,
+                    message=f"results and starts: {kill}",
+                )
                 snapshots += deployment.coordinator.output().count("snapshot.taken")
                 await deployment.kill_coordinator()
             await load

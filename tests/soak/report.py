@@ -23,6 +23,7 @@ BOUNDED = {
     "LazyHeap": "of a lane",
     "OrderedTasks": "of a Fifo",
     "Starts": "of a lane",
+    "AgentClass.facts": "what a kind of agents can do, found here or by its agents first; the kinds are counted as AgentClass",
     "ReadyQueue.lanes": "the lanes",
     "LoadMap._lanes": "the lanes by task type",
     "Race": "what 4,096 keys a priority have had is remembered",
