@@ -1,11 +1,14 @@
-"""Follows a shard's journal while it is written, so that snapshots may trim it behind whoever reads here."""
+"""Follows a shard's journal while it is written, so that snapshots may trim it behind whoever reads here: in a thread, which a busy test
+doesn't hold up.
+"""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from redis.asyncio import Redis
+from redis import Redis
 
 from coordinator.core.events import AnyEvent
 from coordinator.journal import codec
@@ -34,16 +37,16 @@ class JournalTail:
         self._store = Redis(unix_socket_path=str(socket), protocol=2)
         self._sequence = 0
 
-    async def run(self) -> None:
-        """Reads until cancelled."""
+    def run(self, stop: threading.Event) -> None:
+        """Reads until told to stop."""
         try:
-            while True:
-                await self._read(block_ms=_BLOCK_MS)
+            while not stop.is_set():
+                self._read(block_ms=_BLOCK_MS)
         finally:
-            await self._store.aclose()
+            self._store.close()
 
-    async def _read(self, *, block_ms: int) -> None:
-        for _, page in await self._store.xread({self._key: f"{self._sequence}-0"}, count=_PAGE, block=block_ms):
+    def _read(self, *, block_ms: int) -> None:
+        for _, page in self._store.xread({self._key: f"{self._sequence}-0"}, count=_PAGE, block=block_ms):
             for _, fields in page:
                 commit = codec.decode(fields[JOURNAL_FIELD])
                 assert commit.sequence == self._sequence + 1, "the journal was trimmed before it was read"
@@ -55,7 +58,10 @@ class JournalTail:
 async def followed_journal(socket: Path, *, namespace: str = "default", shards: int = 16) -> AsyncIterator[JournalTail]:
     """A tail that reads while the block lasts."""
     tail = JournalTail(socket, namespace=namespace, shards=shards)
-    async with asyncio.TaskGroup() as group:
-        reading = group.create_task(tail.run())
+    stop = threading.Event()
+    reading = asyncio.create_task(asyncio.to_thread(tail.run, stop))
+    try:
         yield tail
-        reading.cancel()
+    finally:
+        stop.set()
+        await reading
