@@ -123,7 +123,7 @@ async def test_who_does_not_read_is_not_read_from(muster):
     answered = 0
     async for message in call:
         answered += len(message.answers)
-        if answered == 300:
+        if answered >= 300:
             break
     assert session.held_bytes < 150 * MIB
     assert session.unanswered < 300
