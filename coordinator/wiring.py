@@ -55,13 +55,15 @@ class Coordinator:
         facts: what it is.
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
+        directory: who owns which shard.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard]) -> None:
+    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard], directory: Directory) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
         self.shards = shards
+        self.directory = directory
 
 
 @asynccontextmanager
@@ -156,7 +158,7 @@ async def serve(
     )
     stalls = LoopStalls(clock=clock)
     store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
-    forwarding = _forwarding(directory or _all_mine(facts, settings), home, peer_secret or entropy.nonce().encode(), store_date)
+    forwarding = _forwarding(directory or _all_mine(settings), home, peer_secret or entropy.nonce().encode(), store_date)
     served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
@@ -191,7 +193,7 @@ async def serve(
             recovered.cancel()
             failed.result()
         port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards)
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory)
     finally:
         stalls.close()
         await server.stop(settings.stop_grace_s)
@@ -211,9 +213,10 @@ def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes,
     return Forwarding(directory=directory, shard_of=home, auth=auth)
 
 
-def _all_mine(facts: Facts, settings: CoordinatorSettings) -> Directory:
-    me = Owner(coordinator_id=facts.instance_id, address=settings.listen)
-    return Directory(me=facts.instance_id, shards=settings.shards, owners=dict.fromkeys(range(settings.shards), me))
+def _all_mine(settings: CoordinatorSettings) -> Directory:
+    me = settings.coordinator_id or settings.listen
+    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
+    return Directory(me=me, shards=settings.shards, owners=dict.fromkeys(range(settings.shards), mine))
 
 
 def _next_snapshots(shards: Sequence[Shard]) -> int:
