@@ -24,7 +24,7 @@ class Script:
 
 CLAIM: Final = Script("""#!lua flags=allow-oom
 -- Takes the shard, and removes half a snapshot. KEYS: head, journal, snapshot a, snapshot b. ARGV: nonce of the new owner, for how many
--- ms it may have the shard without being heard of (0: nobody else can come, and it is taken from whoever has it), the owner's id, its address.
+-- ms it may have the shard without being heard of (0: nobody else can come, and it is taken from whoever has it), its id, its address.
 -- Answers the epoch, the last sequence, the time in ms, and the snapshot's sequence, pieces and bytes (zeros: there is none); or HELD, by
 -- whom, where, and for how many ms more, when another's lease runs, or an offer to another; or an error when head and journal, or head and
 -- snapshot, disagree.
