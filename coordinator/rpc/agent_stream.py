@@ -52,9 +52,20 @@ class AgentStream:
         session: the session's id.
         bounds: sizes that its reports must keep to.
         presence: is told of its coming and going; without it, nobody is.
+        owner_address: where its agent had better connect the next time, if it came by way of another coordinator.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, presence: AgentPresence | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        namespace: Namespace,
+        session: str,
+        bounds: Bounds,
+        presence: AgentPresence | None = None,
+        owner_address: str = "",
+    ) -> None:
+        self._owner_address = owner_address
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
@@ -118,6 +129,7 @@ class AgentStream:
             max_payload_bytes=self._bounds.max_payload_bytes,
             max_checkpoint_bytes=self._bounds.max_checkpoint_bytes,
             max_chunk_bytes=settings.max_chunk_bytes,
+            owner_address=self._owner_address,
         )
         reconcile = agent_pb2.Reconcile(
             attempts=[
