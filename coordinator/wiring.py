@@ -56,14 +56,25 @@ class Coordinator:
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
         directory: who owns which shard.
+        forwarding: takes calls to those owners.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard], directory: Directory) -> None:
+    def __init__(
+        self,
+        *,
+        port: int,
+        facts: Facts,
+        failed: asyncio.Future[None],
+        shards: Sequence[Shard],
+        directory: Directory,
+        forwarding: Forwarding,
+    ) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
         self.shards = shards
         self.directory = directory
+        self.forwarding = forwarding
 
 
 @asynccontextmanager
@@ -193,7 +204,7 @@ async def serve(
             recovered.cancel()
             failed.result()
         port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory)
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory, forwarding=forwarding)
     finally:
         stalls.close()
         await server.stop(settings.stop_grace_s)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
+from coordinator.errors import Unavailable
 from coordinator.rpc.forwarded_calls import ForwardedCalls
 from coordinator.rpc.owners import UNTOUCHED_KEY, Owners, moved
 from coordinator.rpc.peer_auth import NAMESPACE_KEY, PEER_KEYS, PeerAuth
@@ -86,20 +87,14 @@ class Forwarder:
             return response
 
         reached = await self._owners.reach(shard, self._owners.patience_ends_s())
-        if reached is None:
-            return await here(request, context)
-        try:
-            return await attempt(*reached)
-        except Refused as refused:
-            if not refused.is_untouched:
-                await _end(context, refused, reached[0])
-        again = await self._owners.reach(shard, self._owners.patience_ends_s(), unlike=reached[0])
-        if again is None:
-            return await here(request, context)
-        try:
-            return await attempt(*again)
-        except Refused as refused:
-            await _end(context, refused, again[0])
+        may_repeat = True
+        while reached is not None:
+            try:
+                return await attempt(*reached)
+            except Refused as refused:
+                reached = await self._next(shard, reached[0], refused, context, may_repeat=may_repeat)
+                may_repeat = False
+        return await here(request, context)
 
     async def stream(
         self, method: str, shard: int, requests: Requests, context: Context, here: Callable[[Context], Awaitable[None]]
@@ -117,19 +112,14 @@ class Forwarder:
             Unavailable: no owner can be reached, or the shard has moved.
         """
         reached = await self._owners.reach(shard, self._owners.patience_ends_s())
-        tries = 2
+        may_repeat = True
         try:
             while reached is not None:
-                tries -= 1
-                owner = reached[0]
                 try:
-                    await self._carry(method, shard, requests, context, *reached)
+                    return await self._carry(method, shard, requests, context, *reached)
                 except Refused as refused:
-                    if not (tries and refused.is_untouched and requests.can_repeat):
-                        await _end(context, refused, owner)
-                else:
-                    return
-                reached = await self._owners.reach(shard, self._owners.patience_ends_s(), unlike=owner)
+                    reached = await self._next(shard, reached[0], refused, context, may_repeat=may_repeat and requests.can_repeat)
+                    may_repeat = False
             await here(context)
         finally:
             requests.close()
@@ -150,6 +140,15 @@ class Forwarder:
                 await asyncio.wait((sender,))
         if not sender.cancelled() and (error := sender.exception()) is not None:
             raise error
+
+    async def _next(self, shard: int, owner: Owner, refused: Refused, context: Context, *, may_repeat: bool) -> tuple[Owner, Peer] | None:
+        """Whom to try after a refusal, or None if the shard has become ours. Where there is nobody, the call ends with the refusal."""
+        if may_repeat and refused.is_untouched:
+            try:
+                return await self._owners.reach(shard, self._owners.patience_ends_s(), unlike=owner)
+            except Unavailable:  # which says less
+                pass
+        return await _end(context, refused, owner)
 
     def _metadata(self, method: str, context: Context) -> Pairs:
         given: Pairs = context.invocation_metadata() or ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,8 +22,8 @@ from coordinator.rpc.peers import Peers
 from coordinator.rpc.routes import ROUTES, Route
 from coordinator.rpc.status import abort, careful
 
-Details = grpc.HandlerCallDetails
-Handler = grpc.RpcMethodHandler[Any, Any]
+Details: TypeAlias = "grpc.HandlerCallDetails"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = Any  # grpc.aio.ServicerContext[Any, Any]
 
 
@@ -50,7 +50,7 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         route = ROUTES.get(method)
         if handler is None or route is None:
-            return handler
+            return None if method.startswith("/muster.") else handler
         names: list[str] = []
         is_signed = False
         for key, value in handler_call_details.invocation_metadata or ():
@@ -173,8 +173,8 @@ class Forwarding:
     def __init__(self, *, directory: Directory, shard_of: Callable[[str], int], auth: PeerAuth) -> None:
         self.directory = directory
         self.auth = auth
-        self._peers = Peers()
-        owners = Owners(directory=directory, peers=self._peers)
+        self.peers = Peers()
+        owners = Owners(directory=directory, peers=self.peers)
         self.others = Others(owners=owners, auth=auth)
         self._calls = ForwardedCalls(directory=directory)
         forwarder = Forwarder(owners=owners, auth=auth, calls=self._calls)
@@ -184,7 +184,7 @@ class Forwarding:
         """Follows what changes: channels to coordinators that own nothing are closed, and calls whose shards moved are ended."""
         while True:
             changed = asyncio.ensure_future(self.directory.changed())
-            self._peers.keep(self.directory.addresses())
+            self.peers.keep(self.directory.addresses())
             self._calls.look()
             try:
                 await changed
@@ -193,4 +193,4 @@ class Forwarding:
 
     async def close(self) -> None:
         """Ends all that is under way."""
-        await self._peers.close()
+        await self.peers.close()

@@ -76,6 +76,6 @@ class Owners:
                     return owner, peer
             left_s = until_s - self._now_s()
             if left_s <= 0:
-                raise unserved(shard, owner) if owner is None or owner != unlike else moved(shard, None)
+                raise unserved(shard, owner)
             with contextlib.suppress(TimeoutError):  # an owner that isn't reached may be starting again where it was
                 await asyncio.wait_for(self.directory.changed(), left_s if peer is None else min(AGAIN_S, left_s))
