@@ -189,7 +189,7 @@ class AgentStream:
     def _renew(self, agent: Agent, renew: agent_pb2.Renew, now: Now) -> None:
         lag_s = renew.loop_lag.seconds + renew.loop_lag.nanos / 1e9
         agent.loop_lag_s = min(max(lag_s, 0.0), convert.MAX_DURATION_S)  # shown only: a wrong one is no reason to end the stream
-        if self._shard.outage_since_s is not None:  # the one answer that doesn't wait
+        if self._shard.is_suspended():  # the one answer that doesn't wait
             self._others.renew_ack.suspended = True
             self._answer_gathered()
             return
@@ -287,7 +287,8 @@ class AgentStream:
         """
         settings = self._shard.settings
         if self._silent_periods * settings.renew_period_s > settings.lease_s:
-            self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
+            message = f"nothing was heard on this stream for {settings.lease_s:g} s: connect again"
+            self.close(Unavailable(message, reason="SHARD_UNAVAILABLE"))
             return
         if not self._shard.commits.is_crowded():  # else it may have spoken, and isn't read
             self._silent_periods += 1
@@ -328,8 +329,8 @@ class AgentStream:
     def supersede(self, message: str) -> None:
         self.sender.end(SessionSuperseded(message))
 
-    def close(self, message: str) -> None:
-        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+    def close(self, error: Unavailable) -> None:
+        self.sender.end(error)
 
     def gone(self, message: str) -> None:
         self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))

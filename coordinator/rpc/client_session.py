@@ -212,8 +212,8 @@ class ClientSession:
         blob = result.SerializeToString()
         self._queue(blob, len(blob))
 
-    def close(self, message: str) -> None:
-        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+    def close(self, error: Unavailable) -> None:
+        self.sender.end(error)
 
     def gone(self, message: str) -> None:
         self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))
