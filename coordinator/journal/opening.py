@@ -10,12 +10,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
+from coordinator.cluster.ports import MemberRegistry
 from coordinator.journal.deployment import Deployment, open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.ids import new_nonce
 from coordinator.journal.layout import ShardKeys, check_prefix
 from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.redis_registry import RedisMemberRegistry
 from coordinator.journal.redis_store import RedisShardStore
 from coordinator.journal.server_binary import find_server_binary
 from coordinator.journal.server_process import Launch
@@ -45,6 +47,7 @@ class Store:
         self._report = report
         self._deployment = deployment
         self._server = server
+        self._key_prefix = key_prefix
         self._call_timeout_s = call_timeout_s
         self._shards = tuple(
             RedisShardStore(
@@ -79,6 +82,12 @@ class Store:
     def peer_secret(self) -> bytes:
         """What the coordinators that share it know each other by."""
         return self._deployment.peer_secret
+
+    def registry(self, *, call_timeout_s: float) -> MemberRegistry | None:
+        """Who else uses it; None for a store of our own, which nobody else can."""
+        if self._server is not None:
+            return None
+        return RedisMemberRegistry(pool=self._client.connection_pool, key_prefix=self._key_prefix, call_timeout_s=call_timeout_s)
 
     def shard(self, number: int) -> ShardStore:
         """One shard, from 0: always the same object."""
