@@ -95,6 +95,11 @@ class Cluster:
         held = [shard for shard in self._shards if shard.number in self._running and shard.owned]
         return replace(self._me, shards=tuple(_held(shard) for shard in held))
 
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._shards)
+
     def changed(self) -> None:
         """A shard of ours was claimed, is served, or isn't any more."""
         self._changed = True
