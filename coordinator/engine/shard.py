@@ -20,6 +20,7 @@ from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
+from coordinator.engine.read_ahead import ReadAhead
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
@@ -92,6 +93,7 @@ class Shard:
         )
         self.store = store
         self._codec = codec
+        self.ahead = ReadAhead(store=store, codec=codec)
         self._clock = clock
         self._entropy = entropy
         self._default_here = default_here
@@ -151,7 +153,7 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim)
+            recovered = await recover(self.store, self._codec, claim, await self.ahead.take())
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
