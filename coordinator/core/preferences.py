@@ -82,6 +82,8 @@ def _could_take(agent: Agent, lane: Line) -> bool:
     group = agent.group
     return (
         agent.status is AgentStatus.CONNECTED
+        and not agent.shut
+        and agent.may_take(lane.needs.task_type)
         and group is not None
         and group.room_for(lane.needs) in lane.rooms
         and min(agent.capacity, agent.ready_limit) >= lane.slots

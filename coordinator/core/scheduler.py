@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from coordinator.core.breakers import Breaker, Breakers, follow_breakers
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
 from coordinator.core.events import Acknowledged, AnyEvent, BecameReady, ChunkStored, Event
 from coordinator.core.evolve import evolve
@@ -99,7 +100,8 @@ class Scheduler:
         self.type_retries: dict[str, RetryPolicy] = {}  # of task types that have one of their own
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Line, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
-        self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
+        self.breakers = Breakers(settings.breakers)
+        self.liveness: TimerWheel[Attempt | Agent | Breaker] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff | Expiry] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
         self.expiries: dict[int, Expiry] = {}  # of live tasks with a queue deadline that isn't met yet, or a deadline
@@ -271,6 +273,8 @@ class Scheduler:
                 follow_cordon(self, name)
             case PolicyKind.CONCURRENCY_LIMIT | PolicyKind.RATE_LIMIT:
                 follow(self, name, now)
+            case PolicyKind.BREAKER:
+                follow_breakers(self, name)
             case PolicyKind.WEBHOOK:
                 pass  # what is delivered looks at the policy that holds then
 

@@ -1,5 +1,6 @@
 """Time passes: backoffs end, and attempts are given up whose lease, acknowledgement, run or progress deadline has passed."""
 
+from coordinator.core import breakers
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
 from coordinator.core.expiries import become_ready, expiry_due
@@ -34,8 +35,10 @@ def tick(scheduler: Scheduler, now: Now) -> None:
     for item in scheduler.liveness.take_due(now.mono_s):
         if isinstance(item, Attempt):
             _attempt_due(scheduler, item, now)
-        else:
+        elif isinstance(item, Agent):
             _grace_due(scheduler, item, now)
+        else:
+            breakers.due(scheduler, item, now)
 
 
 def _dates_due(scheduler: Scheduler, now: Now) -> None:
