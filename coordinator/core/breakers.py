@@ -17,6 +17,7 @@ from coordinator.core.load_map import Agent, AgentClass, AgentStatus
 from coordinator.core.model import Attempt, Failure, FailureKind, Now, Task
 from coordinator.core.patterns import Patterns
 from coordinator.core.policies import BreakerPolicy, PolicyName
+from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
     from coordinator.core.scheduler import Scheduler
@@ -82,13 +83,14 @@ class Breakers:
         usual: the rules where no policy says otherwise.
     """
 
-    __slots__ = ("_all_types", "_types", "_usual", "by_agent")
+    __slots__ = ("_all_types", "_types", "_usual", "by_agent", "wheel")
 
     def __init__(self, usual: BreakerRules) -> None:
         self._usual = usual
         self._all_types: BreakerPolicy | None = None
         self._types: Patterns[BreakerPolicy] = Patterns()
         self.by_agent: dict[str, dict[str, Breaker]] = {}  # connected or not
+        self.wheel: TimerWheel[Breaker] = TimerWheel(slot_width=0.25)  # seconds; all that there are wait in it
 
     def rules(self, key: str) -> BreakerRules:
         """The rules for a type, or for agents' own breakers."""
@@ -156,11 +158,13 @@ def counts(task: Task, failure: Failure) -> bool:
     return task.cancel_reason is None and not failure.non_retryable and failure.kind not in _NO_FAULT_OF_AGENT
 
 
-def due(scheduler: Scheduler, breaker: Breaker, now: Now) -> None:
-    """A breaker's time has come."""
-    if breaker.due_s > now.mono_s:  # a slot came early, or it was armed anew
-        scheduler.liveness.arm(breaker, breaker.due_s)
-        return
+def end_waits(scheduler: Scheduler, now: Now) -> None:
+    """Has each breaker looked at whose time has come."""
+    for breaker in scheduler.breakers.wheel.take_due(now.mono_s):
+        _due(scheduler, breaker, now)
+
+
+def _due(scheduler: Scheduler, breaker: Breaker, now: Now) -> None:
     match breaker.state:
         case BreakerState.OPEN:
             _wait_for_probe(scheduler, breaker, now)
@@ -216,7 +220,7 @@ def forget(scheduler: Scheduler, breaker: Breaker) -> None:
     del own[breaker.key]
     if not own:
         del scheduler.breakers.by_agent[breaker.agent]
-    scheduler.liveness.disarm(breaker)
+    scheduler.breakers.wheel.disarm(breaker)
     agent = scheduler.load.agents.get(breaker.agent)
     if agent is None:
         return
@@ -331,10 +335,10 @@ def _let_through(agent: Agent, key: str, *, may_take: bool) -> None:
 
 
 def _arm(scheduler: Scheduler, breaker: Breaker, after_s: float, now: Now) -> None:
-    scheduler.liveness.disarm(breaker)
+    scheduler.breakers.wheel.disarm(breaker)
     breaker.due_s = now.mono_s + after_s
     breaker.until_ms = now.date_ms + round(1000 * after_s)
-    scheduler.liveness.arm(breaker, breaker.due_s)
+    scheduler.breakers.wheel.arm(breaker, breaker.due_s)
 
 
 def _able(scheduler: Scheduler, task_type: str) -> list[Agent]:
@@ -346,7 +350,10 @@ def _able(scheduler: Scheduler, task_type: str) -> list[Agent]:
 def _too_many_shut(scheduler: Scheduler, agent: Agent, breaker: Breaker) -> str:
     """Why one more agent may not be shut out of a type that it offers; nothing when it may. Looks at agents, once an opening."""
     counted: dict[tuple[AgentClass, ...], tuple[int, int]] = {}  # agents that offer the same types, and how many are shut out of all
-    for task_type in [breaker.key] if breaker.key else agent.capabilities:
+    task_types = [breaker.key] if breaker.key else list(agent.capabilities)
+    if not task_types:
+        return "it gets tasks all the same: it hasn't said yet which types it offers"
+    for task_type in task_types:
         groups = tuple(scheduler.load.offering(task_type))
         is_plain = not any(task_type in group.guarded for group in groups)  # the same holds for other types of the same agents
         if not is_plain or groups not in counted:

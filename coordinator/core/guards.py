@@ -39,8 +39,11 @@ def count_guards(load: LoadMap, group: AgentClass, task_types: Collection[str], 
         for lane in lanes:
             group.unlink(lane)
         group.guarded[task_type] = after
-        if not after:
+        if not before:
+            group.use((task_type, 1))  # whoever keeps an agent for a heavy task of the type asks there who could be
+        elif not after:
             del group.guarded[task_type]
+            group.disuse(group.rooms[task_type, 1])
         rooms |= {group.link(lane): None for lane in lanes}
         load.pools.follow(lanes)
     return rooms.keys()

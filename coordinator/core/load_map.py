@@ -144,7 +144,7 @@ class Room(Ranked):
         self.limited_type = limited_type  # the type whose limit, or whose breakers, it watches; empty when there is none
         self.slots = slots  # that a task takes
         self.is_plain = not limited_type and slots == 1
-        self.users = 0  # lanes that need just this
+        self.users = 0  # lanes that need just this, and one more if it is that of a guarded type: see guards
         self.lanes: LazyHeap[Line] = LazyHeap()
         self._ranks = ranks
         self._buckets: dict[int, OrderedDict[Agent, None]] = {}
@@ -264,9 +264,7 @@ class AgentClass:
 
     def link(self, lane: Lane) -> Room:
         """Its agents can take from the lane: each stands in the other's heap, if it has something to offer."""
-        key = self._key(lane.needs)
-        room = self.rooms.get(key) or self._add_room(key)
-        room.users += 1
+        room = self.use(self._key(lane.needs))
         lane.rooms[room] = None
         lane.takers.tell(room)
         # With its rank: a slot that is freed beside 100,000 lanes that nobody has looked at yet would look at all of them at once.
@@ -281,10 +279,20 @@ class AgentClass:
         del lane.rooms[room]
         lane.takers.discard(room)
         room.lanes.discard(lane)
+        self.disuse(room)
+        return room
+
+    def use(self, key: tuple[str, int]) -> Room:
+        """The room of a type, or of none, and so many slots; it stays until it is used no more."""
+        room = self.rooms.get(key) or self._add_room(key)
+        room.users += 1
+        return room
+
+    def disuse(self, room: Room) -> None:
+        """One user less."""
         room.users -= 1
         if not room.users and room is not self.plain:
             del self.rooms[room.limited_type, room.slots]
-        return room
 
     def _key(self, needs: Needs) -> tuple[str, int]:
         task_type = needs.task_type

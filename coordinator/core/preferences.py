@@ -66,7 +66,7 @@ def _reserve(lane: Line, rank: Rank, freed: Sequence[Room]) -> Agent | None:
     """The least loaded agent of a class that has got space and whose next task by order is the lane's."""
     for room in freed:
         group = room.group
-        agent = group.plain.least_loaded()
+        agent = group.rooms.get((lane.needs.task_type, 1), group.plain).least_loaded()
         if agent is None or agent.reserved or not _could_take(agent, lane):
             continue
         rivals = (room.lanes.best() for room in group.rooms.values())  # types with a limit at the agent have rooms of their own

@@ -11,11 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from muster.v1 import common_pb2
 
 from coordinator.core import submits
+from coordinator.core.breaker_rules import BreakerRules
+from coordinator.core.breakers import JITTER, reset
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
 from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
 from coordinator.core.operations import Priorities
-from coordinator.core.policies import ConcurrencyLimitPolicy, CordonPolicy, PausePolicy, RateLimitPolicy, WhenFull
+from coordinator.core.policies import BreakerPolicy, ConcurrencyLimitPolicy, CordonPolicy, PausePolicy, RateLimitPolicy, WhenFull
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict, Refused
@@ -23,7 +25,12 @@ from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPE
 from tests.support.known_tasks import kept, told_by
 from tests.support.oracle import Oracle
 
-SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1)
+RULES = BreakerRules(
+    consecutive_failures=2, failure_rate=0.6, min_results=3, window_s=12.0, open_s=4.0, max_open_s=12.0, max_open_share=0.7
+)
+SETTINGS = Settings(
+    max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1, breakers=RULES
+)
 AGENTS = st.sampled_from(["ann", "bob", "cai"])
 IDS = st.integers(0, 9).map("task{}".format)
 RESULTS = st.sampled_from([SUCCESS, FAILED, FAILED_FOR_GOOD, STOPPED, GIVEN_BACK])
@@ -77,6 +84,13 @@ PAUSES = st.builds(
     st.just(""),
     st.sampled_from([0, 0, 5000]),
 ) | st.builds(CordonPolicy, AGENTS)
+BREAKERS = st.builds(
+    BreakerPolicy,
+    st.sampled_from(["a", "", "a*"]),
+    st.sampled_from([None, 0, 1, 3]),
+    st.sampled_from([None, 0.0, 0.5]),
+    max_open_share=st.sampled_from([None, 1.0, 0.1]),
+)
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
@@ -84,7 +98,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.world = CoreWorld(settings=SETTINGS)
-        self.oracle = Oracle(SETTINGS)
+        self.oracle = Oracle(SETTINGS, jitter=JITTER * self.world.jitter)
         self.claims = []  # (agent, task id, fence) of every assignment ever made
         self.settled = set()  # ids that only the store knows
         self.ends = Counter()
@@ -297,6 +311,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.set_policy(pause)
         self.judge()
 
+    @rule(policy=BREAKERS)
+    def set_breaker_policy(self, policy):
+        self.world.set_policy(policy)
+        self.judge()
+
+    @rule(name=AGENTS, task_type=st.sampled_from(["", "a", "b"]))
+    def reset_breakers(self, name, task_type):
+        reset(self.world.scheduler, name, task_type)
+        self.world.commit()
+        self.oracle.breakers.reset(name, task_type)
+        self.judge()
+
     @rule(pick=PICKS)
     def delete_policy(self, pick):
         names = sorted(self.world.scheduler.state.policies)
@@ -385,7 +411,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
         assert not (quiet and events), f"a report that doesn't count decided {events}"
         self.oracle.kept = {agent.name: agent.reserved for agent in self.world.scheduler.load.agents.values() if agent.reserved}
-        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs)
+        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs, self.world.scheduler.breakers.by_agent)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
         self.ends.update(effect.task.number for effect in effects if isinstance(effect, TaskEnded))

@@ -25,8 +25,9 @@ from coordinator.core.events import (
     Returned,
     Submitted,
 )
-from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
+from coordinator.core.model import INFINITY, Capability, Failure, FailureKind, Needs, Now, Settings, Spec
 from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
+from tests.support.known_breakers import KnownBreakers, Said
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses
 from tests.support.known_tasks import Held, KnownAgent, Story
@@ -54,11 +55,28 @@ class Oracle:
     limits: KnownLimits = field(default_factory=KnownLimits)
     pauses: KnownPauses = field(default_factory=KnownPauses)
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
+    jitter: float = 0.0  # what it shortens a breaker's opening by: a share
+    offered: dict[str, Mapping[str, Capability]] = field(default_factory=dict)  # what agents offered until the Hello that is under way
+    breakers: KnownBreakers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.breakers = KnownBreakers(
+            self.settings.breakers,
+            self.jitter,
+            offers=lambda: {
+                name: agent.capabilities
+                for name, agent in self.agents.items()
+                if agent.connected and not agent.draining and name not in self.pauses.cordoned
+            },
+            types_of=lambda name: self.offered.get(name, self.agents[name].capabilities),
+        )
 
     # --- what agents do ---
 
     def hello(self, name: str, capabilities: Mapping[str, Capability], capacity: int, labels: Mapping[str, str] | None = None) -> None:
         """An agent opened a session."""
+        if name in self.agents:
+            self.offered[name] = self.agents[name].capabilities
         self.agents[name] = KnownAgent(capabilities, labels or {}, capacity, connected=True)
 
     def lost(self, name: str, now: Now) -> None:
@@ -79,6 +97,8 @@ class Oracle:
         for agent in self.agents.values():
             agent.connected = False
             agent.grace_until_s = until_s
+            agent.capabilities = {}
+        self.breakers.takeover()
         for held in self.held.values():
             held.lease_until_s = until_s
             held.ack_until_s = INFINITY if held.journalled else until_s
@@ -95,9 +115,19 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int]) -> None:
-        """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], breakers: Said) -> None:
+        """Judges events in their order.
+
+        Args:
+            events: what was decided since the last call, by one command.
+            now: when.
+            delayed: numbers of tasks whose backoff the scheduler hasn't ended yet.
+            breakers: those that the scheduler has.
+        """
+        here = {held.agent for held in self.held.values()} | {name for name, agent in self.agents.items() if agent.connected}
+        self.breakers.time_passes(now.mono_s, breakers, here)
         for event in events:
+            self.breakers.observe(event)
             self.limits.observe(event)
             self.pauses.observe(event, now.date_ms)
             match event:
@@ -123,7 +153,8 @@ class Oracle:
                 case CheckpointStored():
                     self._tell(event.number, self.held[event.number], now.date_ms, "CHECKPOINTS_STORED", "RUNNING")
                 case Completed():
-                    self._released(event.number)
+                    held, task_type = self._released(event.number), self.stories[event.number].spec.task_type
+                    self.breakers.succeeded(held.agent, task_type, event.number, now.mono_s)
                     self._ended(event.number, "COMPLETED")
                 case AttemptFailed():
                     self._failed(event, now)
@@ -133,6 +164,8 @@ class Oracle:
                     self._cancelled(event, now)
                 case _:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
+        self.offered.clear()
+        self.breakers.agree(breakers)
         assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
             if self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
@@ -142,6 +175,7 @@ class Oracle:
     def nothing_is_overdue(self, now: Now) -> None:
         """To be called after a tick: whatever should have been given up was."""
         self.pauses.nothing_is_overdue(now.date_ms)
+        self.breakers.nothing_is_overdue(now.mono_s)
         for story in self.stories.values():
             assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
             assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
@@ -222,6 +256,7 @@ class Oracle:
         assert event.agent in takers, f"{event.agent} can't take it"
         if not story.spec.scheduling.sticky_key:
             assert self._load_step(event.agent) == min(map(self._load_step, takers)), "another agent has less to do"
+        self.breakers.began(event.agent, story.spec.task_type, event.number)
         story.fence = event.fence
         story.assigned += 1
         story.is_retrying = False
@@ -236,6 +271,10 @@ class Oracle:
             self._given_up(event, now)
             return
         held = self._released(event.number)
+        if story.cancelled:
+            self.breakers.told_nothing(held.agent, story.spec.task_type, event.number)
+        else:
+            self.breakers.failed(held.agent, story.spec.task_type, event.number, _before_deadline(event), now.mono_s)
         exhausted = self._charge(story, event.cost)
         if event.failure.kind is FailureKind.DEADLINE and event.disposition is Disposition.FAIL:
             self._deadline_ends(story, event, now)
@@ -312,9 +351,12 @@ class Oracle:
         if event.cost is Cost.NONE:
             story.given_back += 1
             story.accepted_fence = held.fence
+            self.breakers.told_nothing(held.agent, story.spec.task_type, event.number)
         else:
             story.undelivered += 1
             assert story.undelivered < self.settings.max_deliveries, "G9: delivered too often"
+            failure = Failure(FailureKind.UNDELIVERED, event.reason)
+            self.breakers.failed(held.agent, story.spec.task_type, event.number, failure, now.mono_s)
             self._not_early(FailureKind.UNDELIVERED, held, now)
         story.ready_at_ms = now.date_ms
         self._tell(event.number, held, now.date_ms, "ATTEMPT_RETURNED", "PENDING", event.reason, event.cost.name)
@@ -431,6 +473,7 @@ class Oracle:
             and all(selector.matches(agent.labels) for selector in needs.selectors)
             and self._busy(name) + needs.slots <= min(agent.capacity, agent.limit)
             and self._below_limit(name, needs.task_type)
+            and self.breakers.let_through(name, needs.task_type)
             and self.kept.get(name, 0) <= needs.slots
         ]
 
@@ -444,3 +487,10 @@ class Oracle:
 
     def _load_step(self, name: str) -> int:
         return self._busy(name) * 16 // self.agents[name].capacity
+
+
+def _before_deadline(event: AttemptFailed) -> Failure:
+    """What an agent's attempt came to, where the event says that its task can't be tried again before its deadline."""
+    if event.failure.kind is not FailureKind.DEADLINE or not (event.reported or event.cost is not Cost.NONE):
+        return event.failure
+    return Failure(FailureKind.LEASE_LOST if event.cost is Cost.CRASH else FailureKind.APPLICATION, event.failure.message)
