@@ -14,7 +14,7 @@ from coordinator.core.breaker_results import MAX_TOLD, Results
 from coordinator.core.breaker_rules import BreakerRules
 from coordinator.core.guards import guard, unguard
 from coordinator.core.load_map import Agent, AgentClass, AgentStatus
-from coordinator.core.model import Attempt, Failure, FailureKind, Now, Task
+from coordinator.core.model import Attempt, Failure, Now, Task
 from coordinator.core.patterns import Patterns
 from coordinator.core.policies import BreakerPolicy, PolicyName
 from coordinator.core.timers import TimerWheel
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 OWN = ""  # the key of an agent's breaker over all types
 MAX_DOUBLINGS = 32
 JITTER = 0.2  # breakers that open together don't all probe together: each is this share early, at most
-_NO_FAULT_OF_AGENT = (FailureKind.CANCELLED, FailureKind.QUEUE_TIMEOUT, FailureKind.DEADLINE)
 
 
 class BreakerState(Enum):
@@ -155,7 +154,7 @@ def unsuccessful(scheduler: Scheduler, agent: Agent, attempt: Attempt, failure: 
 
 def counts(task: Task, failure: Failure) -> bool:
     """Whether a failure says something about the agent. `non_retryable` says that the task is bad, whoever runs it."""
-    return task.cancel_reason is None and not failure.non_retryable and failure.kind not in _NO_FAULT_OF_AGENT
+    return task.cancel_reason is None and not failure.non_retryable
 
 
 def end_waits(scheduler: Scheduler, now: Now) -> None:
@@ -229,7 +228,7 @@ def forget(scheduler: Scheduler, breaker: Breaker) -> None:
     if breaker.state not in SHUT:
         return
     if breaker.key:
-        scheduler.awake.update(dict.fromkeys(unguard(scheduler.load, agent, breaker.key)))
+        unguard(scheduler.load, agent, breaker.key)
     else:
         agent.shut = False
     scheduler.freed(agent)
@@ -315,7 +314,6 @@ def _open(scheduler: Scheduler, agent: Agent, breaker: Breaker, now: Now) -> Non
     if breaker.key:
         scheduler.awake.update(dict.fromkeys(guard(scheduler.load, agent, breaker.key)))
     _let_through(agent, breaker.key, may_take=False)
-    scheduler.freed(agent)  # whom it was kept for looks for another
 
 
 def _wait_for_probe(scheduler: Scheduler, breaker: Breaker, now: Now) -> None:
@@ -349,23 +347,17 @@ def _able(scheduler: Scheduler, task_type: str) -> list[Agent]:
 
 def _too_many_shut(scheduler: Scheduler, agent: Agent, breaker: Breaker) -> str:
     """Why one more agent may not be shut out of a type that it offers; nothing when it may. Looks at agents, once an opening."""
-    counted: dict[tuple[AgentClass, ...], tuple[int, int]] = {}  # agents that offer the same types, and how many are shut out of all
-    task_types = [breaker.key] if breaker.key else list(agent.capabilities)
-    if not task_types:
-        return "it gets tasks all the same: it hasn't said yet which types it offers"
-    for task_type in task_types:
+    passed: set[tuple[AgentClass, ...]] = set()  # agents, enough of which remain
+    for task_type in [breaker.key] if breaker.key else agent.capabilities:
         groups = tuple(scheduler.load.offering(task_type))
-        is_plain = not any(task_type in group.guarded for group in groups)  # the same holds for other types of the same agents
-        if not is_plain or groups not in counted:
-            others = [one for one in _able(scheduler, task_type) if one is not agent]
-            total, shut = len(others) + 1, sum(_is_shut(one, task_type) for one in others)
-            if is_plain:
-                counted[groups] = total, shut
-        else:
-            total, shut = counted[groups]
+        if groups in passed and not any(task_type in group.guarded for group in groups):
+            continue  # no more of them are shut out of this type than of the one before
+        others = [one for one in _able(scheduler, task_type) if one is not agent]
+        total, shut = len(others) + 1, sum(_is_shut(one, task_type) for one in others)
         most = int(breaker.rules.max_open_share * total + 1e-9)
         if shut + 1 > most:
             return f"it gets tasks all the same: at most {most} of {total} agents may be shut out of {task_type}, and {shut} are"
+        passed.add(groups)
     return ""
 
 

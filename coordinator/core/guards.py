@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 def guard(load: LoadMap, agent: Agent, task_type: str) -> Collection[Room]:
-    """An agent's breaker for a type has opened. Answers rooms whose agents must look again."""
+    """An agent's breaker for a type has opened. Answers the rooms that lanes have gone to: whoever has space there looks again."""
     if task_type in agent.guarded:
         return ()
     agent.guarded[task_type] = False
     return () if agent.group is None else count_guards(load, agent.group, [task_type], 1)
 
 
-def unguard(load: LoadMap, agent: Agent, task_type: str) -> Collection[Room]:
-    """Its breaker for a type is closed again. Answers as `guard`."""
+def unguard(load: LoadMap, agent: Agent, task_type: str) -> None:
+    """Its breaker for a type is closed again."""
     del agent.guarded[task_type]
-    return () if agent.group is None else count_guards(load, agent.group, [task_type], -1)
+    if agent.group is not None:
+        count_guards(load, agent.group, [task_type], -1)
 
 
 def count_guards(load: LoadMap, group: AgentClass, task_types: Collection[str], change: int) -> Collection[Room]:

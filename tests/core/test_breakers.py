@@ -2,12 +2,14 @@
 
 import pytest
 
+from coordinator.core.breaker_results import Results
 from coordinator.core.breaker_rules import BreakerRules
 from coordinator.core.breakers import OWN, BreakerState, reset
 from coordinator.core.explain import RuledOut, WaitKind, explain, waits_for
 from coordinator.core.model import Capability, Failure, FailureKind, Settings
 from coordinator.core.policies import BreakerPolicy, PausePolicy, PolicyKind, PolicyName
 from coordinator.core.reports import Failed
+from coordinator.core.sessions import draining
 from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld
 
 FLEET = ("ann", "bob")
@@ -219,6 +221,72 @@ def test_a_breaker_for_a_type_holds_only_where_its_limit_does_not():
     assert world.running("bob") == ["second"]
 
 
+def test_what_a_type_explains_is_not_held_against_the_agent():
+    world = BreakerWorld()
+    world.fleet(types=("work", "play"), capacity=9)
+    world.ready("bob", 0)
+    for number in range(4):
+        world.submit(f"old{number}", max_retries=0)
+    world.break_down("ann")
+    for number in range(4):
+        world.finish("ann", f"old{number}", FAILED)
+    for _ in range(4):
+        world.run_at("ann", FAILED, "play")
+        assert world.state("ann", OWN) is BreakerState.CLOSED
+
+
+def test_whoever_is_free_gets_a_task_although_a_breaker_opens_in_the_same_moment():
+    world = BreakerWorld(consecutive_failures=1)
+    world.fleet("bob", types=("work", "play"))
+    world.submit("at-bob", task_type="play", max_crashes=0)
+    world.fleet("ann", types=("work", "play"))
+    world.submit("at-ann", max_crashes=0)
+    world.submit("waits")
+    for name, task_id in (("bob", "at-bob"), ("ann", "at-ann")):
+        world.acknowledge(name, task_id)
+    world.set_policy(BreakerPolicy("play", consecutive_failures=0, failure_rate=0))
+    world.advance(31)
+    assert world.state("ann") is BreakerState.OPEN
+    assert world.running("bob") == ["waits"]
+
+
+# --- what is counted ---
+
+
+def failing(results, number, task_type="work", at_s=1000.0):
+    return results.failed(at_s, number, task_type, FAILED.failure)
+
+
+def test_the_last_tasks_that_failed_are_known():
+    results = Results(BreakerRules(consecutive_failures=100), of_agent=False)
+    for number in range(1, 41):
+        failing(results, number)
+    for number in range(9, 41):
+        failing(results, number)
+    assert results.in_a_row == 40
+    failing(results, 8)
+    assert results.in_a_row == 41
+
+
+def test_successes_leave_the_window_as_well():
+    results = Results(BreakerRules(consecutive_failures=0, min_results=4, window_s=60), of_agent=False)
+    failing(results, 1)
+    for _ in range(20):
+        results.succeeded(1000.0)
+    for number in range(2, 5):
+        assert not failing(results, number, at_s=1070.0)
+    assert (results.successes, results.failures) == (0, 3)
+    assert failing(results, 5, at_s=1071.0).startswith("4 of 4 attempts failed there")
+
+
+def test_another_types_failure_of_long_ago_says_nothing_about_the_agent():
+    results = Results(BreakerRules(consecutive_failures=3), of_agent=True)
+    failing(results, 1, "play", at_s=1000.0)
+    for number in range(2, 9):
+        assert not failing(results, number, at_s=1061.0)
+    assert failing(results, 9, "play", at_s=1062.0)
+
+
 # --- never all of them ---
 
 
@@ -250,8 +318,9 @@ def test_when_a_type_fails_everywhere_half_of_the_agents_go_on_and_that_is_said(
 
 def test_agents_that_take_nothing_new_are_not_counted_on():
     world = BreakerWorld()
-    world.fleet("ann", "bob", "cai")
-    world.scheduler.load.agents["cai"].status = world.scheduler.load.agents["cai"].status.__class__.DRAINING
+    world.fleet("ann", "bob", "cai", "dan")
+    draining(world.agent("cai"))
+    draining(world.agent("dan"))
     world.break_down("ann")
     assert world.state("ann") is BreakerState.OPEN
     world.break_down("bob")
@@ -262,7 +331,7 @@ def test_an_agents_own_breaker_leaves_somebody_for_each_of_its_types():
     world = BreakerWorld()
     world.fleet(types=("work", "play"))
     world.join("cai", ("play",))
-    world.join("dan", ("rare", "work"))
+    world.join("dan", ("work", "rare"))
     for task_type in ("rare", "work", "rare", "work", "rare"):
         world.run_at("dan", FAILED, task_type)
     assert world.state("dan", OWN) is BreakerState.TOLERATED
@@ -399,10 +468,28 @@ def test_an_agent_that_was_kept_for_a_heavy_task_is_let_go(world):
     assert (world.agent(kept).reserved, world.agent(other).reserved) == (0, 2)
 
 
+def test_it_is_let_go_for_its_own_breaker_too():
+    world = BreakerWorld(consecutive_failures=2)
+    world.fleet(types=("work", "play"), capacity=2)
+    for number in range(2):
+        world.submit(f"at-ann{number}", max_retries=0, task_type=("work", "play")[number])
+        world.submit(f"at-bob{number}", max_retries=0)
+    assert world.running("ann") == ["at-ann0", "at-ann1"]
+    world.submit("heavy", slots=2, priority=4)
+    world.finish("ann", "at-ann0", FAILED)
+    assert world.agent("ann").reserved == 2
+    world.finish("ann", "at-ann1", FAILED)
+    assert world.state("ann", OWN) is BreakerState.OPEN
+    assert world.agent("ann").reserved == 0
+
+
 def test_limited_tasks_wait_for_the_same_breaker(world):
-    world.break_down("ann")
     world.ready("bob", 0)
+    world.submit("runs", concurrency_key="c", max_retries=0)
     assert world.who_gets("first", "second", concurrency_key="c") == ["", ""]
+    world.set_policy(BreakerPolicy("", consecutive_failures=1))
+    world.finish("ann", "runs", FAILED)
+    assert world.running("ann") == []
     world.advance(30.5)
     assert world.running("ann") == ["first"]
 
@@ -449,8 +536,10 @@ def test_a_policy_that_opens_for_nothing_closes_what_is_open(world):
     world.break_down("ann")
     world.set_policy(BreakerPolicy("work", consecutive_failures=0, failure_rate=0))
     assert world.state("ann") is BreakerState.CLOSED
+    world.set_policy(BreakerPolicy("", consecutive_failures=0, failure_rate=0))
     world.break_down("ann", times=30)
-    assert world.state("ann") is BreakerState.CLOSED
+    assert world.scheduler.breakers.by_agent == {}
+    world.delete_policy(PolicyName(PolicyKind.BREAKER, ""))
     world.delete_policy(PolicyName(PolicyKind.BREAKER, "work"))
     world.break_down("ann")
     assert world.state("ann") is BreakerState.OPEN
@@ -463,6 +552,8 @@ def test_a_new_policy_counts_anew_and_leaves_open_what_is(world):
     assert world.state("ann") is BreakerState.OPEN
     world.break_down("bob", times=1)
     assert world.state("bob") is BreakerState.CLOSED
+    world.break_down("bob", times=1)
+    assert world.state("bob") is BreakerState.TOLERATED
 
 
 def test_a_policy_holds_over_a_restart(world):
@@ -483,6 +574,20 @@ def test_an_operator_closes_it(world):
     world.commit()
     assert world.running("ann") == ["waits"]
     assert reset(world.scheduler, "ann") == []
+
+
+def test_an_operator_closes_an_agents_own():
+    world = BreakerWorld()
+    world.fleet(types=("work", "play"))
+    for task_type in ("work", "play", "work", "play", "work"):
+        world.run_at("ann", FAILED, task_type)
+    world.ready("bob", 0)
+    world.submit("waits")
+    closed = reset(world.scheduler, "ann")
+    assert [(one.agent, one.key) for one in closed] == [("ann", OWN)]
+    assert world.scheduler.breakers.by_agent == {}
+    world.commit()
+    assert world.running("ann") == ["waits"]
     assert reset(world.scheduler, "nobody") == []
 
 

@@ -26,7 +26,7 @@ from tests.support.known_tasks import kept, told_by
 from tests.support.oracle import Oracle
 
 RULES = BreakerRules(
-    consecutive_failures=2, failure_rate=0.6, min_results=3, window_s=12.0, open_s=4.0, max_open_s=12.0, max_open_share=0.7
+    consecutive_failures=2, failure_rate=0.6, min_results=3, window_s=12.0, open_s=4.0, max_open_s=12.0, max_open_share=1.0
 )
 SETTINGS = Settings(
     max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1, breakers=RULES
@@ -89,7 +89,7 @@ BREAKERS = st.builds(
     st.sampled_from(["a", "", "a*"]),
     st.sampled_from([None, 0, 1, 3]),
     st.sampled_from([None, 0.0, 0.5]),
-    max_open_share=st.sampled_from([None, 1.0, 0.1]),
+    max_open_share=st.sampled_from([None, 0.7, 0.1]),
 )
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
@@ -107,11 +107,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         fleet=st.dictionaries(AGENTS, st.tuples(st.sampled_from(["ab", "abc", "a", "c"]), st.integers(1, 3)), max_size=3),
         tasks=st.dictionaries(IDS, st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=2, max_size=8),
+        opens_at_once=st.booleans(),
     )
-    def begin(self, fleet, tasks):
+    def begin(self, fleet, tasks, opens_at_once):
         """Most runs begin with agents at work: else they would have to be found by chance."""
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
+        if opens_at_once:
+            self.set_breaker_policy(BreakerPolicy("", consecutive_failures=1))
         for task_id, (task_type, priority) in tasks.items():
             self.submit(task_id, {}, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
@@ -280,6 +283,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.world.finish(held.agent, task_id, result, fence=held.fence) is Verdict.ACCEPTED
         self.oracle.stories[self.oracle.numbers[task_id]].accepted_fence = held.fence
         self.judge()
+
+    @precondition(lambda self: self.held())
+    @rule(pick=PICKS, seconds=st.sampled_from([0, 0.1, 4.5, 9]))
+    def a_bad_day(self, pick, seconds):
+        """An agent fails at all that it has, and at what it is given for it; some time later it may be tried again."""
+        _, worst = self.one_of(self.held(), pick)
+        for _ in range(4):
+            mine = [task_id for task_id, held in self.held() if held.agent == worst.agent]
+            if not mine:
+                break
+            held = self.oracle.held[self.oracle.numbers[mine[0]]]
+            assert self.world.finish(held.agent, mine[0], FAILED, fence=held.fence) is Verdict.ACCEPTED
+            self.oracle.stories[self.oracle.numbers[mine[0]]].accepted_fence = held.fence
+            self.judge()
+        if seconds:
+            self.time_passes(seconds, 2)
 
     @precondition(lambda self: self.held())
     @rule(pick=PICKS, result=RESULTS)

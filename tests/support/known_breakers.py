@@ -14,7 +14,6 @@ from coordinator.core.policies import BreakerPolicy, PolicyKind
 
 SLOT_S = 0.25
 CLOSED, OPEN, HALF_OPEN, TOLERATED = BreakerState
-NO_FAULT = (FailureKind.CANCELLED, FailureKind.DEADLINE, FailureKind.QUEUE_TIMEOUT)
 Said = Mapping[str, Mapping[str, Breaker]]  # the scheduler's breakers, by agent and key
 Offers = Callable[[], Mapping[str, Iterable[str]]]
 
@@ -118,7 +117,7 @@ class KnownBreakers:
 
     def failed(self, agent: str, task_type: str, number: int, failure: Failure, now_s: float) -> None:
         """An attempt failed that nobody had cancelled."""
-        if failure.non_retryable or failure.kind in NO_FAULT:
+        if failure.non_retryable or failure.kind is FailureKind.CANCELLED:
             self.told_nothing(agent, task_type, number)
             return
         for key in (task_type, ""):
@@ -214,10 +213,9 @@ class KnownBreakers:
 
     def _may_open(self, breaker: KnownBreaker, agent: str, key: str) -> bool:
         offers = self.offers()
-        types = [key] if key else list(self.types_of(agent))
-        for task_type in types:
+        for task_type in [key] if key else self.types_of(agent):
             able = {name for name, those in offers.items() if task_type in those} | {agent}
             shut = {name for name in able if any(one.state in (OPEN, HALF_OPEN) for _, one in self._concerned(name, task_type))} - {agent}
             if len(shut) + 1 > breaker.rules.max_open_share * len(able) + 1e-9:
                 return False
-        return bool(types)
+        return True
