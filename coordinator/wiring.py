@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from coordinator import convert_deliveries
 from coordinator.clock import BootClock
 from coordinator.cluster.directory import Directory, Owner
+from coordinator.cluster.health import Health
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
+from coordinator.http.probes import Probes
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
@@ -53,14 +55,25 @@ class Coordinator:
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
         directory: who owns which shard.
+        http_port: where it answers over HTTP; 0 where it doesn't.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard], directory: Directory) -> None:
+    def __init__(
+        self,
+        *,
+        port: int,
+        facts: Facts,
+        failed: asyncio.Future[None],
+        shards: Sequence[Shard],
+        directory: Directory,
+        http_port: int = 0,
+    ) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
         self.shards = shards
         self.directory = directory
+        self.http_port = http_port
 
 
 @asynccontextmanager
@@ -139,12 +152,11 @@ async def serve(
     ]
     for shard, engine in zip(shards, engines, strict=True):
         shard.state = engine
-    product, durability = store_facts
     facts = Facts(
         version=version("muster-agents"),
         instance_id=entropy.nonce()[:16],
-        store=product,
-        durability=durability,
+        store=store_facts[0],
+        durability=store_facts[1],
         start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
@@ -159,6 +171,11 @@ async def serve(
         state=StateService(shards=directory, engines=engines, limits=limits),
         admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
     )
+    probes = Probes(
+        health=Health(shards=shards, directory=owners, clock=clock, patience_s=settings.unready_after_s),
+        tell=server.tell_readiness,
+        version=facts.version,
+    )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     endless = {"sweeper": sweeper.run(), "webhooks": webhooks.run(), "presence": presence.run()}
@@ -167,6 +184,7 @@ async def serve(
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
     try:
+        await probes.start(settings.http_listen)  # it lives while it recovers
         started = [asyncio.Event() for _ in shards]
         for shard, event in zip(shards, started, strict=True):
             work.append(asyncio.create_task(shard.run(event), name=f"shard-{shard.number}"))
@@ -178,22 +196,30 @@ async def serve(
             recovered.cancel()
             failed.result()
         port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=owners)
+        await probes.started()
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=owners, http_port=probes.port)
     finally:
+        await probes.ending()  # first of all, so that nobody new comes
         stalls.close()
         await server.stop(settings.stop_grace_s)
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        await probes.stop()
         await sender.close()
-        if not failed.done():
-            failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            failed.exception()
+        _settle(failed)
 
 
 def _next_snapshots(shards: Sequence[Shard]) -> int:
     return sum(size_of_next(shard.namespaces.values()) for shard in shards)
+
+
+def _settle(failed: asyncio.Future[None]) -> None:
+    """Nobody waits for it any more, whether something failed or not."""
+    if not failed.done():
+        failed.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        failed.exception()
 
 
 def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:

@@ -109,7 +109,7 @@ class Shard:
         self.commits = CommitQueue()
         self.ownership = Ownership(clock=clock)
         self._wake = asyncio.Event()
-        self._serving = False
+        self.serving = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = float("inf")
         self._max_tick_s = min(MAX_TICK_S, settings.lease_s / 4 / TICKS_PER_STALL)
@@ -150,7 +150,7 @@ class Shard:
         self.commits = CommitQueue()
         self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self.deleted |= dict.fromkeys(recovered.deleted)
-        self._serving = True
+        self.serving = True
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
@@ -167,7 +167,7 @@ class Shard:
         return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
     def _stop_serving(self, message: str) -> None:
-        self._serving = False
+        self.serving = False
         self._snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
@@ -213,7 +213,7 @@ class Shard:
         Raises:
             Unavailable: the shard is being recovered.
         """
-        if not self._serving:
+        if not self.serving:
             raise Unavailable("the shard is being recovered: try again", reason="SHARD_UNAVAILABLE")
 
     def require_current(self, namespace: Namespace) -> None:
