@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from coordinator import convert_deliveries
 from coordinator.clock import BootClock
 from coordinator.cluster.directory import Directory, Owner
 from coordinator.cluster.health import Health
+from coordinator.cluster.store_date import StoreDate
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
@@ -30,6 +31,8 @@ from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
 from coordinator.rpc.agent_presence import AgentPresence
 from coordinator.rpc.agent_service import AgentService
+from coordinator.rpc.forwarding import Forwarding
+from coordinator.rpc.peer_auth import PeerAuth
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
 from coordinator.rpc.state_service import StateService
@@ -55,6 +58,7 @@ class Coordinator:
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
         directory: who owns which shard.
+        forwarding: takes calls to those owners.
         http_port: where it answers over HTTP; 0 where it doesn't.
     """
 
@@ -66,6 +70,7 @@ class Coordinator:
         failed: asyncio.Future[None],
         shards: Sequence[Shard],
         directory: Directory,
+        forwarding: Forwarding,
         http_port: int = 0,
     ) -> None:
         self.port = port
@@ -73,6 +78,7 @@ class Coordinator:
         self.failed = failed
         self.shards = shards
         self.directory = directory
+        self.forwarding = forwarding
         self.http_port = http_port
 
 
@@ -96,7 +102,7 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
         state_stores = [store.state(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store) as running:
+        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store, peer_secret=store.peer_secret) as running:
             yield running
     finally:
         await store.close()
@@ -117,8 +123,14 @@ async def serve(
     store_facts: tuple[str, str],
     *,
     gauge: StoreGauge | None = None,
+    peer_secret: bytes | None = None,
+    directory: Directory | None = None,
 ) -> AsyncIterator[Coordinator]:
-    """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
+    """Recovers the shards of these stores, and serves them until the block ends.
+
+    Without a `gauge` the store has room for anything, without a `peer_secret` there are no other coordinators, and without a `directory`
+    this one owns all shards.
+    """
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
     start_ms = await stores[0].now_ms()
@@ -160,25 +172,31 @@ async def serve(
         start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
-    me = settings.coordinator_id or settings.listen
-    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
-    owners = Directory(me=me, shards=len(shards), owners=dict.fromkeys(range(len(shards)), mine))
-    directory = Shards(shards=shards, shard_of=home)
+    store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
+    forwarding = _forwarding(directory or _all_mine(settings), home, peer_secret or entropy.nonce().encode(), store_date)
+    served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
-        tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy, presence=presence),
-        state=StateService(shards=directory, engines=engines, limits=limits),
-        admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
+        tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
+        agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
+        state=StateService(shards=served, engines=engines, limits=limits),
+        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        forwarding=forwarding.interceptor,
     )
     probes = Probes(
-        health=Health(shards=shards, directory=owners, clock=clock, patience_s=settings.unready_after_s),
+        health=Health(shards=shards, directory=forwarding.directory, clock=clock, patience_s=settings.unready_after_s),
         tell=server.tell_readiness,
         version=facts.version,
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    endless = {"sweeper": sweeper.run(), "webhooks": webhooks.run(), "presence": presence.run()}
+    endless = {
+        "sweeper": sweeper.run(),
+        "webhooks": webhooks.run(),
+        "presence": presence.run(),
+        "forwarding": forwarding.run(),
+        "store-date": store_date.run(),
+    }
     work = [asyncio.create_task(run, name=name) for name, run in endless.items()]
     if gauge is not None:
         reserve = partial(_next_snapshots, shards)
@@ -186,22 +204,27 @@ async def serve(
     try:
         await probes.start(settings.http_listen)  # it lives while it recovers
         started = [asyncio.Event() for _ in shards]
-        for shard, event in zip(shards, started, strict=True):
-            work.append(asyncio.create_task(shard.run(event), name=f"shard-{shard.number}"))
+        runs = zip(shards, started, strict=True)
+        work += [asyncio.create_task(shard.run(event), name=f"shard-{shard.number}") for shard, event in runs]
         for task in work:
             task.add_done_callback(partial(_ended, failed))
-        recovered = asyncio.gather(*(event.wait() for event in started))
-        await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            recovered.cancel()
-            failed.result()
+        await _recovered(started, failed)
         port = await server.start(settings.listen)
         await probes.started()
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=owners, http_port=probes.port)
+        yield Coordinator(
+            port=port,
+            facts=facts,
+            failed=failed,
+            shards=shards,
+            directory=forwarding.directory,
+            forwarding=forwarding,
+            http_port=probes.port,
+        )
     finally:
         await probes.ending()  # first of all, so that nobody new comes
         stalls.close()
         await server.stop(settings.stop_grace_s)
+        await forwarding.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -210,8 +233,27 @@ async def serve(
         _settle(failed)
 
 
+def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+    auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
+    return Forwarding(directory=directory, shard_of=home, auth=auth)
+
+
+def _all_mine(settings: CoordinatorSettings) -> Directory:
+    me = settings.coordinator_id or settings.listen
+    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
+    return Directory(me=me, shards=settings.shards, owners=dict.fromkeys(range(settings.shards), mine))
+
+
 def _next_snapshots(shards: Sequence[Shard]) -> int:
     return sum(size_of_next(shard.namespaces.values()) for shard in shards)
+
+
+async def _recovered(started: Sequence[asyncio.Event], failed: asyncio.Future[None]) -> None:
+    recovered = asyncio.gather(*(event.wait() for event in started))
+    await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        recovered.cancel()
+        failed.result()
 
 
 def _settle(failed: asyncio.Future[None]) -> None:

@@ -38,7 +38,7 @@ BREAKER_MUTATIONS = [
         "        if agent.breakers is not None and attempt is not None:\n",
         "        if False:\n",
     ),
-    Mutation("breaker: non_retryable says nothing", BREAKERS, "not failure.non_retryable and ", ""),
+    Mutation("breaker: non_retryable says nothing", BREAKERS, " and not failure.non_retryable", ""),
     Mutation("breaker: nor what was cancelled", BREAKERS, "task.cancel_reason is None and ", ""),
     Mutation("breaker: a task counts once", RESULTS, "number in self._known or ", ""),
     Mutation(

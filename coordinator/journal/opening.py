@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
-from coordinator.journal.deployment import open_deployment
+from coordinator.journal.deployment import Deployment, open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.ids import new_nonce
@@ -36,13 +36,14 @@ class Store:
         *,
         client: Redis,
         report: StoreReport,
-        shards: int,
+        deployment: Deployment,
         key_prefix: str,
         server: EmbeddedServer | None,
         call_timeout_s: float,
     ) -> None:
         self._client = client
         self._report = report
+        self._deployment = deployment
         self._server = server
         self._call_timeout_s = call_timeout_s
         self._shards = tuple(
@@ -52,7 +53,7 @@ class Store:
                 new_nonce=new_nonce,
                 call_timeout_s=call_timeout_s,
             )
-            for number in range(shards)
+            for number in range(deployment.shards)
         )
         self._states = tuple(
             RedisStateStore(
@@ -73,6 +74,11 @@ class Store:
     def server(self) -> EmbeddedServer | None:
         """The server that was brought along, if it was."""
         return self._server
+
+    @property
+    def peer_secret(self) -> bytes:
+        """What the coordinators that share it know each other by."""
+        return self._deployment.peer_secret
 
     def shard(self, number: int) -> ShardStore:
         """One shard, from 0: always the same object."""
@@ -147,7 +153,7 @@ async def open_store(
         client = _connect(url, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
         async with asyncio.timeout(call_timeout_s):
             report = await check_store(client)
-            await open_deployment(client, prefix=key_prefix, shards=shards)
+            deployment = await open_deployment(client, prefix=key_prefix, shards=shards)
     except BaseException as error:
         if client is not None:
             await client.aclose(close_connection_pool=True)
@@ -158,7 +164,7 @@ async def open_store(
         if isinstance(error, RedisError | OSError):
             raise StoreStartError(f"the store {place} can't be used: {error}") from error
         raise
-    return Store(client=client, report=report, shards=shards, key_prefix=key_prefix, server=server, call_timeout_s=call_timeout_s)
+    return Store(client=client, report=report, deployment=deployment, key_prefix=key_prefix, server=server, call_timeout_s=call_timeout_s)
 
 
 def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Redis:

@@ -13,8 +13,10 @@ from coordinator.__main__ import main
         (["--http-listen", "7451"], "--http-listen 7451 isn't an address: give HOST:PORT, such as 127.0.0.1:7451"),
         (
             ["--http-listen", "0.0.0.0:7451"],
-            "--http-listen 0.0.0.0:7451 isn't loopback, and anyone who can reach it could do anything: "
-            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone",
+            (
+                "--http-listen 0.0.0.0:7451 isn't loopback, and anyone who can reach it could do anything: "
+                "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
+            ),
         ),
         (["--shards", "0"], "--shards 0 is out of range: give 1 to 1024"),
         (["--shards", "100000"], "--shards 100000 is out of range: give 1 to 1024"),

@@ -28,6 +28,7 @@ from coordinator.core.events import (
 from coordinator.core.model import INFINITY, Capability, Failure, FailureKind, Needs, Now, Settings, Spec
 from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
 from tests.support.known_breakers import KnownBreakers, Said
+from tests.support.known_deadlines import before_deadline, charge, deadline_ends, deadline_ms, overdue_at_ms
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses
 from tests.support.known_tasks import Held, KnownAgent, Story
@@ -116,14 +117,8 @@ class Oracle:
     # --- what was decided ---
 
     def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], breakers: Said) -> None:
-        """Judges events in their order.
-
-        Args:
-            events: what was decided since the last call, by one command.
-            now: when.
-            delayed: numbers of tasks whose backoff the scheduler hasn't ended yet.
-            breakers: those that the scheduler has.
-        """
+        """Judges events in their order, all of one command. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended
+        yet, and `breakers` those that it has."""
         here = {held.agent for held in self.held.values()} | {name for name, agent in self.agents.items() if agent.connected}
         self.breakers.time_passes(now.mono_s, breakers, here)
         for event in events:
@@ -177,7 +172,7 @@ class Oracle:
         self.pauses.nothing_is_overdue(now.date_ms)
         self.breakers.nothing_is_overdue(now.mono_s)
         for story in self.stories.values():
-            assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
+            assert story.end or now.date_ms < overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
             assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
         for number, held in self.held.items():
             agent = self.agents[held.agent]
@@ -238,7 +233,7 @@ class Oracle:
         assert event.number not in self.held, "G3: two live leases on one task"
         assert not story.end, "G2: it has ended"
         assert story.place, "it is delayed"
-        assert now.date_ms < self._overdue_at_ms(story)[0], "it should have failed instead"
+        assert now.date_ms < overdue_at_ms(story)[0], "it should have failed instead"
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
         assert event.agent not in self.pauses.cordoned, f"{event.agent} is cordoned"
@@ -274,10 +269,10 @@ class Oracle:
         if story.cancelled:
             self.breakers.told_nothing(held.agent, story.spec.task_type, event.number)
         else:
-            self.breakers.failed(held.agent, story.spec.task_type, event.number, _before_deadline(event), now.mono_s)
-        exhausted = self._charge(story, event.cost)
+            self.breakers.failed(held.agent, story.spec.task_type, event.number, before_deadline(event), now.mono_s)
+        exhausted = charge(story, event.cost, self.settings.max_deliveries)
         if event.failure.kind is FailureKind.DEADLINE and event.disposition is Disposition.FAIL:
-            self._deadline_ends(story, event, now)
+            deadline_ends(story, event, now)
         self._not_early(event.failure.kind, held, now)
         if event.reported:
             story.accepted_fence = held.fence
@@ -290,7 +285,7 @@ class Oracle:
                 assert not exhausted, "it has used up its tries"
                 assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
-                assert event.ready_at_ms < self._deadline_ms(story), "it could not begin before its deadline"
+                assert event.ready_at_ms < deadline_ms(story), "it could not begin before its deadline"
                 story.ready_at_ms, story.is_retrying = event.ready_at_ms, True
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it has tries left"
@@ -303,47 +298,11 @@ class Oracle:
     def _given_up(self, event: AttemptFailed, now: Now) -> None:
         """A task failed while it waited."""
         story = self.stories[event.number]
-        due_ms, kind = self._overdue_at_ms(story)
+        due_ms, kind = overdue_at_ms(story)
         assert (now.date_ms >= due_ms, event.failure.kind.name, event.disposition) == (True, kind, Disposition.FAIL), "it had time left"
         assert not story.cancelled, "a cancelled task ends cancelled"
         self._tell(event.number, None, now.date_ms, "GIVEN_UP", "FAILED", event.failure.message)
         self._ended(event.number, "FAILED")
-
-    def _deadline_ends(self, story: Story, event: AttemptFailed, now: Now) -> None:
-        """An attempt's end is its task's for its deadline alone: it has passed, or a backoff would end after it."""
-        if event.reported or event.cost is not Cost.NONE:
-            backoff = story.spec.retry.max_backoff_s * 1000
-            assert now.date_ms + backoff >= self._deadline_ms(story), "it could have been tried again"
-        else:
-            assert now.date_ms >= self._deadline_ms(story), "it had time left"
-
-    def _deadline_ms(self, story: Story) -> float:
-        """When a task must have ended."""
-        return story.created_ms + story.spec.timing.deadline_ms if story.spec.timing.deadline_ms else INFINITY
-
-    def _overdue_at_ms(self, story: Story) -> tuple[float, str]:
-        """When a task must fail, as things are, and with what kind of failure."""
-        queue_ms = INFINITY
-        if story.spec.timing.queue_timeout_ms and story.place and not story.assigned:
-            queue_ms = story.ready_since_ms + story.spec.timing.queue_timeout_ms
-        deadline_ms = self._deadline_ms(story)
-        return (queue_ms, "QUEUE_TIMEOUT") if queue_ms <= deadline_ms else (deadline_ms, "DEADLINE")
-
-    def _charge(self, story: Story, cost: Cost) -> bool:
-        """Books what an attempt cost. Answers whether that was one too many."""
-        policy = story.spec.retry
-        match cost:
-            case Cost.RETRY:
-                story.retries += 1
-                return story.retries > policy.max_retries
-            case Cost.CRASH:
-                story.crashes += 1
-                return story.crashes > policy.max_crashes
-            case Cost.DELIVERY:
-                story.undelivered += 1
-                return story.undelivered >= self.settings.max_deliveries
-            case Cost.NONE:
-                return False
 
     def _returned(self, event: Returned, now: Now) -> None:
         story, held = self.stories[event.number], self._released(event.number)
@@ -487,10 +446,3 @@ class Oracle:
 
     def _load_step(self, name: str) -> int:
         return self._busy(name) * 16 // self.agents[name].capacity
-
-
-def _before_deadline(event: AttemptFailed) -> Failure:
-    """What an agent's attempt came to, where the event says that its task can't be tried again before its deadline."""
-    if event.failure.kind is not FailureKind.DEADLINE or not (event.reported or event.cost is not Cost.NONE):
-        return event.failure
-    return Failure(FailureKind.LEASE_LOST if event.cost is Cost.CRASH else FailureKind.APPLICATION, event.failure.message)
