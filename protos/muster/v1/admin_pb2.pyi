@@ -1172,3 +1172,53 @@ class ListLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLimitsResponse: _TypeAlias = ListLimitsResponse  # noqa: Y015
+
+@_typing.final
+class ResetBreakersRequest(_message.Message):
+    """Which circuit breakers to close. AgentInfo.breakers has those that aren't closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    agent_name: _builtins.str
+    """The agent, connected or not. NOT_FOUND where it is neither connected nor has breakers."""
+    task_type: _builtins.str
+    """Its breaker for this task type alone; empty: all of them, its own as well."""
+    def __init__(
+        self,
+        *,
+        agent_name: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersRequest: _TypeAlias = ResetBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ResetBreakersResponse(_message.Message):
+    """They are closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Breaker]:
+        """Those that weren't closed, as they were."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[_agent_pb2.Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersResponse: _TypeAlias = ResetBreakersResponse  # noqa: Y015
