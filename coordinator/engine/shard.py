@@ -18,6 +18,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership, ShardLost
 from coordinator.engine.records import RecordReader
@@ -102,6 +103,7 @@ class Shard:
         self._default_here = default_here
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
+        self._lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
@@ -143,7 +145,8 @@ class Shard:
     async def _recover(self) -> None:
         asked_s = self._clock.now_s()
         claim = await self.store.claim()
-        recovered = await recover(self.store, self._codec, claim)
+        recovered = await recover(self.store, self._codec, claim, self._lost.replayed)
+        self._lost.recovered(claim.epoch, recovered.sequence)
         self._epoch, self._sequence = claim.epoch, recovered.sequence
         self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
@@ -206,6 +209,11 @@ class Shard:
         if namespace is None:
             raise NotFound(f"namespace {name!r} doesn't exist: create it with AdminService.CreateNamespace", reason="NAMESPACE_NOT_FOUND")
         return namespace
+
+    @property
+    def lost_writes(self) -> int:
+        """Journal entries and revisions of shared state that the store had acknowledged, and lost, as far as this process knows."""
+        return self._lost.entries + self.state.lost_revisions
 
     def require_served(self) -> None:
         """For what doesn't look up a namespace.
@@ -393,6 +401,7 @@ class Shard:
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
         )
+        self._lost.acknowledged(self._epoch, sequence)
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:

@@ -85,8 +85,9 @@ class FindingConnection(_Breaking, Connection):
 
     def abort(self) -> None:
         """Breaks it at once: whoever waits for an answer is told."""
-        if self._writer is not None:
-            self._writer.transport.abort()
+        writer, self._reader, self._writer = self._writer, None, None
+        if writer is not None:
+            writer.transport.abort()
 
 
 class FindingSSLConnection(FindingConnection, SSLConnection):

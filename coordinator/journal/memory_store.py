@@ -103,6 +103,7 @@ class MemoryShardStore:
         self._now_ms = now_ms
         self._fault = fault
         self._token: object = object()
+        self._epoch = 0
 
     def owns(self) -> bool:
         """Whether the shard is still this store's: shared state in memory asks before each write."""
@@ -112,11 +113,11 @@ class MemoryShardStore:
         """See ShardStore."""
         fault = await self._before(StoreCall.CLAIM)
         shard, now = self._shard, self._now_ms()
-        shard.epoch = max(shard.epoch + 1, now)
+        shard.epoch = max(shard.epoch + 1, self._epoch + 1, now)
         shard.owner = token = object()
         shard.unfinished = None
         _after(fault)
-        self._token = token
+        self._token, self._epoch = token, shard.epoch
         snapshot = shard.snapshot.stored() if shard.snapshot is not None else None
         return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now, snapshot=snapshot)
 
@@ -147,7 +148,7 @@ class MemoryShardStore:
     ) -> AppendAnswer:
         shard = self._shard
         if shard.owner is not token:
-            return AppendAnswer.FENCED
+            return self._fenced()
         if shard.sequence == sequence and shard.commit_nonce == commit_nonce:
             return AppendAnswer.ALREADY_MINE
         if shard.sequence != sequence - 1:
@@ -183,7 +184,11 @@ class MemoryShardStore:
         _after(await self._before(StoreCall.CONFIRM))
         shard = self._shard
         answer = AppendAnswer.APPLIED if shard.sequence == sequence else AppendAnswer.DIVERGED
-        return Appended(answer=answer if shard.owner is token else AppendAnswer.FENCED, date_ms=self._now_ms())
+        return Appended(answer=answer if shard.owner is token else self._fenced(), date_ms=self._now_ms())
+
+    def _fenced(self) -> AppendAnswer:
+        """By a later claim. If an earlier one is the last, the store has lost ours."""
+        return AppendAnswer.DIVERGED if self._shard.epoch < self._epoch else AppendAnswer.FENCED
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""

@@ -23,7 +23,8 @@ class Script:
 
 
 CLAIM: Final = Script("""#!lua flags=allow-oom
--- Takes the shard, and removes half a snapshot. KEYS: head, journal, snapshot a, snapshot b. ARGV: nonce of the new owner.
+-- Takes the shard, and removes half a snapshot. KEYS: head, journal, snapshot a, snapshot b. ARGV: nonce of the new owner, the
+-- epoch that it had before (0: none).
 -- Answers the epoch, the last sequence, the time in ms, and the snapshot's sequence, pieces and bytes (zeros: there is none); or an error
 -- when head and journal, or head and snapshot, disagree.
 local head = redis.call('HMGET', KEYS[1], 'epoch', 'sequence', 'snapshot_key', 'snapshot_sequence', 'snapshot_pieces', 'snapshot_bytes')
@@ -48,7 +49,8 @@ if head[3] then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch = math.max(tonumber(head[1] or '0') + 1, now)
+local epoch = math.max(tonumber(head[1] or '0'), tonumber(ARGV[#ARGV])) + 1 -- the store may have lost the one that it had before
+epoch = math.max(epoch, now)
 local epoch_text = string.format('%.0f', epoch)
 redis.call('UNLINK', unpack(other))
 redis.call('HDEL', KEYS[1], 'unfinished')
