@@ -45,7 +45,7 @@ def test_entries_that_are_missing(caplog, is_at_rest):
         if not is_at_rest:
             bench.submit("not acknowledged")
         await asyncio.sleep(CONFIRM_AFTER_S + 1.5)
-        assert bench.shard.lost_writes == 2
+        assert bench.shard.lost.entries == 2
         assert bench.data.epoch > epoch
         assert list(bench.shard.namespace("default").scheduler.state.tasks) == ["kept"]
         (line,) = said(caplog)
@@ -66,7 +66,7 @@ def test_a_claim_that_is_missing_is_no_takeover(caplog):
         back_to(bench, earlier)
         await asyncio.sleep(CONFIRM_AFTER_S + 1.5)
         assert not bench.running.done()
-        assert bench.shard.lost_writes == 1
+        assert bench.shard.lost.entries == 1
         assert bench.data.epoch == epoch + 1, "an epoch that was given out once isn't given out again"
 
     on_a_loud_bench(story, caplog)
@@ -80,7 +80,7 @@ def test_a_takeover_is_no_loss(caplog):
         with pytest.raises(ShardLost):
             await bench.running
         bench.running = asyncio.create_task(asyncio.sleep(0))
-        assert bench.shard.lost_writes == 0
+        assert bench.shard.lost.entries == 0
 
     on_a_loud_bench(story, caplog)
     assert said(caplog) == []
