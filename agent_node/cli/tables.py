@@ -257,6 +257,7 @@ def statistics(
             ("coordinator", f"{about.version}, since {local_time(about.start_time)}"),
             ("store", store),
             ("durability", Text(about.durability)),
+            *([("lost writes", Text(f"{about.lost_writes}: see the coordinator's log", "bold red"))] if about.lost_writes else []),
             (
                 "agents",
                 f"{connected} connected, {f'{cordoned} cordoned, ' if cordoned else ''}{load.running} of {load.capacity} slots in use",

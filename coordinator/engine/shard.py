@@ -18,6 +18,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
@@ -97,6 +98,7 @@ class Shard:
         self._default_here = default_here
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
+        self.lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
@@ -151,7 +153,8 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim)
+            recovered = await recover(self.store, self._codec, claim, self.lost.replayed)
+            self.lost.recovered(claim.epoch, claim.sequence)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
@@ -413,6 +416,7 @@ class Shard:
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
         )
+        self.lost.acknowledged(self.epoch, sequence)
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:

@@ -119,6 +119,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             start_time=convert.timestamp(self._facts.start_ms),
             store_available=all(shard.outage_since_s is None for shard in self._shards.all),
             worst_loop_stall=convert.duration(self._stalls.take_worst_s()),
+            lost_writes=sum(shard.lost.entries + shard.state.lost_revisions for shard in self._shards.all),
         )
 
     async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
