@@ -1,7 +1,6 @@
-"""The single writer of a shard.
+"""The single writer of a shard: it decides and applies commands in memory at once, and every answer waits for the commit that has them.
 
-Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
-which store it writes to.
+It must not know gRPC, nor which store it writes to.
 """
 
 import asyncio
@@ -177,8 +176,7 @@ class Shard:
 
     def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
         """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
-        self._offer = (offer_to, offer_ms)
-        self._last = self.commits.last
+        self._offer, self._last = (offer_to, offer_ms), self.commits.last
         self._wake.set()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
