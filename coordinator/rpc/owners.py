@@ -60,6 +60,18 @@ class Owners:
         """Until when a call that begins now waits for an owner."""
         return self._now_s() + self.patience_s
 
+    async def until_here(self, shard: int) -> None:
+        """For a call that another coordinator hands on: waits a moment for the shard to be recovered here.
+
+        Raises:
+            Unavailable: it is another's by now.
+        """
+        until_s = self.patience_ends_s()
+        while self.directory.is_mine(shard) and not self._is_served(shard) and self._now_s() < until_s:  # noqa: ASYNC110 - nothing says when
+            await asyncio.sleep(AGAIN_S)
+        if not self.directory.is_mine(shard):
+            raise moved(shard, self.directory.owner_of(shard))
+
     async def reach(self, shard: int, until_s: float, *, unlike: Owner | None = None) -> tuple[Owner, Peer] | None:
         """The shard's owner, with a channel that is connected; None when it is this coordinator. One that recovers the shard is waited for.
 
