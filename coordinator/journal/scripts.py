@@ -87,6 +87,7 @@ local head = redis.call('HMGET', KEYS[1], 'token', 'sequence', 'nonce', 'lease_m
 if head[1] ~= ARGV[1] then return answer('FENCED') end
 local lease_until = head[4] and string.format('%.0f', now + head[4])
 if head[2] == ARGV[2] and head[3] == ARGV[4] then
+  redis.call('HSET', KEYS[1], 'nonce', ARGV[4]) -- replicas can be waited for behind a write alone
   if lease_until then redis.call('HSET', KEYS[1], 'lease_until', lease_until) end
   return answer('ALREADY_MINE')
 end
