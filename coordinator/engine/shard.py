@@ -135,6 +135,7 @@ class Shard:
             started.set()
             try:
                 await run_together(self._write(), self.state.run(self.namespaces))
+                self.serving = False  # before anybody else can
                 await release(self.store, offer_to=self._offer[0], offer_ms=self._offer[1])
                 self.owned = False
                 return self._stop_serving(moved(self.owner_address(self.number)))
