@@ -182,7 +182,7 @@ async def serve(
     stalls = LoopStalls(clock=clock)
     store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
     cluster, owners = _cluster(settings, registry, shards, facts, clock)
-    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date)
+    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date, shards)
     served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
@@ -241,9 +241,11 @@ async def serve(
         _settle(failed)
 
 
-def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+def _forwarding(
+    directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate, shards: Sequence[Shard]
+) -> Forwarding:
     auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
-    return Forwarding(directory=directory, shard_of=home, auth=auth)
+    return Forwarding(directory=directory, shard_of=home, auth=auth, is_served=lambda number: shards[number].serving)
 
 
 def _cluster(
