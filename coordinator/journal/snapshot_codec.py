@@ -190,6 +190,15 @@ def _is_still_delayed(task: Task) -> bool:
     return not task.place and task.ready_at_ms == task.spec.timing.ready_ms(task.created_ms)
 
 
+def check_snapshot_format(chunk: event_pb2.SnapshotChunk) -> None:
+    """Raises JournalTooNew when a newer release wrote it."""
+    if chunk.format_version > SNAPSHOT_VERSION:
+        raise JournalTooNew(
+            f"the snapshot has format {chunk.format_version}, and this release reads up to {SNAPSHOT_VERSION}: "
+            "start the newer release again"
+        )
+
+
 def decode_snapshot(blob: bytes) -> SnapshotPiece:
     """A piece of a snapshot.
 
@@ -197,11 +206,7 @@ def decode_snapshot(blob: bytes) -> SnapshotPiece:
         JournalTooNew: its format is of a newer release.
     """
     chunk = event_pb2.SnapshotChunk.FromString(blob)
-    if chunk.format_version > SNAPSHOT_VERSION:
-        raise JournalTooNew(
-            f"the snapshot has format {chunk.format_version}, and this release reads up to {SNAPSHOT_VERSION}: "
-            "start the newer release again"
-        )
+    check_snapshot_format(chunk)
     parts = [
         (
             SnapshotNamespace(
