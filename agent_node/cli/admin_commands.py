@@ -1,5 +1,6 @@
 """`muster admin`: tools that work on a store itself, whether or not a coordinator runs. They need what a coordinator needs."""
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -12,14 +13,17 @@ import typer
 
 from agent_node.cli.exits import CommandFailure, ExitCode
 from agent_node.cli.invocation import Invocation, command
+from agent_node.errors import UnavailableError
 
 if TYPE_CHECKING:
     from agent_node.cli.payloads import Json
     from coordinator.admin.access import Where
+    from coordinator.admin.checking import AskDigest
     from coordinator.admin.tools import Progress
 
 MISSING_EXTRA = "this command works on the store itself, and needs what a coordinator needs: pip install 'muster-agents[coordinator,cli]'."
 STREAM = "-"
+_PATIENCE = 30  # seconds that a coordinator may be busy with a snapshot
 
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="A coordinator's data directory; it may be running.")]
 RedisUrlOption = Annotated[
@@ -34,6 +38,7 @@ def build() -> typer.Typer:
     app = typer.Typer(help="Back up, restore and check a store itself, whether or not a coordinator runs.", no_args_is_help=True)
     command(app, "export")(export)
     command(app, "import")(import_)
+    command(app, "check")(check)
     return app
 
 
@@ -106,6 +111,71 @@ async def import_(
         f"Imported {len(done.shards)} shards with {ended} ended tasks and {keys} keys of shared state. "
         f"Start its coordinator with --shards {done.contents.header.shards}."
     )
+
+
+async def check(
+    invocation: Invocation,
+    *,
+    data_dir: DataDirOption = None,
+    redis_url: RedisUrlOption = None,
+    key_prefix: PrefixOption = "muster",
+    shard: ShardOption = None,
+    live: Annotated[bool, typer.Option("--live", help="Compare with what the coordinator at --address has in memory, too.")] = False,
+) -> ExitCode:
+    """Replay a deployment's journals, and check all that its store holds against them. Nothing is changed. Exit 1: something is wrong."""
+    with _sentences(), _bar() as progress:
+        from coordinator.admin.tools import check_store
+
+        async with contextlib.AsyncExitStack() as closing:
+            ask = await _live_digests(invocation, closing) if live else None
+            findings = await check_store(_where(data_dir, redis_url, key_prefix), shards=shard or (), live=ask, progress=progress)
+    wrong = sum(findings.found.values())
+    if invocation.as_json:
+        from agent_node.cli.records import print_record
+
+        violations: list[Json] = [
+            {"shard": one.shard, "namespace": one.namespace, "kind": one.kind, "message": one.message} for one in findings.violations
+        ]
+        print_record(
+            {
+                "violations": violations,
+                "found": wrong,
+                "skipped": list(findings.skipped),
+                "looked_at": dict(sorted(findings.looked_at.items())),
+            }
+        )
+        return ExitCode.NEGATIVE if wrong else ExitCode.OK
+    from agent_node.cli.terminal import stdout_console
+
+    console = stdout_console()
+    for one in findings.violations:
+        console.print(f"shard {one.shard}{f', namespace {one.namespace}' if one.namespace else ''}: {one.message}.")
+    if wrong > len(findings.violations):
+        console.print(f"… and {wrong - len(findings.violations)} more like these.")
+    for skipped in findings.skipped:
+        console.print(f"Not looked at: {skipped}.")
+    looked_at = ", ".join(f"{count} {what}" for what, count in sorted(findings.looked_at.items()))
+    console.print(f"{wrong} violations found. Looked at {looked_at}.")
+    return ExitCode.NEGATIVE if wrong else ExitCode.OK
+
+
+async def _live_digests(invocation: Invocation, closing: contextlib.AsyncExitStack) -> "AskDigest":
+    from coordinator.admin.tools import LiveDigest
+
+    client = await closing.enter_async_context(invocation.connect())
+
+    async def ask(number: int) -> LiveDigest:
+        for _ in range(_PATIENCE):
+            try:
+                said = await client.shard_digest(number)
+                break
+            except UnavailableError:  # it takes a snapshot
+                await asyncio.sleep(1.0)
+        else:
+            said = await client.shard_digest(number)
+        return LiveDigest(said.sequence, said.epoch, said.digest, said.release)
+
+    return ask
 
 
 def _where(data_dir: Path | None, redis_url: str | None, key_prefix: str) -> "Where":

@@ -17,6 +17,7 @@ from coordinator.admin.errors import BadExport, ToolError, ToolRefused
 from coordinator.admin.export_file import Contents, check_file, read_records, unpacked
 from coordinator.admin.record_terms import terms_of_record
 from coordinator.admin.state_import import StateImport
+from coordinator.admin.stray_keys import match_of
 from coordinator.journal.deployment import IMPORTING
 from coordinator.journal.layout import (
     FORMAT_VERSION,
@@ -326,8 +327,7 @@ async def _require_empty(store: OpenStore, numbers: Sequence[int]) -> None:
 async def _keys_of(store: OpenStore, numbers: Sequence[int]) -> Any:
     client: Any = store.client
     tags = tuple(store.keys(number).head.removesuffix("head").encode() for number in numbers)
-    pattern = "".join(f"[{letter}]" if letter in "*?[]^\\" else letter for letter in store.where.key_prefix).replace("[\\]", "\\\\")
-    async for key in client.scan_iter(match=f"{pattern}:{{s*", count=_KEYS_PER_SCAN):
+    async for key in client.scan_iter(match=match_of(store), count=_KEYS_PER_SCAN):
         if key.startswith(tags):
             yield key
 

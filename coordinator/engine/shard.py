@@ -103,6 +103,7 @@ class Shard:
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
+        self.digests = self._snapshots.digests
         self._epoch = 0
         self._sequence = 0  # of the last commit that is durable, or being written
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
@@ -144,7 +145,8 @@ class Shard:
         asked_s = self._clock.now_s()
         claim = await self.store.claim()
         recovered = await recover(self.store, self._codec, claim)
-        self._epoch, self._sequence = claim.epoch, recovered.sequence
+        self._epoch = self.digests.epoch = claim.epoch
+        self._sequence = recovered.sequence
         self.ownership.confirmed(asked_s)
         self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
         self.commits = CommitQueue()

@@ -33,10 +33,10 @@ from coordinator.core.events import (
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 from coordinator.journal import operations_codec
-from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
+from coordinator.journal.snapshot_codec import SnapshotEncoder, canonical, decode_snapshot
 from coordinator.ports import JournalTooNew, SnapshotNamespace
 
-__all__ = ["FORMAT_VERSION", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
+__all__ = ["FORMAT_VERSION", "canonical", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
 
 FORMAT_VERSION = 1
 
