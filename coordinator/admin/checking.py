@@ -48,6 +48,7 @@ class ShardChecker:
         self.reads = reads
         self.report = Report(number)
         self.sequence = 0
+        self.is_replayed = False
         self.namespaces: tuple[str, ...] = ()
         self.deleted: tuple[str, ...] = ()
         self.ended: dict[str, EndedTasks] = {}
@@ -62,7 +63,11 @@ class ShardChecker:
         point, replayed = await self._check_journal()
         self.sequence = point.sequence
         if replayed is None:
+            self.report.findings.skipped.append(
+                f"shard {self._number}: ended tasks, shared state and keys, since its journal can't be replayed to compare them with"
+            )
             return
+        self.is_replayed = True
         self.namespaces, self.deleted = tuple(replayed.recovered.states), tuple(replayed.recovered.deleted)
         for name in self.namespaces:
             await self._check_ended(name, replayed)
@@ -175,7 +180,8 @@ async def check(store: OpenStore, *, shards: Sequence[int], live: AskDigest | No
             if live is not None:
                 await checker.check_live(live, release=release)
         progress("looking for stray keys", len(numbers), len(numbers))
-        await check_keys(store, checkers, {number: checker.report for number, checker in checkers.items()})
+        known = {number: checker for number, checker in checkers.items() if checker.is_replayed}
+        await check_keys(store, known, {number: checker.report for number, checker in known.items()})
     for checker in checkers.values():
         findings.add(checker.report.findings)
     findings.looked_at["shards"] = len(numbers)

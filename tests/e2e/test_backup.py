@@ -53,7 +53,11 @@ async def test_it_goes_on_elsewhere(children: Children, tmp_path: Path) -> None:
             token = lock.token
         exported = json.loads(output.splitlines()[-1])
         assert len(exported["shards"]) == 16
-        print(await succeeded(muster(children, "admin", "check", "--data-dir", str(deployment.data_dir), "--live", "--address", deployment.address)))
+        print(
+            await succeeded(
+                muster(children, "admin", "check", "--data-dir", str(deployment.data_dir), "--live", "--address", deployment.address)
+            )
+        )
     await succeeded(muster(children, "admin", "import", str(file), "--data-dir", str(elsewhere / "data")))
     print(await succeeded(muster(children, "admin", "check", "--data-dir", str(elsewhere / "data"))))
     async with deployed(children, elsewhere) as deployment, client_of(deployment) as client:
