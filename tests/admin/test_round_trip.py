@@ -120,7 +120,7 @@ async def test_another_number_of_shards_is_refused(valkey, tmp_path):
     await valkey.export(tmp_path / "file")
     other = valkey.under("other")
     await other.opened().client.hset(deployment_key("other"), mapping={"format_version": 2, "shards": 3})
-    with pytest.raises(ToolRefused, match="with 2 shards, and the store .* was made for 3"):
+    with pytest.raises(ToolRefused, match=r"with 2 shards, and the store .* was made for 3"):
         await other.import_from(tmp_path / "file")
 
 
