@@ -31,6 +31,10 @@ Progress = Callable[[str, int, int | None], None]
 """Told of what is done: what, how much of it, and of how much; None when that isn't known."""
 
 
+class _Trimmed(Exception):
+    """The journal doesn't go on from where it was read any more: another snapshot has its place."""
+
+
 @dataclass(slots=True)
 class _Cursor:
     """How far a namespace has been read.
@@ -90,10 +94,17 @@ class ShardExport:
             JournalTooNew: a newer release wrote it.
         """
         for _ in range(_TRIES):
-            if await self._copy_snapshot():
-                break
-        else:
-            raise self._too_fast("snapshots came faster than one could be read")
+            try:
+                return await self._run()
+            except _Trimmed:  # a snapshot took the place of what was being read: all of it anew, which the file allows for
+                continue
+        raise self._too_fast("snapshots came faster than one could be read")
+
+    async def _run(self) -> ExportedShardFacts:
+        self._ended = self._entries = 0
+        self._cursors.clear()
+        self._gone.clear()
+        await self._copy_snapshot()
         for _ in range(_TRIES):
             await self._follow()
             for name, cursor in list(self._cursors.items()):
@@ -113,10 +124,9 @@ class ShardExport:
 
     # --- tasks ------------------------------------------------------------------------------------------------------------------
 
-    async def _copy_snapshot(self) -> bool:
-        """Begins the shard, with its snapshot. False: another one took its place meanwhile."""
+    async def _copy_snapshot(self) -> None:
+        """Begins the shard, with its snapshot."""
         head = await self._reads.point([], elements=0)
-        self._cursors.clear()
         self._sequence = head.snapshot_sequence
         self._writer.add(Record(shard=export_pb2.ExportedShard(shard=self._number, snapshot_sequence=self._sequence)))
         size = 0
@@ -128,13 +138,12 @@ class ShardExport:
                     raise ToolRefused(
                         f"shard {self._number} is damaged: piece {place} of its snapshot is missing; `muster admin check` says more"
                     )
-                return False
+                raise _Trimmed
             for name in outline_piece(piece):
                 self._cursors.setdefault(name, _Cursor())
             size += len(piece)
             self._writer.add(Record(snapshot_piece=piece))
         self._snapshot = (self._sequence, head.snapshot_pieces if self._sequence else 0, size)
-        return True
 
     async def _follow(self, *, through: int | None = None) -> None:
         """Copies the journal as far as it is now, or `through` an entry."""
@@ -155,7 +164,7 @@ class ShardExport:
     async def _explain_gap(self, found: int) -> None:
         point = await self._reads.point([], elements=0)
         if point.snapshot_sequence > self._sequence:
-            raise self._too_fast("its journal was trimmed faster than it could be read")
+            raise _Trimmed
         raise ToolRefused(
             f"shard {self._number} is damaged: its journal goes from entry {self._sequence} to {found or 'nothing'}, and its head is at "
             f"{point.sequence}; `muster admin check` says more"

@@ -142,14 +142,15 @@ class ShardImport:
         known = self._ended.setdefault(name, _Ended())
         prefix, index = self.keys.tasks(name), self.keys.ended(name)
 
-        def was_there(value: bytes | None) -> None:
-            if value is not None:  # it had ended before, and what removed its record isn't in the file: a purge
+        def was_there(size: int) -> None:
+            if size:  # it had ended before, and what removed its record isn't told of yet, or was a purge
                 known.superseded += 1
-                known.bytes -= len(value) - MARKER_BYTES
+                known.bytes -= size - MARKER_BYTES
 
         for task_id, number, end_ms, record in zip(ended.task_ids, ended.markers, ended.end_ms, ended.records, strict=True):
             marker = number.to_bytes(MARKER_BYTES)
-            self.batch.add("SET", prefix + task_id, marker + record, "GET", answered=was_there)
+            self.batch.add("STRLEN", prefix + task_id, answered=was_there)
+            self.batch.add("SET", prefix + task_id, marker + record)
             self.batch.add("RPUSH", index, index_line(marker, task_id, end_ms=end_ms, record_bytes=len(record)))
             for term in terms_of_record(record):
                 run = known.last_runs.get(term)
