@@ -86,7 +86,9 @@ class ShardChecker:
 
     async def _check_ended(self, name: str, replayed: Replayed) -> None:
         async def check(point: Point, report: Report) -> None:
-            self.ended[name] = await check_ended(self.reads, name, point.namespaces[name], replayed, report, date_ms=point.date_ms)
+            self.ended[name] = await check_ended(
+                self.reads, name, point.namespaces[name], replayed, report, head_sequence=point.sequence, date_ms=point.date_ms
+            )
 
         await self._at_rest(name, "ended tasks", check, lambda one: (one.base, one.stop, one.counters))
 

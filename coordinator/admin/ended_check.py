@@ -42,7 +42,7 @@ class EndedTasks:
 
 
 async def check_ended(
-    reads: ShardReads, name: str, point: NamespacePoint, replayed: Replayed, report: Report, *, date_ms: int
+    reads: ShardReads, name: str, point: NamespacePoint, replayed: Replayed, report: Report, *, head_sequence: int, date_ms: int
 ) -> EndedTasks:
     """Checks a namespace's ended tasks.
 
@@ -52,6 +52,7 @@ async def check_ended(
         point: where its index begins and ends.
         replayed: what the journal says.
         report: takes what is wrong.
+        head_sequence: the journal's last entry when it was looked at.
         date_ms: the store's time.
     """
     counters = _numbers(point.counters, report)
@@ -70,6 +71,11 @@ async def check_ended(
         report.looked("index lines", len(lines))
         for line in lines:
             last = _check_line(line, last, replayed, report, name)
+            report.hold(
+                last >> PLACE_BITS <= head_sequence,
+                "index",
+                f"the index has a line of an end in journal entry {last >> PLACE_BITS}, and the journal ends at {head_sequence}: {RESTORE}",
+            )
             _take_in(line, indexed, found, report, replayed.ends.get((name, line.entry.task_id)))
     report.looked("records", len(found.current))
     _check_counters(counters, point, found, report)

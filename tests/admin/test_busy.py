@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from agent_node import Client
 from coordinator.admin.errors import ToolError, ToolRefused
 from coordinator.admin.exporting import ShardExport
 from coordinator.admin.shard_reads import ShardReads
@@ -119,13 +120,14 @@ async def test_what_changes_between_two_reads(valkey, tmp_path):
         await fill(client)
         for number, place in enumerate(("lines", "entries", "events", "moment", "other")):
             again, waits = f"again-{number}", f"waits-again-{number}"
-            for task_id, task_type in ((again, "fails"), (waits, "fails")):
-                handle = await client.submit(task_type, task_id=task_id)
-                await asyncio.gather(handle.result(), return_exceptions=True)
+            handle = await client.submit("fails", task_id=again)
+            await asyncio.gather(handle.result(), return_exceptions=True)
+            await client.submit("nobody-can", task_id=waits)
+            await client.cancel([waits])
 
             async def meddle(again=again, waits=waits, number=number):
                 await client.submit("nobody-can", task_id=f"later-{number}")
-                await client.redrive([again], request_id=again)
+                await client.redrive([again, waits], request_id=again)
 
                 async def ended():
                     task = await client.get(again)
@@ -140,7 +142,10 @@ async def test_what_changes_between_two_reads(valkey, tmp_path):
                 await client.state.put(f"new-{number}", "x", ttl_s=60.0)
 
             elsewhere = await exported(valkey, tmp_path / f"at-{place}", between={place: meddle})
-            assert await elsewhere.opened().client.exists(elsewhere.keys.tasks("default") + again)
+            server = elsewhere.opened().client
+            assert await server.exists(elsewhere.keys.tasks("default") + again)
+            if place != "moment":
+                assert not await server.exists(elsewhere.keys.tasks("default") + waits)
 
 
 async def test_what_ends_just_before_the_moment_and_is_redriven_just_behind_it(valkey, tmp_path):
@@ -160,23 +165,52 @@ async def test_what_ends_just_before_the_moment_and_is_redriven_just_behind_it(v
         assert (await client.get("late")).run == 2
 
 
+async def test_what_ends_just_behind_the_moment(valkey, tmp_path):
+    """It is read with what ended just before, and is not of that moment."""
+    async with valkey.coordinator() as running, fleet(running) as client:
+        await fill(client)
+        for task_id in ("before", "behind"):
+            await client.submit("nobody-can", task_id=task_id)
+
+        async def one_ends():
+            await client.cancel(["before"])
+
+        async def another_ends():
+            await client.cancel(["behind"])
+
+        elsewhere = await exported(valkey, tmp_path / "file", between={"events": one_ends, "moment": another_ends})
+    records = [elsewhere.keys.tasks("default") + task_id for task_id in ("before", "behind")]
+    assert [await elsewhere.opened().client.exists(record) for record in records] == [1, 0]
+
+
 async def test_namespaces_that_come_and_go_meanwhile(valkey, tmp_path):
     async with valkey.coordinator() as running, fleet(running) as client:
-        names = [name for name in (f"tenant-{number}" for number in range(20)) if _here(name)][:3]
-        await client.create_namespace(names[0])
+        names = [name for name in (f"tenant-{number}" for number in range(40)) if _here(name)][:4]
+        await ended_in(running, client, names[0])
 
         async def come_and_go():
             await client.create_namespace(names[1])
-            await client.delete_namespace(names[0], force=True)
+            await ended_in(running, client, names[3])
 
         async def goes():
+            await client.delete_namespace(names[0], force=True)  # it has been read by now
             await client.delete_namespace(names[1], force=True)
             await client.create_namespace(names[2])
 
         elsewhere = await exported(valkey, tmp_path / "file", between={"entries": come_and_go, "moment": goes})
+    assert not await elsewhere.opened().client.exists(elsewhere.keys.tasks(names[0]) + "ended", elsewhere.keys.ended(names[0]))
+    assert await elsewhere.opened().client.exists(elsewhere.keys.tasks(names[3]) + "ended")
     async with elsewhere.coordinator() as running, fleet(running) as client:
         found = {namespace.name for namespace in await client.namespaces()}
-        assert found in ({"default", names[1]}, {"default", names[2]})
+        assert found in ({"default", names[1], names[3]}, {"default", names[2], names[3]})
+
+
+async def ended_in(running, client, namespace):
+    await client.create_namespace(namespace)
+    async with Client(f"127.0.0.1:{running.port}", namespace=namespace) as other:
+        await other.submit("nobody-can", task_id="ended")
+        await other.cancel(["ended"])
+        await other.state.put("theirs", "x")
 
 
 def _here(name):
