@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 
 from coordinator import convert_deliveries
 from coordinator.clock import BootClock
-from coordinator.cluster.directory import Directory, Owner
+from coordinator.cluster.cluster import Cluster
+from coordinator.cluster.directory import Directory
+from coordinator.cluster.lone_registry import LoneRegistry
+from coordinator.cluster.ports import Member
+from coordinator.cluster.store_date import StoreDate
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
+from coordinator.identity import address_of, host_name, id_of
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
@@ -28,6 +33,8 @@ from coordinator.loop_stalls import LoopStalls
 from coordinator.rpc.admin_service import AdminService, Facts
 from coordinator.rpc.agent_presence import AgentPresence
 from coordinator.rpc.agent_service import AgentService
+from coordinator.rpc.forwarding import Forwarding
+from coordinator.rpc.peer_auth import PeerAuth
 from coordinator.rpc.server import Server
 from coordinator.rpc.shards import Shards
 from coordinator.rpc.state_service import StateService
@@ -37,11 +44,15 @@ from coordinator.state.engine import StateEngine
 from coordinator.webhooks.sender import HttpWebhookSender
 
 if TYPE_CHECKING:
-    from coordinator.ports import ShardStore, StoreGauge
+    from coordinator.cluster.ports import MemberRegistry
+    from coordinator.ports import Clock, ShardStore, StoreGauge
     from coordinator.settings import CoordinatorSettings
     from coordinator.state.ports import StateStore
 
 log = logging.getLogger(__name__)
+
+LEAVE_S = 2.0  # how long a coordinator that ends tries to hand over what it owns
+MIN_REGISTRY_TIMEOUT_S = 0.5
 
 
 class Coordinator:
@@ -53,14 +64,25 @@ class Coordinator:
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
         directory: who owns which shard.
+        forwarding: takes calls to those owners.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard], directory: Directory) -> None:
+    def __init__(
+        self,
+        *,
+        port: int,
+        facts: Facts,
+        failed: asyncio.Future[None],
+        shards: Sequence[Shard],
+        directory: Directory,
+        forwarding: Forwarding,
+    ) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
         self.shards = shards
         self.directory = directory
+        self.forwarding = forwarding
 
 
 @asynccontextmanager
@@ -77,13 +99,22 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         shards=settings.shards,
         key_prefix=settings.key_prefix,
         memory_limit_bytes=settings.store_memory_bytes or default_store_memory(),
+        wait_replicas=settings.wait_replicas,
     )
     try:
         for warning in store.report.warnings:
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
         state_stores = [store.state(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store) as running:
+        async with serve(
+            settings,
+            shard_stores,
+            state_stores,
+            describe(store),
+            gauge=store,
+            peer_secret=store.peer_secret,
+            registry=store.registry(call_timeout_s=max(settings.ownership_ttl_s / 2, MIN_REGISTRY_TIMEOUT_S)),
+        ) as running:
             yield running
     finally:
         await store.close()
@@ -104,8 +135,15 @@ async def serve(
     store_facts: tuple[str, str],
     *,
     gauge: StoreGauge | None = None,
+    peer_secret: bytes | None = None,
+    directory: Directory | None = None,
+    registry: MemberRegistry | None = None,
 ) -> AsyncIterator[Coordinator]:
-    """Recovers the shards of these stores, and serves them until the block ends. Without a `gauge` the store has room for anything."""
+    """Listens, takes its share of the shards of these stores, recovers them, and serves them until the block ends.
+
+    Without a `gauge` the store has room for anything, without a `registry` there are no other coordinators, and calls go by what
+    the cluster knows if no `directory` says otherwise.
+    """
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
     start_ms = await stores[0].now_ms()
@@ -117,19 +155,9 @@ async def serve(
         user_agent=f"Muster/{version('muster-agents')}",
     )
     webhooks = WebhookDispatcher(sender=sender, codec=convert_deliveries, clock=clock, entropy=entropy, settings=settings.webhooks)
+    make = partial(Shard, codec=codec, settings=settings.core, clock=clock, entropy=entropy, snapshots=settings.snapshots, room=room)
     shards = [
-        Shard(
-            number=number,
-            store=shard_store,
-            codec=codec,
-            settings=settings.core,
-            clock=clock,
-            entropy=entropy,
-            snapshots=settings.snapshots,
-            room=room,
-            default_here=home(DEFAULT_NAMESPACE) == number,
-            webhooks_due=webhooks.due,
-        )
+        make(number=number, store=shard_store, default_here=home(DEFAULT_NAMESPACE) == number, webhooks_due=webhooks.due)
         for number, shard_store in enumerate(stores)
     ]
     limits = [CurrentLimits(usual=settings.state, namespaces=shard.namespaces, room=room) for shard in shards]
@@ -139,52 +167,58 @@ async def serve(
     ]
     for shard, engine in zip(shards, engines, strict=True):
         shard.state = engine
-    product, durability = store_facts
     facts = Facts(
         version=version("muster-agents"),
         instance_id=entropy.nonce()[:16],
-        store=product,
-        durability=durability,
+        store=store_facts[0],
+        durability=store_facts[1],
         start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
-    me = settings.coordinator_id or settings.listen
-    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
-    owners = Directory(me=me, shards=len(shards), owners=dict.fromkeys(range(len(shards)), mine))
-    directory = Shards(shards=shards, shard_of=home)
+    store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
+    cluster, owners = _cluster(settings, registry, shards, facts, clock)
+    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date)
+    served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
-        tasks=TaskService(shards=directory, bounds=settings.bounds, entropy=entropy),
-        agents=AgentService(shards=directory, bounds=settings.bounds, entropy=entropy, presence=presence),
-        state=StateService(shards=directory, engines=engines, limits=limits),
-        admin=AdminService(shards=directory, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules),
+        tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
+        agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
+        state=StateService(shards=served, engines=engines, limits=limits),
+        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        forwarding=forwarding.interceptor,
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    endless = {"sweeper": sweeper.run(), "webhooks": webhooks.run(), "presence": presence.run()}
+    endless = {
+        "sweeper": sweeper.run(),
+        "webhooks": webhooks.run(),
+        "presence": presence.run(),
+        "forwarding": forwarding.run(),
+        "store-date": store_date.run(),
+    }
     work = [asyncio.create_task(run, name=name) for name, run in endless.items()]
     if gauge is not None:
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
     try:
-        started = [asyncio.Event() for _ in shards]
-        for shard, event in zip(shards, started, strict=True):
-            work.append(asyncio.create_task(shard.run(event), name=f"shard-{shard.number}"))
+        port = await server.start(settings.listen)  # before it claims anything: who has bound the address has it for itself
+        cluster.reached(address=address_of(settings.listen, port=port, advertised=settings.advertise_address), listen=settings.listen)
+        ready = asyncio.Event()
+        work.append(asyncio.create_task(cluster.run(ready), name="cluster"))
         for task in work:
             task.add_done_callback(partial(_ended, failed))
-        recovered = asyncio.gather(*(event.wait() for event in started))
-        await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            recovered.cancel()
-            failed.result()
-        port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=owners)
+        await _ready_or_failed(ready, failed)
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory, forwarding=forwarding)
     finally:
         stalls.close()
+        if cluster.has_others:  # they go on at once, and this one forwards to them
+            await cluster.leave(within_s=LEAVE_S)
         await server.stop(settings.stop_grace_s)
+        await forwarding.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        await cluster.gone()
         await sender.close()
         if not failed.done():
             failed.cancel()
@@ -192,8 +226,39 @@ async def serve(
             failed.exception()
 
 
+def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+    auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
+    return Forwarding(directory=directory, shard_of=home, auth=auth)
+
+
+def _cluster(
+    settings: CoordinatorSettings, registry: MemberRegistry | None, shards: Sequence[Shard], facts: Facts, clock: Clock
+) -> tuple[Cluster, Directory]:
+    name = id_of(settings.listen, advertised=settings.advertise_address, given=settings.coordinator_id, nonce=facts.instance_id)
+    me = Member(coordinator_id=name, address="", incarnation=facts.instance_id, host=host_name(), start_ms=facts.start_ms)
+    owners = Directory(me=name, shards=settings.shards)
+    cluster = Cluster(
+        me=me,
+        lease_s=settings.ownership_ttl_s,
+        alone=registry is None,
+        registry=registry or LoneRegistry(),
+        shards=shards,
+        directory=owners,
+        clock=clock,
+    )
+    return cluster, owners
+
+
 def _next_snapshots(shards: Sequence[Shard]) -> int:
     return sum(size_of_next(shard.namespaces.values()) for shard in shards)
+
+
+async def _ready_or_failed(ready: asyncio.Event, failed: asyncio.Future[None]) -> None:
+    recovered = asyncio.ensure_future(ready.wait())
+    await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
+    recovered.cancel()
+    if failed.done():
+        failed.result()
 
 
 def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:

@@ -1,15 +1,13 @@
 """How a tool comes to a store: a server by its address, or that of a data directory, whether a coordinator runs there or not."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
 from coordinator.admin.errors import ToolError, ToolRefused
@@ -17,10 +15,12 @@ from coordinator.journal.data_directory import DataDirectory
 from coordinator.journal.deployment import Deployment, read_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
-from coordinator.journal.layout import ShardKeys, check_prefix
+from coordinator.journal.finding import find_store, without_secrets
+from coordinator.journal.layout import ShardKeys, check_prefix, deployment_key
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.server_binary import default_store_memory, find_server_binary
 from coordinator.journal.server_process import Launch
+from coordinator.journal.topology import Topology, each_primary
 
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
@@ -35,19 +35,40 @@ class Where:
     key_prefix: str = "muster"
 
     def __str__(self) -> str:
-        return f"in {self.data_dir}" if self.data_dir is not None else f"at {_without_secrets(str(self.redis_url))}"
+        return f"in {self.data_dir}" if self.data_dir is not None else f"at {without_secrets(str(self.redis_url))}"
 
 
 class OpenStore:
     """An open store. Made by `open_for_reading` and `open_for_import`."""
 
-    def __init__(self, *, client: Redis, where: Where) -> None:
-        self.client = client
+    def __init__(self, *, topology: Topology, where: Where) -> None:
+        self._topology = topology
         self.where = where
 
     def keys(self, shard: int) -> ShardKeys:
         """The names of a shard's keys."""
         return ShardKeys(prefix=self.where.key_prefix, shard=shard)
+
+    def client(self, shard: int) -> Redis:
+        """Of the server that has a shard."""
+        return self._topology.client(self.keys(shard).head)
+
+    def deployment_client(self) -> Redis:
+        """Of the server that has the deployment's record."""
+        return self._topology.client(deployment_key(self.where.key_prefix))
+
+    def servers(self, shards: Sequence[int]) -> list[Redis]:
+        """Of all servers that have one of these shards."""
+        return [client for client, _ in each_primary(self._topology, [self.keys(number).head for number in shards])]
+
+    @asynccontextmanager
+    async def connection(self, shard: int) -> AsyncIterator[OrderedConnection]:
+        """A connection of its own to the server that has a shard."""
+        connection = OrderedConnection(pool=self._topology.pool(self.keys(shard).head), call_timeout_s=CALL_TIMEOUT_S)
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     async def deployment(self) -> Deployment:
         """What the store was made for.
@@ -63,18 +84,9 @@ class OpenStore:
     async def find_deployment(self) -> Deployment | None:
         """Likewise, and None when it holds none."""
         try:
-            return await read_deployment(self.client, prefix=self.where.key_prefix)
+            return await read_deployment(self.deployment_client(), prefix=self.where.key_prefix)
         except StoreStartError as error:
             raise ToolRefused(str(error).replace("upgrade this coordinator", "use the newer release's command line")) from error
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[OrderedConnection]:
-        """A connection of its own."""
-        connection = OrderedConnection(pool=self.client.connection_pool, call_timeout_s=CALL_TIMEOUT_S)
-        try:
-            yield connection
-        finally:
-            await connection.close()
 
 
 @asynccontextmanager
@@ -158,15 +170,14 @@ async def _own_server(data_dir: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _opened(url: str, where: Where) -> AsyncIterator[OpenStore]:
-    try:
-        client = Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, protocol=2)
-        client.connection_pool.connection_kwargs |= {"retry": Retry(NoBackoff(), 0), "decode_responses": False}
-    except (TypeError, ValueError) as error:
-        raise ToolError(f"the store's address can't be read ({error}): give redis://host:port/db, rediss:// or unix:///path") from error
+    topology: Topology | None = None
     try:
         async with asyncio.timeout(CALL_TIMEOUT_S):
-            await client.ping()
-        yield OpenStore(client=client, where=where)
+            topology = await find_store(url, connect_timeout_s=CONNECT_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S)
+            await topology.client(deployment_key(where.key_prefix)).ping()
+        yield OpenStore(topology=topology, where=where)
+    except StoreStartError as error:
+        raise ToolError(str(error)) from error
     except AuthenticationError as error:
         raise ToolError(f"the store {where} refused the credentials: give user and password in its address") from error
     except (RedisError, OSError, TimeoutError) as error:
@@ -174,10 +185,5 @@ async def _opened(url: str, where: Where) -> AsyncIterator[OpenStore]:
             raise  # of our own file, such as a full disk
         raise ToolError(f"the store {where} can't be used: {str(error) or 'it gave no answer in time'}") from error
     finally:
-        await client.aclose(close_connection_pool=True)
-
-
-def _without_secrets(url: str) -> str:
-    """The address without user, password and options."""
-    scheme, found, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if found else "given"
+        if topology is not None:
+            await topology.close()

@@ -5,6 +5,7 @@ not looked at, so that nothing is called wrong that only was on its way.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -174,9 +175,10 @@ async def check(store: OpenStore, *, shards: Sequence[int], live: AskDigest | No
     numbers = sorted(set(shards)) or list(range(deployment.shards))
     findings = Findings()
     checkers: dict[int, ShardChecker] = {}
-    async with store.connection() as connection:
+    async with AsyncExitStack() as closing:
         for done, number in enumerate(numbers):
             progress(f"checking shard {number}", done, len(numbers))
+            connection = await closing.enter_async_context(store.connection(number))
             checker = checkers[number] = ShardChecker(reads=ShardReads(connection=connection, keys=store.keys(number)), number=number)
             await checker.run()
             if live is not None:

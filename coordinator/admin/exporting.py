@@ -384,25 +384,20 @@ async def export(store: OpenStore, writer: ExportWriter, *, shards: Sequence[int
     if bad := [number for number in shards if not 0 <= number < deployment.shards]:
         raise ToolError(f"there is no shard {bad[0]}: the deployment has {deployment.shards}, from 0 on")
     numbers = sorted(set(shards)) or list(range(deployment.shards))
-    async with store.connection() as connection:
-        seconds, microseconds = await connection.call("TIME")
-        writer.add(
-            Record(
-                header=export_pb2.ExportHeader(
-                    layout_version=FORMAT_VERSION,
-                    state_version=STATE_VERSION,
-                    shards=deployment.shards,
-                    exported_shards=numbers,
-                    date_ms=int(seconds) * 1000 + int(microseconds) // 1000,
-                    release=version("muster-agents"),
-                )
-            )
-        )
-        facts = [
-            await ShardExport(
-                reads=ShardReads(connection=connection, keys=store.keys(number)), number=number, writer=writer, progress=progress
-            ).run()
-            for number in numbers
-        ]
+    seconds, microseconds = await store.deployment_client().time()
+    header = export_pb2.ExportHeader(
+        layout_version=FORMAT_VERSION,
+        state_version=STATE_VERSION,
+        shards=deployment.shards,
+        exported_shards=numbers,
+        date_ms=seconds * 1000 + microseconds // 1000,
+        release=version("muster-agents"),
+    )
+    writer.add(Record(header=header))
+    facts = []
+    for number in numbers:
+        async with store.connection(number) as connection:
+            reads = ShardReads(connection=connection, keys=store.keys(number))
+            facts.append(await ShardExport(reads=reads, number=number, writer=writer, progress=progress).run())
     writer.close()
     return facts

@@ -5,7 +5,7 @@ then the record says so no more.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import IO, Any, Final
@@ -17,7 +17,7 @@ from coordinator.admin.errors import BadExport, ToolError, ToolRefused
 from coordinator.admin.export_file import Contents, check_file, read_records, unpacked
 from coordinator.admin.record_terms import terms_of_record
 from coordinator.admin.state_import import StateImport
-from coordinator.admin.stray_keys import match_of
+from coordinator.admin.stray_keys import keys_of
 from coordinator.journal.deployment import IMPORTING
 from coordinator.journal.layout import (
     FORMAT_VERSION,
@@ -33,7 +33,6 @@ from coordinator.state.layout import STATE_VERSION
 
 _COMMANDS: Final = 1000  # of a round trip
 _BYTES: Final = 4 * 1024 * 1024  # likewise
-_KEYS_PER_SCAN: Final = 1000
 
 # The client is redis-py's, whose types leave open what its pipelines answer.
 
@@ -272,7 +271,9 @@ async def import_file(
         kind = record.WhichOneof("record")
         if kind == "shard" and record.shard.shard in numbers:
             if current is None:
-                current = ShardImport(client=store.client, keys=store.keys(record.shard.shard), new_incarnation=new_incarnation)
+                current = ShardImport(
+                    client=store.client(record.shard.shard), keys=store.keys(record.shard.shard), new_incarnation=new_incarnation
+                )
             await current.begin()
         elif kind == "shard_end" and current is not None:
             heads[record.shard_end.shard] = await current.finish(record.shard_end)
@@ -286,7 +287,7 @@ async def import_file(
 
 async def _prepare(store: OpenStore, header: export_pb2.ExportHeader, numbers: Sequence[int], *, discard_unfinished: bool) -> None:
     """Makes sure that the store holds nothing of these shards, and keeps coordinators from starting."""
-    client: Any = store.client
+    client: Any = store.deployment_client()
     known = await store.find_deployment()
     if known is not None and known.shards != header.shards:
         raise ToolRefused(
@@ -318,43 +319,36 @@ def _named(numbers: Sequence[int]) -> str:
 
 
 async def _require_empty(store: OpenStore, numbers: Sequence[int]) -> None:
-    async for key in _keys_of(store, numbers):
+    async for _, key in _keys_of(store, numbers):
         raise ToolRefused(
             f"the store {store.where} isn't empty: it holds {key.decode(errors='replace')}, so that its shards are in use or were once; "
             "import into an empty store, or under another key prefix"
         )
 
 
-async def _keys_of(store: OpenStore, numbers: Sequence[int]) -> Any:
-    client: Any = store.client
+async def _keys_of(store: OpenStore, numbers: Sequence[int]) -> AsyncIterator[tuple[Any, bytes]]:
     tags = tuple(store.keys(number).head.removesuffix("head").encode() for number in numbers)
-    async for key in client.scan_iter(match=match_of(store), count=_KEYS_PER_SCAN):
+    async for client, key in keys_of(store, numbers):
         if key.startswith(tags):
-            yield key
+            yield client, key
 
 
 async def _remove(store: OpenStore, numbers: Sequence[int]) -> None:
     """Removes all keys of these shards."""
-    client: Any = store.client
-    some: list[bytes] = []
-    async for key in _keys_of(store, numbers):
-        some.append(key)
-        if len(some) >= _KEYS_PER_SCAN:
-            await client.unlink(*some)
-            some.clear()
-    if some:
-        await client.unlink(*some)
+    async for client, key in _keys_of(store, numbers):
+        await client.unlink(key)
 
 
 async def _finish(store: OpenStore, heads: dict[int, dict[str, str]]) -> None:
     """Writes the heads, and lets coordinators start: this is the moment from which all of it is there."""
-    client: Any = store.client
     for number in heads:
-        if await client.exists(store.keys(number).head):
+        if await store.client(number).exists(store.keys(number).head):
             raise ToolRefused(
                 f"a coordinator took shard {number} meanwhile, so that nothing of the import holds: stop it, and import into an empty store"
             )
     for number, head in heads.items():
         if head:
+            client: Any = store.client(number)
             await client.hset(store.keys(number).head, mapping=head)
-    await client.hdel(deployment_key(store.where.key_prefix), IMPORTING)
+    record: Any = store.deployment_client()
+    await record.hdel(deployment_key(store.where.key_prefix), IMPORTING)

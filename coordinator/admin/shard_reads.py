@@ -123,7 +123,7 @@ class Point:
     def unchanged_since(self, before: "Point") -> bool:
         """Whether nothing was written to the shard or its shared state between the two."""
         return (
-            self.head == before.head
+            (self.epoch, self.sequence, self.snapshot_sequence) == (before.epoch, before.sequence, before.snapshot_sequence)
             and self.namespaces.keys() == before.namespaces.keys()
             and all(
                 (mine.base, mine.stop, mine.counters, mine.meta) == (theirs.base, theirs.stop, theirs.counters, theirs.meta)

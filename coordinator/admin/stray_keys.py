@@ -1,6 +1,6 @@
 """Looks for keys that no shard knows of: a record without a line, a part of a namespace that isn't there."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from coordinator.admin.access import OpenStore
@@ -41,9 +41,8 @@ class CheckedShard(Protocol):
 
 async def check_keys(store: OpenStore, shards: Mapping[int, CheckedShard], reports: Mapping[int, Report]) -> None:
     """Goes over all keys of a deployment once, and reports those that shouldn't be there."""
-    client: Any = store.client
     prefixes = {store.keys(number).head.removesuffix("head").encode(): number for number in shards}
-    async for key in client.scan_iter(match=match_of(store), count=_PER_SCAN):
+    async for client, key in keys_of(store, list(shards)):
         begin = key[: key.find(b"}:") + 2]
         number = prefixes.get(begin)
         if number is None:
@@ -54,10 +53,13 @@ async def check_keys(store: OpenStore, shards: Mapping[int, CheckedShard], repor
             reports[number].wrong("stray key", f"the key {begin.decode()}{rest} belongs to nothing that the shard knows of: {REPORT}")
 
 
-def match_of(store: OpenStore) -> str:
-    """A pattern for SCAN that the keys of a deployment's shards match."""
+async def keys_of(store: OpenStore, shards: Sequence[int]) -> AsyncIterator[tuple[Any, bytes]]:
+    """All keys of these shards, and at most those of others, each with a client of the server that has it."""
     prefix = "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in store.where.key_prefix)
-    return f"{prefix}:{{s*"
+    for server in store.servers(shards):
+        client: Any = server
+        async for key in client.scan_iter(match=f"{prefix}:{{s*", count=_PER_SCAN):
+            yield client, key
 
 
 async def _is_stray(client: Any, key: bytes, rest: str, shard: CheckedShard) -> bool:

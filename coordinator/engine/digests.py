@@ -97,7 +97,6 @@ class DigestTaker:
     """
 
     def __init__(self, *, codec: JournalCodec) -> None:
-        self.epoch = 0  # under which the shard is owned
         self._codec = codec
         self._asked: list[asyncio.Future[ShardDigest]] = []
         self._task: asyncio.Task[None] | None = None

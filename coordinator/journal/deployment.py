@@ -1,10 +1,12 @@
 """The record of what a store was made for. Made at the first start, checked at every other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 from redis.asyncio import Redis
 
 from coordinator.journal.errors import StoreStartError
+from coordinator.journal.ids import new_secret
 from coordinator.journal.layout import FORMAT_VERSION, deployment_key
 
 IMPORTING = b"importing"
@@ -14,14 +16,27 @@ _RAISE = """#!lua flags=allow-oom
 redis.call('HSET', KEYS[1], 'format_version', ARGV[1])
 """
 
+_SHARE = """#!lua flags=allow-oom
+redis.call('HSETNX', KEYS[1], 'peer_secret', ARGV[1])
+return redis.call('HGET', KEYS[1], 'peer_secret')
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What can't change once a store holds something: the format of its keys, and the number of shards that namespaces are spread over."""
+    """What can't change once a store holds something.
+
+    Args:
+        format_version: of its keys.
+        shards: that namespaces are spread over.
+        importing: shards that an import is writing, or left half written: no coordinator may start.
+        peer_secret: what its coordinators know each other by. Whoever can read the store could write to it just as well.
+    """
 
     format_version: int
     shards: int
-    importing: tuple[int, ...] = ()  # shards that an import is writing, or left half written: no coordinator may start
+    importing: tuple[int, ...] = ()
+    peer_secret: bytes = field(default=b"", repr=False)
 
 
 async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deployment:
@@ -57,8 +72,11 @@ async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deploym
         )
     if deployment.format_version < FORMAT_VERSION:
         await client.eval(_RAISE, 1, key, str(FORMAT_VERSION))
-        return replace(deployment, format_version=FORMAT_VERSION)
-    return deployment
+        deployment = replace(deployment, format_version=FORMAT_VERSION)
+    if deployment.peer_secret:
+        return deployment
+    secret = await client.eval(_SHARE, 1, key, new_secret())  # of whoever comes first
+    return replace(deployment, peer_secret=cast("bytes", secret))
 
 
 async def read_deployment(client: Redis, *, prefix: str) -> Deployment | None:
@@ -81,6 +99,7 @@ async def read_deployment(client: Redis, *, prefix: str) -> Deployment | None:
             format_version=int(fields[b"format_version"]),
             shards=int(fields[b"shards"]),
             importing=tuple(map(int, fields.get(IMPORTING, b"").split())),
+            peer_secret=cast("bytes", fields.get(b"peer_secret", b"")),
         )
     except (KeyError, ValueError) as error:
         raise StoreStartError(f"the store's {key} can't be read: is {prefix!r} the key prefix of something else?") from error

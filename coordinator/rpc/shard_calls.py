@@ -28,7 +28,7 @@ async def shard_digest(shards: Sequence[Shard], number: int, *, release: str) ->
         raise InvalidRequest(f"there is no shard {number}: there are {len(shards)}, from 0 on", field="shard")
     shard = shards[number]
     shard.require_served()
-    epoch = shard.digests.epoch
+    epoch = shard.epoch
     asked = shard.digests.ask()
     try:
         await shard.durable_write()  # wakes the writer, which begins it

@@ -23,7 +23,7 @@ class Broken:
     """What a fault works with: a client of the server, and the names of the shard's keys."""
 
     def __init__(self, store):
-        self.client = store.opened().client
+        self.client = store.server.client()
         self.keys = store.keys
 
     @property

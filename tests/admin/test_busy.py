@@ -103,7 +103,7 @@ async def exported(store, path, *, between, max_elements=100_000):
             layout_version=2, state_version=1, shards=SHARDS, exported_shards=[HERE], release=version("muster-agents")
         )
         writer.add(Record(header=header))
-        async with opened.connection() as connection:
+        async with opened.connection(HERE) as connection:
             reads = Meddled(connection=connection, keys=store.keys, between=between)
             await ShardExport(reads=reads, number=HERE, writer=writer, progress=nothing, max_elements=max_elements).run()
         writer.close()
@@ -142,7 +142,7 @@ async def test_what_changes_between_two_reads(valkey, tmp_path):
                 await client.state.put(f"new-{number}", "x", ttl_s=60.0)
 
             elsewhere = await exported(valkey, tmp_path / f"at-{place}", between={place: meddle})
-            server = elsewhere.opened().client
+            server = elsewhere.server.client()
             assert await server.exists(elsewhere.keys.tasks("default") + again)
             if place != "moment":
                 assert not await server.exists(elsewhere.keys.tasks("default") + waits)
@@ -180,7 +180,7 @@ async def test_what_ends_just_behind_the_moment(valkey, tmp_path):
 
         elsewhere = await exported(valkey, tmp_path / "file", between={"events": one_ends, "moment": another_ends})
     records = [elsewhere.keys.tasks("default") + task_id for task_id in ("before", "behind")]
-    assert [await elsewhere.opened().client.exists(record) for record in records] == [1, 0]
+    assert [await elsewhere.server.client().exists(record) for record in records] == [1, 0]
 
 
 async def test_namespaces_that_come_and_go_meanwhile(valkey, tmp_path):
@@ -198,8 +198,8 @@ async def test_namespaces_that_come_and_go_meanwhile(valkey, tmp_path):
             await client.create_namespace(names[2])
 
         elsewhere = await exported(valkey, tmp_path / "file", between={"entries": come_and_go, "moment": goes})
-    assert not await elsewhere.opened().client.exists(elsewhere.keys.tasks(names[0]) + "ended", elsewhere.keys.ended(names[0]))
-    assert await elsewhere.opened().client.exists(elsewhere.keys.tasks(names[3]) + "ended")
+    assert not await elsewhere.server.client().exists(elsewhere.keys.tasks(names[0]) + "ended", elsewhere.keys.ended(names[0]))
+    assert await elsewhere.server.client().exists(elsewhere.keys.tasks(names[3]) + "ended")
     async with elsewhere.coordinator() as running, fleet(running) as client:
         found = {namespace.name for namespace in await client.namespaces()}
         assert found in ({"default", names[1], names[3]}, {"default", names[2], names[3]})
@@ -239,7 +239,7 @@ async def test_history_that_is_compacted_meanwhile(valkey, tmp_path):
 async def test_a_snapshot_that_is_replaced_meanwhile(valkey, tmp_path):
     async with valkey.coordinator(snapshot_after=2000) as running, fleet(running) as client:
         await fill(client)
-        server = valkey.opened().client
+        server = valkey.server.client()
         first = await server.hget(valkey.keys.head, "snapshot_sequence")
         assert first
 
@@ -262,7 +262,7 @@ async def test_more_locks_than_one_moment_takes(valkey, tmp_path):
         async def written():
             await client.state.put("ends-0", "y", ttl_s=600.0)
 
-        async with valkey.opened().connection():
+        async with valkey.opened().connection(HERE):
             pass
         with pytest.raises(ToolRefused, match="more than can be read at one moment"):
             await exported_while_written(valkey, tmp_path / "refused", written)
@@ -280,7 +280,7 @@ async def exported_while_written(store, path, written):
     from coordinator.admin.export_file import ExportWriter
     from tests.support.admin_stores import nothing
 
-    async with store.opened().connection() as connection:
+    async with store.opened().connection(HERE) as connection:
         reads = Restless(connection=connection, keys=store.keys, between={})
         with path.open("wb") as out:
             await ShardExport(reads=reads, number=HERE, writer=ExportWriter(out), progress=nothing, max_elements=10).run()
@@ -289,7 +289,7 @@ async def exported_while_written(store, path, written):
 async def test_a_damaged_shard_is_not_exported(valkey, tmp_path):
     async with valkey.coordinator() as running, fleet(running) as client:
         await fill(client, tasks=2)
-    await valkey.opened().client.xdel(valkey.keys.journal, "2-0")
+    await valkey.server.client().xdel(valkey.keys.journal, "2-0")
     with pytest.raises(ToolRefused, match="is damaged: its journal goes from entry 1 to 3"):
         await valkey.export(tmp_path / "file")
     with pytest.raises(ToolError, match="holds no deployment"):

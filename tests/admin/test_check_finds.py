@@ -8,6 +8,7 @@ from coordinator.ports import JournalTooNew
 from coordinator.state.layout import ENTRY
 from tests.admin.seeded_faults import FAULTS, Broken
 from tests.support.admin_stores import HERE, fill, fleet
+from tests.support.eventually import eventually
 
 
 async def filled(store):
@@ -18,6 +19,17 @@ async def filled(store):
     findings = await store.check()
     assert not findings.violations
     assert not findings.skipped
+
+
+async def filled_with_a_snapshot(store):
+    async with store.coordinator(snapshot_after=1000) as running, fleet(running) as client:
+        await fill(client, tasks=6)
+        server = store.server.client()
+
+        async def is_there():
+            return await server.hexists(store.keys.head, "snapshot_key")
+
+        await eventually(is_there, message="a snapshot")
 
 
 async def test_each_fault_is_found(valkey):
@@ -42,8 +54,7 @@ async def test_each_fault_is_found(valkey):
 
 
 async def test_a_lost_piece_of_a_snapshot_is_found(valkey):
-    async with valkey.coordinator(snapshot_after=1000) as running, fleet(running) as client:
-        await fill(client, tasks=6)
+    await filled_with_a_snapshot(valkey)
     broken = Broken(valkey)
     assert not (await valkey.check()).violations
     place = (await broken.client.hget(broken.keys.head, "snapshot_key")).decode()
@@ -69,8 +80,7 @@ async def test_a_snapshot_that_tells_another_story_is_found(valkey, monkeypatch)
         return 0 * limit
 
     monkeypatch.setattr(RedisShardStore, "trim_journal", trims_nothing)
-    async with valkey.coordinator(snapshot_after=1000) as running, fleet(running) as client:
-        await fill(client, tasks=6)
+    await filled_with_a_snapshot(valkey)
     broken = Broken(valkey)
     head = await broken.client.hgetall(broken.keys.head)
     assert head[b"snapshot_key"]

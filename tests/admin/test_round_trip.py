@@ -58,7 +58,7 @@ async def test_all_of_it_comes_back(store, tmp_path, snapshot_after):
     looked_at = await clean(elsewhere)
     assert looked_at["locks"] == 1
     assert looked_at["term lists"] >= 5
-    source, target = store.opened().client, elsewhere.opened().client
+    source, target = store.server.client(), elsewhere.server.client()
     epochs = [int(await one.hget(of.keys.head, "epoch")) for one, of in ((source, store), (target, elsewhere))]
     assert epochs[0] == epochs[1]
     async with elsewhere.coordinator() as running:
@@ -119,7 +119,7 @@ async def test_another_number_of_shards_is_refused(valkey, tmp_path):
         pass
     await valkey.export(tmp_path / "file")
     other = valkey.under("other")
-    await other.opened().client.hset(deployment_key("other"), mapping={"format_version": 2, "shards": 3})
+    await other.server.client().hset(deployment_key("other"), mapping={"format_version": 2, "shards": 3})
     with pytest.raises(ToolRefused, match=r"with 2 shards, and the store .* was made for 3"):
         await other.import_from(tmp_path / "file")
 
@@ -135,7 +135,7 @@ async def test_a_damaged_file_changes_nothing(valkey, tmp_path):
     for name in ("damaged", "short"):
         with pytest.raises(BadExport):
             await valkey.under("elsewhere").import_from(tmp_path / name)
-    assert not await valkey.opened().client.keys("elsewhere*")
+    assert not await valkey.server.client().keys("elsewhere*")
 
 
 async def test_half_an_import_is_nothing_to_a_coordinator(valkey, tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ async def test_half_an_import_is_nothing_to_a_coordinator(valkey, tmp_path, monk
         patch.setattr("coordinator.admin.importing._finish", breaks)
         with pytest.raises(ConnectionError):
             await elsewhere.import_from(tmp_path / "file")
-    client = elsewhere.opened().client
+    client = elsewhere.server.client()
     assert await client.exists(elsewhere.keys.journal)
     assert not await client.exists(elsewhere.keys.head)
     with pytest.raises(StoreStartError, match="an import into the store isn't finished"):
@@ -171,7 +171,7 @@ async def test_no_head_takes_the_place_of_a_coordinators(valkey, tmp_path, monke
         await fill(client, tasks=1)
     await valkey.export(tmp_path / "file")
     elsewhere = valkey.under("elsewhere")
-    client = elsewhere.opened().client
+    client = elsewhere.server.client()
     from coordinator.admin import importing
 
     finish = importing._finish
@@ -193,7 +193,7 @@ async def test_what_is_imported_lies_as_a_coordinator_writes_it(valkey, tmp_path
     await valkey.export(tmp_path / "file")
     elsewhere = valkey.under("elsewhere")
     await elsewhere.import_from(tmp_path / "file")
-    client = valkey.opened().client
+    client = valkey.server.client()
     kinds = (
         "entries",
         "values",

@@ -18,6 +18,7 @@ from coordinator.admin.findings import Findings
 from coordinator.admin.importing import Imported, import_file
 from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.journal.layout import ShardKeys, shard_of
+from coordinator.journal.topology import SingleServer
 from coordinator.settings import CoordinatorSettings
 from coordinator.wiring import Coordinator, coordinator
 from tests.support.eventually import eventually
@@ -50,7 +51,10 @@ class LiveStore:
 
     def opened(self) -> OpenStore:
         """For tools."""
-        return OpenStore(client=self.server.client(), where=Where(data_dir=None, redis_url=self.url, key_prefix=self.key_prefix))
+        return OpenStore(
+            topology=SingleServer(self.server.client().connection_pool),
+            where=Where(data_dir=None, redis_url=self.url, key_prefix=self.key_prefix),
+        )
 
     def under(self, prefix: str) -> "LiveStore":
         """The same server, as another deployment's store."""
@@ -69,6 +73,7 @@ class LiveStore:
             stop_grace_s=0.0,
         )
         async with coordinator(settings) as running:
+            await eventually(lambda: all(shard.serving for shard in running.shards), message="all shards to be served")
             yield running
 
     async def export(self, path: Path, *, shards: Sequence[int] = (), max_elements: int | None = None) -> list[ExportedShardFacts]:
