@@ -99,6 +99,7 @@ class Shard:
         self.state: SharedState = NoSharedState()  # set before it runs
         self.lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
+        self.digests = self._snapshots.digests
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
         self.sequence = 0  # of the last commit that is durable, or being written
@@ -152,7 +153,7 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim, self.lost.replayed)
+            recovered = await recover(self.store, self._codec, claim, replayed=self.lost.replayed)
             self.lost.recovered(claim.epoch, claim.sequence)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
