@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent_node.cli import (
+    breaker_commands,
     dead_letter_command,
     fleet_commands,
     limit_commands,
@@ -77,6 +78,7 @@ def build_app() -> typer.Typer:
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(state_commands.build(), name="state")
     app.add_typer(limit_commands.build(), name="limits")
+    app.add_typer(breaker_commands.build(), name="breakers")
     app.add_typer(webhook_commands.build(), name="webhooks")
     app.add_typer(bench_commands.build(), name="bench")
     return app

@@ -87,7 +87,7 @@ class Store:
 
     @property
     def topology(self) -> Topology:
-        """Where its servers are. `topology.client(key)` is the client for what lies beside the shards, one for each key."""
+        """Where its servers are. `topology.pool(key)` makes connections for what lies beside the shards, a pool for each key."""
         return self._topology
 
     def shard(self, number: int) -> ShardStore:

@@ -73,6 +73,8 @@ class AdminServiceStub:
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+    ResetBreakers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]
+    """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -118,6 +120,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+    ResetBreakers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]  # type: ignore[assignment]
+    """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators."""
@@ -262,5 +266,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListLimitsResponse, _abc.Awaitable[_admin_pb2.ListLimitsResponse]]:
         """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+
+    @_abc_1.abstractmethod
+    def ResetBreakers(
+        self,
+        request: _admin_pb2.ResetBreakersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResetBreakersResponse, _abc.Awaitable[_admin_pb2.ResetBreakersResponse]]:
+        """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
