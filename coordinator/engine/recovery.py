@@ -11,6 +11,7 @@ from coordinator.core.policies import restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.core.webhooks import restore_delivery
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
 from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
@@ -30,14 +31,14 @@ class Recovered:
     journal_bytes: int = 0  # of the entries that were replayed
 
 
-async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed: Callable[[Commit], None] = lambda _: None) -> Recovered:
+async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, lost: LostWrites | None = None) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
 
     Args:
         store: of the shard.
         codec: how it is written.
         claim: ours.
-        replayed: is told of each entry behind the snapshot.
+        lost: knows what the store should hold.
 
     Raises:
         StoreOutage: the store can't be read now.
@@ -57,7 +58,8 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed
                 )
             commit = codec.decode(blob)
             _replay(commit, recovered)
-            replayed(commit)
+            if lost is not None:
+                lost.replayed(commit)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
             since_rest += len(blob)
@@ -66,6 +68,8 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed
                 await asyncio.sleep(0)
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
+    if lost is not None:
+        lost.recovered(claim.epoch, claim.sequence)
     return recovered
 
 
