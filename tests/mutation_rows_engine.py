@@ -189,8 +189,8 @@ ENGINE_MUTATIONS = [
     Mutation(
         "the store refuses another owner",
         "coordinator/journal/memory_store.py",
-        "if shard.owner is not token:\n            return AppendAnswer.FENCED",
-        "if False:\n            return AppendAnswer.FENCED",
+        "if shard.owner is not token:\n            return self._fenced()",
+        "if False:\n            return self._fenced()",
     ),
     Mutation(
         "the store knows its last commit",
