@@ -115,7 +115,7 @@ class AgentState:
         return await self._put(self._status_key, {"status": text("status", status), "metadata": dict(metadata or {})}, about="metadata")
 
     async def get_status(self) -> AgentStatus | None:
-        """What the agent said last; None when it has said nothing. Raises PayloadError for what is no status, as everything that reads here."""
+        """What the agent said last; None when it has said nothing. PayloadError when something else is there, as of all that reads here."""
         entry = await self._state.get(self._status_key)
         return None if entry is None else _status(entry)
 
