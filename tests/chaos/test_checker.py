@@ -289,7 +289,7 @@ def a_watch_saw_it_in_another_order(seen: Evidence) -> None:
     seen.watched[0].changes = seen.watched[0].changes[::-1]
 
 
-@pytest.mark.parametrize(("kind", "make"), TAMPERS, ids=[f"{make.__name__}" for _, make in TAMPERS])
+@pytest.mark.parametrize("kind,make", TAMPERS, ids=[f"{make.__name__}" for _, make in TAMPERS])
 def test_it_finds(kind: Kind, make: Tamper) -> None:
     seen = right()
     make(seen)

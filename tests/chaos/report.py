@@ -1,0 +1,68 @@
+"""What a run came to, for people and for programs."""
+
+from collections import Counter
+from statistics import median
+from typing import Any
+
+from tests.chaos.run import Outcome
+from tests.chaos.violations import Kind
+
+SHOWN = 5  # violations of each kind
+
+
+def text(outcome: Outcome) -> str:
+    """Two tables: faults and violations."""
+    seen = outcome.seen
+    faults = Counter(fault.kind for fault in outcome.faults)
+    violations = Counter(violation.kind for violation in outcome.violations)
+    lines = ["", f"{'fault':<40}{'injected':>8}", *(f"  {kind:<38}{times:>8}" for kind, times in sorted(faults.items()))]
+    lines += [f"  {'all':<38}{len(outcome.faults):>8}", "", f"{'violation':<40}{'found':>8}"]
+    lines += [f"  {kind.value:<38}{violations[kind]:>8}" for kind in Kind]
+    lines += [f"  {'all':<38}{len(outcome.violations):>8}", ""]
+    operations = [operation for some in seen.operations.values() for operation in some]
+    commits = sum(map(len, seen.journals.values()))
+    epochs = sum(len({commit.epoch for commit in journal}) for journal in seen.journals.values())
+    checked = {
+        "tasks": len({one.task for one in seen.acknowledged}),
+        "notes of handlers": len(seen.handled),
+        "reads of tasks": len(seen.looked),
+        "operations on state": len(operations),
+        "of them without an answer": sum(operation.is_open for operation in operations),
+        f"changes in {len(seen.watched)} watches": sum(len(watch.changes) for watch in seen.watched),
+        f"commits of {epochs} owners": commits,
+    }
+    lines.append("checked: " + ", ".join(f"{number:,} {what}" for what, number in checked.items()))
+    if outcome.failover_s:
+        worst = f"{median(outcome.failover_s):.2f} s, at most {max(outcome.failover_s):.2f} s"
+        lines.append(f"from an owner's kill -9 to its shards' next commit: {worst} ({len(outcome.failover_s)} shards)")
+    lines += [f"skipped: {skipped}" for skipped in outcome.skipped]
+    for kind in violations:
+        some = [violation for violation in outcome.violations if violation.kind is kind]
+        lines += [f"{kind.value}: {violation.text}" for violation in some[:SHOWN]]
+    lines += [f"an error of the SDK: {error}" for error in outcome.refused[:SHOWN]]
+    lines += [f"unexpected: {line}" for line in outcome.unexpected[:20]]
+    lines += [f"traceback: {times} × {line}" for line, times in outcome.tracebacks.most_common(20)]
+    return "\n".join(lines)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """The same as JSON."""
+    failover_s = outcome.failover_s
+    return {
+        "seed": outcome.seed,
+        "seconds": outcome.seconds,
+        "faults": len(outcome.faults),
+        "faults_by_kind": dict(Counter(fault.kind for fault in outcome.faults)),
+        "acknowledged": outcome.acknowledged,
+        "acknowledged_tasks": len({one.task for one in outcome.seen.acknowledged}),
+        "violations": len(outcome.violations),
+        "violations_by_kind": dict(Counter(violation.kind.value for violation in outcome.violations)),
+        "failover_s": {
+            "p50": round(median(failover_s), 3) if failover_s else None,
+            "max": round(max(failover_s), 3) if failover_s else None,
+            "shards": len(failover_s),
+        },
+        "sdk_errors": len(outcome.refused),
+        "unexpected_exits": len(outcome.unexpected),
+        "skipped": outcome.skipped,
+    }
