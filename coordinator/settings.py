@@ -25,6 +25,8 @@ class CoordinatorSettings:
     store_memory_bytes: int | None = None  # of the embedded store; None is half of the machine's, or of what this process may have
     shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
     key_prefix: str = "muster"  # several deployments may share a store
+    coordinator_id: str | None = None  # what no other coordinator of the deployment is called; None is its address
+    advertise_address: str | None = None  # where others reach it, as host:port; None is where it listens
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coordinator import convert_deliveries
 from coordinator.clock import BootClock
+from coordinator.cluster.directory import Directory, Owner
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
@@ -51,13 +52,15 @@ class Coordinator:
         facts: what it is.
         failed: done when a shard was lost: then it must end.
         shards: what it runs, by number.
+        directory: who owns which shard.
     """
 
-    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard]) -> None:
+    def __init__(self, *, port: int, facts: Facts, failed: asyncio.Future[None], shards: Sequence[Shard], directory: Directory) -> None:
         self.port = port
         self.facts = facts
         self.failed = failed
         self.shards = shards
+        self.directory = directory
 
 
 @asynccontextmanager
@@ -145,6 +148,9 @@ async def serve(
         start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
+    me = settings.coordinator_id or settings.listen
+    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
+    owners = Directory(me=me, shards=len(shards), owners=dict.fromkeys(range(len(shards)), mine))
     directory = Shards(shards=shards, shard_of=home)
     presence = AgentPresence(engines=engines)
     server = Server(
@@ -172,7 +178,7 @@ async def serve(
             recovered.cancel()
             failed.result()
         port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards)
+        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=owners)
     finally:
         stalls.close()
         await server.stop(settings.stop_grace_s)
