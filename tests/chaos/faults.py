@@ -208,7 +208,7 @@ async def do(faults: Faults, planned: list[Fault], *, now_s: Callable[[], float]
 
     async def one(fault: Fault) -> None:
         await _until(begun_s + fault.at_s, now_s)
-        names = sorted({_turn_of(who) for who in fault.who})
+        names = _turns_of(fault)
         for name in names:
             await turns.setdefault(name, asyncio.Lock()).acquire()
         try:
@@ -227,8 +227,11 @@ async def do(faults: Faults, planned: list[Fault], *, now_s: Callable[[], float]
     return done
 
 
-def _turn_of(who: str) -> str:
-    return "store" if who in ("primary", "replica") else who
+def _turns_of(fault: Fault) -> list[str]:
+    """What it has for itself: a process, all servers of the store, or what is between two."""
+    if len(fault.who) > 1:
+        return [" and ".join(fault.who)]
+    return ["store" if who in ("primary", "replica") else who for who in fault.who]
 
 
 async def _until(at_s: float, now_s: Callable[[], float]) -> None:

@@ -1,9 +1,10 @@
 """What clients do in a namespace while everything around them fails, and what they were answered."""
 
 import asyncio
+import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from muster.v1 import common_pb2
 
@@ -17,6 +18,8 @@ LANES = 8  # tasks at a time, of each namespace, that clients wait for
 PAUSE_S = 0.15  # between two tasks of a lane, on average
 STATE_PACE_S = 0.08
 PAGE_OPERATIONS = 400  # on one set of keys, before the next
+WATCH_EVERY_S = (1.0, 4.0)
+WATCH_S = 2.0
 SETTLE_S = 90.0
 # Whoever is killed while it has a task is not the task's fault; and nothing waits long for another try.
 _PATIENT = RetryPolicy(max_crashes=1000, max_retries=3, initial_backoff_s=0.05, max_backoff_s=0.2)
@@ -38,11 +41,13 @@ class Load:
         self.namespace = namespace
         self.stopping = False
         self.refused: list[str] = []  # errors that a client of the SDK must not see
+        self.unavailable = 0  # calls of their own that nobody could answer
         self._address = address
         self._seen = seen
         self._rng = rng
         self._now_s = now_s
         self._number = 0
+        self._last_revision = 0
         self._state = Clients(rng, namespace=namespace, pace_s=STATE_PACE_S)
         seen.operations[namespace] = self._state.history
 
@@ -57,10 +62,10 @@ class Load:
             state = [group.create_task(self._state.through_sdk(f"sdk {n}", one)) for n, one in enumerate((client, other))]
             state.append(group.create_task(self._state.by_hand("hand", self._address.partition(",")[0], other)))
             watches = [group.create_task(self._watch(client, "")), group.create_task(self._watch(other, ""))]
-            pages = group.create_task(self._turn_pages())
+            others = [group.create_task(self._turn_pages()), group.create_task(self._watch_from_the_past(client))]
             await stop.wait()
             self.stopping = self._state.stopping = True
-            await asyncio.wait([*lanes, *state, pages])
+            await asyncio.wait([*lanes, *state, *others])
             await self._finish_watches(client)
             await asyncio.wait(watches)
 
@@ -113,14 +118,15 @@ class Load:
         try:
             task = await client.get(task_id)
         except _TRANSIENT:  # a call of its own: it isn't repeated for ever
+            self.unavailable += 1
             return
         self._seen.looked.append(Looked((self.namespace, task_id), task.state, called_s, self._now_s()))
 
-    async def _patiently(self, call: "Callable[[], object]") -> None:
+    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
         try:
-            await call()  # type: ignore[misc]
+            await call()
         except _TRANSIENT:
-            return
+            self.unavailable += 1
 
     # --- state ------------------------------------------------------------------------------------------------------------------
 
@@ -133,14 +139,31 @@ class Load:
             await asyncio.sleep(0.05)
 
     async def _watch(self, client: Client, prefix: str) -> None:
-        async with client.state.watch(prefix=prefix) as watch:
-            seen = Watched(self.namespace, prefix, watch.next_revision)
-            self._seen.watched.append(seen)
-            async for event in watch:
-                seen.changes.append(_change(event))
-                if event.key == "the end":
-                    seen.until_revision = event.revision
-                    return
+        try:
+            async with client.state.watch(prefix=prefix) as watch:
+                seen = Watched(self.namespace, prefix, watch.next_revision)
+                self._seen.watched.append(seen)
+                async for event in watch:
+                    seen.changes.append(_change(event))
+                    self._last_revision = seen.until_revision = event.revision
+                    if event.key == "the end":
+                        return
+        except MusterError as error:
+            self.refused.append(f"a watch ended: {type(error).__name__}: {error}")
+
+    async def _watch_from_the_past(self, client: Client) -> None:
+        """Watches that begin with what has been, go over to what is, and end soon."""
+        while not self.stopping:
+            await asyncio.sleep(self._rng.uniform(*WATCH_EVERY_S))
+            seen = Watched(self.namespace, "", max(1, self._last_revision - self._rng.randrange(300)))
+            with contextlib.suppress(TimeoutError, MusterError):
+                async with asyncio.timeout(WATCH_S), client.state.watch(prefix="", start_revision=seen.start_revision) as watch:
+                    async for event in watch:
+                        seen.changes.append(_change(event))
+            if seen.changes:  # of the last revision there may be more
+                seen.until_revision = seen.changes[-1].revision - 1
+                seen.changes = [change for change in seen.changes if change.revision <= seen.until_revision]
+                self._seen.watched.append(seen)
 
     async def _finish_watches(self, client: Client) -> None:
         async with asyncio.timeout(SETTLE_S):

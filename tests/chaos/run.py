@@ -41,6 +41,7 @@ class Outcome:
     unexpected: list[str] = field(default_factory=list)
     tracebacks: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
+    unavailable: int = 0  # reads and cancels of tasks that were answered UNAVAILABLE
 
 
 @asynccontextmanager
@@ -113,6 +114,7 @@ async def chaos(
             cluster.proxies.heal_all()
             await cluster.settled_store()
         outcome.refused = [f"{load.namespace}: {error}" for load in loads for error in load.refused]
+        outcome.unavailable = sum(load.unavailable for load in loads)
         await collect(cluster, outcome.seen)
         outcome.failover_s, outcome.skipped = faults.failover_s, faults.skipped
         outcome.unexpected, outcome.tracebacks = cluster.unexpected(), cluster.tracebacks()

@@ -92,8 +92,8 @@ def schedule(seed: int, *, seconds: float, setting: Setting) -> list[Fault]:
     at_s, over_s = FIRST_S, FIRST_S
     bag: list[str] = []
     while True:
-        if not bag:  # each kind has its turn before any comes again
-            bag = kinds_of(setting)
+        if not bag:  # each kind has its turn before any comes again; what is measured comes twice
+            bag = [*kinds_of(setting), "kill coordinator"]
             rng.shuffle(bag)
         kind = bag.pop()
         lasts_s = round(rng.uniform(*KINDS[kind]), 2)
