@@ -22,6 +22,7 @@ class CoordinatorSettings:
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
+    wait_replicas: int = 0  # of the store, which have a write before it is acknowledged; 0: the store's own promise is enough
     store_memory_bytes: int | None = None  # of the embedded store; None is half of the machine's, or of what this process may have
     shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
     key_prefix: str = "muster"  # several deployments may share a store

@@ -77,6 +77,7 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
         shards=settings.shards,
         key_prefix=settings.key_prefix,
         memory_limit_bytes=settings.store_memory_bytes or default_store_memory(),
+        wait_replicas=settings.wait_replicas,
     )
     try:
         for warning in store.report.warnings:

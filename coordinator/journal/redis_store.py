@@ -7,9 +7,11 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 
+from coordinator.journal.confirmed_writes import ConfirmedWrites
 from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, resized_line, unpack_line
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.replica_wait import ReplicaWait
 from coordinator.journal.retention import count_expired
 from coordinator.journal.scripts import (
     APPEND,
@@ -59,15 +61,25 @@ class RedisShardStore:
         keys: the shard's.
         new_nonce: makes the random part of an owner's token, different at each call.
         call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
+        wait: how many replicas are waited for before a claim, an append or a confirmation is answered, and reads show what it wrote.
     """
 
-    def __init__(self, *, pool: ConnectionPool, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        pool: ConnectionPool,
+        keys: ShardKeys,
+        new_nonce: Callable[[], str],
+        call_timeout_s: float = 10.0,
+        wait: ReplicaWait | None = None,
+    ) -> None:
         self._keys = keys
         self._new_nonce = new_nonce
         # Writes don't wait behind reads, nor reads behind writes.
         self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
+        self._confirmed = ConfirmedWrites(connection=self._writes, wait=wait, head=keys.head, token=self.token, timeout_s=call_timeout_s)
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
 
     def token(self) -> str:
@@ -78,7 +90,7 @@ class RedisShardStore:
         """See ShardStore."""
         nonce = self._new_nonce()
         with as_store_errors():
-            epoch, sequence, date_ms, *snapshot = await self._writes.run(
+            epoch, sequence, date_ms, *snapshot = await self._confirmed.run(
                 CLAIM, keys=(self._keys.head, self._keys.journal, *self._keys.snapshots), arguments=(nonce,)
             )
         self._token = f"{epoch}:{nonce}"
@@ -122,13 +134,13 @@ class RedisShardStore:
         for group in groups:
             arguments += group.values
         with as_store_errors():
-            answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
+            answer, date_ms = await self._confirmed.run(APPEND, keys=keys, arguments=arguments)
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def confirm(self, *, sequence: int) -> Appended:
         """See ShardStore."""
         with as_store_errors():
-            answer, date_ms = await self._writes.run(CONFIRM, keys=(self._keys.head,), arguments=(self._token, sequence))
+            answer, date_ms = await self._confirmed.run(CONFIRM, keys=(self._keys.head,), arguments=(self._token, sequence))
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
@@ -326,11 +338,15 @@ class RedisShardStore:
 
     async def _read(self, *command: str | int) -> Any:
         with as_store_errors():
-            return await self._reads.call(*command)
+            answer = await self._reads.call(*command)
+            await self._confirmed.settle()
+            return answer
 
     async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with as_store_errors():
-            return await self._reads.run(script, keys=keys, arguments=arguments)
+            answer = await self._reads.run(script, keys=keys, arguments=arguments)
+            await self._confirmed.settle()
+            return answer
 
 
 def _entry(entry: tuple[bytes, list[bytes]]) -> tuple[int, bytes]:

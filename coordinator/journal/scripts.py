@@ -76,7 +76,10 @@ local function type_of(key) return redis.call('TYPE', key).ok end
 
 local head = redis.call('HMGET', KEYS[1], 'token', 'sequence', 'nonce')
 if head[1] ~= ARGV[1] then return answer('FENCED') end
-if head[2] == ARGV[2] and head[3] == ARGV[4] then return answer('ALREADY_MINE') end
+if head[2] == ARGV[2] and head[3] == ARGV[4] then
+  redis.call('HSET', KEYS[1], 'nonce', ARGV[4]) -- replicas can be waited for behind a write alone
+  return answer('ALREADY_MINE')
+end
 if head[2] ~= ARGV[3] then return answer('DIVERGED') end
 
 local namespaces = tonumber(ARGV[6])

@@ -154,10 +154,14 @@ class Replicated:
     @property
     def url(self) -> str:
         """The address for `--redis-url`."""
+        if not self.sentinels:
+            return f"redis://127.0.0.1:{self.servers[0].reached_at}"
         return f"redis+sentinel://{','.join(f'127.0.0.1:{sentinel.reached_at}' for sentinel in self.sentinels)}/{SERVICE}"
 
     async def primary(self) -> Server:
-        """Who is the primary now, as most sentinels have it."""
+        """Who is the primary now, as most sentinels have it; without any, the first."""
+        if not self.sentinels:
+            return self.servers[0]
         answers = await asyncio.gather(*(each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for each in self.sentinels))
         votes = [int(answer[1]) for answer in answers if answer]
         port = max(set(votes), key=votes.count)
@@ -175,35 +179,52 @@ class Replicated:
                     return False
                 if int(facts.get(b"num-slaves", 0)) < len(self.servers) - 1:
                     return False
-            return int((await primary.info()).get("connected_slaves", 0)) >= self._running() - 1
+            replicas = [server for server in self.servers if server is not primary and server.child.exit_code is None]
+            infos = [await replica.info() for replica in replicas]
+            return all(info.get("master_link_status") == "up" and info["master_port"] == primary.port for info in infos)
 
-        await _until(formed, message="the sentinels to know everybody, and the replicas to follow")
+        await until(formed, message="the sentinels to know everybody, and the replicas to follow")
 
-    def _running(self) -> int:
-        return sum(server.child.exit_code is None for server in self.servers)
+    async def until_replicated(self) -> None:
+        """Returns when every running replica has what the primary has written by now."""
+        primary = await self.primary()
+        written = (await primary.info())["master_repl_offset"]
+
+        async def replicated() -> bool:
+            replicas = [server for server in self.servers if server is not primary and server.child.exit_code is None]
+            return all([(await replica.info()).get("slave_repl_offset", 0) >= written for replica in replicas])
+
+        await until(replicated, message="the replicas to have everything")
 
     async def promoted(self, *, instead_of: Server, within_s: float = 20.0) -> Server:
         """Returns the new primary once most sentinels have another one than this, and it says so itself."""
 
-        async def another() -> Server | None:
-            primary = await self.primary()
-            if primary is instead_of or (await primary.info()).get("role") != "master":
-                return None
-            return primary
-
-        found = await _until(another, within_s=within_s, message=f"another primary than {instead_of.name}")
+        found = await until(lambda: self._other_than(instead_of), within_s=within_s, message=f"another primary than {instead_of.name}")
         assert isinstance(found, Server)
         return found
 
     async def fail_over(self) -> Server:
         """SENTINEL FAILOVER: the primary is well, and another one takes its place. Returns the new one."""
         before = await self.primary()
+        loop = asyncio.get_running_loop()
+        ask_again_s = loop.time()
 
-        async def accepted() -> bool:
-            return any([await sentinel.ask("SENTINEL", "FAILOVER", SERVICE) for sentinel in self.sentinels])
+        async def done() -> Server | None:
+            nonlocal ask_again_s
+            if loop.time() >= ask_again_s:  # it is refused while another one is going on, and given up on a machine that is busy
+                ask_again_s = loop.time() + 3.0
+                await self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
+            return await self._other_than(before)
 
-        await _until(accepted, message="a sentinel to begin the failover")  # one may have been just before
-        return await self.promoted(instead_of=before)
+        found = await until(done, message=f"another primary than {before.name}")
+        assert isinstance(found, Server)
+        return found
+
+    async def _other_than(self, server: Server) -> Server | None:
+        primary = await self.primary()
+        if primary is server or (await primary.info()).get("role") != "master":
+            return None
+        return primary
 
 
 @asynccontextmanager
@@ -214,6 +235,7 @@ async def replicated(
     kind: str = "valkey",
     replicas: int = 1,
     sentinels: int = 3,
+    down_after_ms: int = DOWN_AFTER_MS,
     settings: Mapping[str, Any] | None = None,
     sentinel_settings: Mapping[str, Any] | None = None,
     front: Front | None = None,
@@ -225,7 +247,8 @@ async def replicated(
         folder: where everything lies.
         kind: "valkey" or "redis".
         replicas: how many.
-        sentinels: how many; more than half must agree.
+        sentinels: how many; more than half must agree. Without any, the first server stays the primary.
+        down_after_ms: how long a server says nothing until it is taken for gone.
         settings: of the servers, beside `appendonly yes` with `appendfsync always`.
         sentinel_settings: of the sentinels.
         front: as of Server, for every one of them.
@@ -241,7 +264,7 @@ async def replicated(
         )
     watched = {
         "sentinel monitor": f"{SERVICE} 127.0.0.1 {servers[0].reached_at} {sentinels // 2 + 1}",
-        "sentinel down-after-milliseconds": f"{SERVICE} {DOWN_AFTER_MS}",
+        "sentinel down-after-milliseconds": f"{SERVICE} {down_after_ms}",
         "sentinel failover-timeout": f"{SERVICE} 3000",
         **(sentinel_settings or {}),
     }
@@ -262,6 +285,8 @@ async def replicated(
             )  # type: ignore[no-untyped-call]
         if not sentinel_settings and not password:
             await store.until_formed()
+        for sentinel in watchers:
+            await sentinel.close()
         yield store
     finally:
         for server in [*servers, *watchers]:
@@ -299,7 +324,7 @@ class Clustered:
                 for info in infos
             )
 
-        await _until(formed, message="the nodes to know each other")
+        await until(formed, message="the nodes to know each other")
 
 
 @asynccontextmanager
@@ -346,6 +371,8 @@ async def clustered(
         await store.until_formed()
         for primary, replica in zip(store.primaries, store.replicas, strict=False):
             await _follow(primary, replica)
+        for node in nodes:
+            await node.close()
         yield store
     finally:
         for node in nodes:
@@ -359,7 +386,7 @@ async def _follow(primary: Server, replica: Server) -> None:
     async def following() -> bool:
         return (await replica.info()).get("master_link_status") == "up"
 
-    await _until(following, message=f"{replica.name} to follow {primary.name}")
+    await until(following, message=f"{replica.name} to follow {primary.name}")
 
 
 def _cluster_info(answer: bytes | None) -> dict[str, str]:
@@ -367,5 +394,6 @@ def _cluster_info(answer: bytes | None) -> dict[str, str]:
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-async def _until(asked: Callable[[], Awaitable[T]], *, within_s: float = _FORMED_S, message: str) -> T:
+async def until(asked: Callable[[], Awaitable[T]], *, within_s: float = _FORMED_S, message: str) -> T:
+    """As `eventually`, of an answer that is awaited, and with more patience."""
     return await eventually(asked, within_s=within_s, message=message)
