@@ -23,6 +23,7 @@ from tests.support.tcp_proxy import Proxies
 
 SHARDS = 6
 CAPACITY = 4  # of each agent, in each of its namespaces
+DOWN_AFTER_MS = 1000  # a server that says nothing for so long is taken for gone
 START_S = 60.0  # for a process that starts while other things go wrong
 CLIENT = "client"  # the process that runs all this, as the proxies call it
 _STORE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -170,6 +171,7 @@ class Cluster:
                     folder,
                     replicas=self.setting.replicas,
                     sentinels=self.setting.sentinels,
+                    down_after_ms=DOWN_AFTER_MS,
                     settings=_STORE,
                     front=self._front,
                 )
@@ -238,6 +240,8 @@ class Cluster:
             command = [sys.executable, "-m", "tests.chaos.coordinator", "--chaos-clock", str(self.clock(name)), *without]
             command += ["--redis-url", store, "--shards", str(SHARDS), "--listen", f"127.0.0.1:{port}"]
             command += ["--lease", "2", "--session-grace", "2", "--log-level", "info", "--snapshot-after", "300000", *self._options]
+            if self.setting.replicas:
+                command += ["--durability", "wait-replicas:1"]
             if self.setting.coordinators > 1:
                 command += ["--coordinator-id", name, "--advertise-address", f"127.0.0.1:{self._reached_at[name]}"]
             self.coordinators[name] = Supervised(name=name, command=command, children=self._children, ready="serving on")

@@ -181,7 +181,7 @@ class Replicated:
                     return False
             replicas = [server for server in self.servers if server is not primary and server.child.exit_code is None]
             infos = [await replica.info() for replica in replicas]
-            return all(info.get("master_link_status") == "up" and info["master_port"] == primary.port for info in infos)
+            return all(info.get("master_link_status") == "up" and info["master_port"] == primary.reached_at for info in infos)
 
         await until(formed, message="the sentinels to know everybody, and the replicas to follow")
 
