@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from coordinator import collector
 from coordinator.engine.ownership import ShardLost
 from coordinator.journal.errors import StoreStartError
-from coordinator.ports import JournalTooNew, StoreCorrupt
+from coordinator.ports import JournalTooNew, StoreCorrupt, StoreOutage
 from coordinator.rpc.server import ListenError
 from coordinator.wiring import coordinator
 
 if TYPE_CHECKING:
     from coordinator.settings import CoordinatorSettings
 
-EXPECTED = (StoreStartError, ListenError, ShardLost, StoreCorrupt, JournalTooNew)
+EXPECTED = (StoreStartError, StoreOutage, ListenError, ShardLost, StoreCorrupt, JournalTooNew)  # an outage: while it starts
 
 
 def run(settings: CoordinatorSettings, *, log_level: str) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -259,8 +258,6 @@ class Cluster:
         written = path.with_suffix(".new")
         written.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
         written.rename(path)
-        if self.coordinators[name].child.exit_code is None:
-            self.coordinators[name].child.send(signal.SIGUSR1)
 
     def start_agents(self) -> None:
         """Starts all agents; each works in two namespaces, and in each namespace there are at least two."""

@@ -7,8 +7,8 @@ checker, and a guard may be missing, so that the checker can show that it notice
 import argparse
 import dataclasses
 import json
-import signal
 import sys
+import threading
 from pathlib import Path
 
 from coordinator import __main__ as command
@@ -20,9 +20,11 @@ from coordinator.engine import shard, timekeeping
 from coordinator.journal.redis_store import RedisShardStore
 from coordinator.ports import Claim
 
+_READ_EVERY_S = 0.05
+
 
 class Clocks:
-    """How far this process's clocks are off: what the file says, read again at each SIGUSR1.
+    """How far this process's clocks are off: what the file says, read again and again.
 
     Args:
         path: JSON with `date_ms`, by which every date of the store seems to be off, and `boot_s`, which has passed unseen, as it does while
@@ -35,9 +37,15 @@ class Clocks:
         self.boot_s = 0.0
         self.read()
 
-    def read(self, *_: object) -> None:
+    def read(self) -> None:
         said = json.loads(self._path.read_text())
         self.date_ms, self.boot_s = said["date_ms"], said["boot_s"]
+
+    def follow(self) -> None:
+        """Reads for ever."""
+        never = threading.Event()
+        while not never.wait(_READ_EVERY_S):
+            self.read()
 
 
 def step_clocks(clocks: Clocks) -> None:
@@ -101,7 +109,7 @@ def main() -> None:
     parser.add_argument("--chaos-without", choices=GUARDS)
     options, rest = parser.parse_known_args()
     clocks = Clocks(options.chaos_clock)
-    signal.signal(signal.SIGUSR1, clocks.read)
+    threading.Thread(target=clocks.follow, daemon=True).start()
     step_clocks(clocks)
     keep_journals()
     if options.chaos_without:

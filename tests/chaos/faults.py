@@ -28,16 +28,21 @@ class Faults:
         now_s: the time.
 
     Attributes:
-        failover_s: for each shard of each coordinator that was killed, how long it took to the shard's next commit.
+        failover_s: for each shard of each coordinator that was killed, how long it took to the shard's next commit; where nothing else was
+            wrong meanwhile.
+        beside_others_s: the same, where something was.
         skipped: faults that couldn't be done, and why.
     """
 
     def __init__(self, cluster: Cluster, now_s: Callable[[], float]) -> None:
         self.failover_s: list[float] = []
+        self.beside_others_s: list[float] = []
         self.skipped: list[str] = []
         self._cluster = cluster
         self._now_s = now_s
         self._measuring: list[asyncio.Task[None]] = []
+        self._begun = 0  # faults
+        self._present = 0
 
     @asynccontextmanager
     async def done(self, fault: Fault) -> AsyncIterator[None]:
@@ -67,8 +72,13 @@ class Faults:
                 how = self._failed_over()
             case _:
                 raise ValueError(f"nobody knows how to do {fault}")
-        async with how:
-            yield
+        self._begun += 1
+        self._present += 1
+        try:
+            async with how:
+                yield
+        finally:
+            self._present -= 1
 
     async def finish(self) -> None:
         """Returns when all that is measured has come to its end."""
@@ -92,6 +102,7 @@ class Faults:
 
     async def _measure(self, shard: int, epoch: int, killed_s: float) -> None:
         """Notes when the shard's journal has an entry of a later owner."""
+        begun, alone = self._begun, self._present == 1
         journal = self._cluster.keys(shard).journal
 
         async def written() -> bool:
@@ -99,7 +110,8 @@ class Faults:
             return bool(last) and codec.decode(last[0][1][JOURNAL_FIELD]).epoch > epoch
 
         await eventually(written, within_s=FAILOVER_WITHIN_S, message=f"a commit of the next owner of shard {shard}")
-        self.failover_s.append(self._now_s() - killed_s)
+        alone = alone and begun == self._begun
+        (self.failover_s if alone else self.beside_others_s).append(self._now_s() - killed_s)
 
     @asynccontextmanager
     async def _left(self, name: str) -> AsyncIterator[None]:

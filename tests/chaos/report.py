@@ -33,9 +33,10 @@ def text(outcome: Outcome) -> str:
         f"commits of {epochs} owners": commits,
     }
     lines.append("checked: " + ", ".join(f"{number:,} {what}" for what, number in checked.items()))
-    if outcome.failover_s:
-        worst = f"{median(outcome.failover_s):.2f} s, at most {max(outcome.failover_s):.2f} s"
-        lines.append(f"from an owner's kill -9 to its shards' next commit: {worst} ({len(outcome.failover_s)} shards)")
+    for which, times_s in (("", outcome.failover_s), (", with something else wrong meanwhile", outcome.beside_others_s)):
+        if times_s:
+            middle = f"{median(times_s):.2f} s, at most {max(times_s):.2f} s"
+            lines.append(f"from an owner's kill -9 to its shards' next commit{which}: {middle} ({len(times_s)} shards)")
     lines += [f"skipped: {skipped}" for skipped in outcome.skipped]
     for kind in violations:
         some = [violation for violation in outcome.violations if violation.kind is kind]
@@ -48,7 +49,6 @@ def text(outcome: Outcome) -> str:
 
 def record(outcome: Outcome) -> dict[str, Any]:
     """The same as JSON."""
-    failover_s = outcome.failover_s
     return {
         "seed": outcome.seed,
         "seconds": outcome.seconds,
@@ -58,13 +58,16 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "acknowledged_tasks": len({one.task for one in outcome.seen.acknowledged}),
         "violations": len(outcome.violations),
         "violations_by_kind": dict(Counter(violation.kind.value for violation in outcome.violations)),
-        "failover_s": {
-            "p50": round(median(failover_s), 3) if failover_s else None,
-            "max": round(max(failover_s), 3) if failover_s else None,
-            "shards": len(failover_s),
-        },
+        "failover_s": _times(outcome.failover_s),
+        "failover_beside_other_faults_s": _times(outcome.beside_others_s),
         "unavailable": outcome.unavailable,
         "sdk_errors": len(outcome.refused),
         "unexpected_exits": len(outcome.unexpected),
         "skipped": outcome.skipped,
     }
+
+
+def _times(seconds: list[float]) -> dict[str, Any]:
+    if not seconds:
+        return {"p50": None, "max": None, "shards": 0}
+    return {"p50": round(median(seconds), 3), "max": round(max(seconds), 3), "shards": len(seconds)}

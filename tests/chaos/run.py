@@ -34,6 +34,7 @@ class Outcome:
     seconds: float
     faults: list[Fault] = field(default_factory=list)
     failover_s: list[float] = field(default_factory=list)
+    beside_others_s: list[float] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     seen: Evidence = field(default_factory=Evidence)
     skipped: list[str] = field(default_factory=list)
@@ -116,7 +117,7 @@ async def chaos(
         outcome.refused = [f"{load.namespace}: {error}" for load in loads for error in load.refused]
         outcome.unavailable = sum(load.unavailable for load in loads)
         await collect(cluster, outcome.seen)
-        outcome.failover_s, outcome.skipped = faults.failover_s, faults.skipped
+        outcome.failover_s, outcome.beside_others_s, outcome.skipped = faults.failover_s, faults.beside_others_s, faults.skipped
         outcome.unexpected, outcome.tracebacks = cluster.unexpected(), cluster.tracebacks()
     outcome.acknowledged = len({one.task for one in outcome.seen.acknowledged}) + sum(
         not operation.is_open for operations in outcome.seen.operations.values() for operation in operations

@@ -10,6 +10,7 @@ FIRST_S = 1.0  # after the load has begun
 GAP_S = (0.6, 3.0)  # from one fault's planned end to the next one's beginning
 OVERLAP = 0.3  # how often a fault begins while the one before lasts
 REST_S = 3.0  # at the end, without a new fault
+ALONE_S = 8.0  # for so long nothing else goes wrong when an owner is killed: how soon its shards are served again is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Fault:
         return f"{self.at_s:6.1f} s  {self.kind}{size}: {' and '.join(self.who)}, for {self.lasts_s:.1f} s"
 
 
+MEASURED = "kill coordinator"
 KINDS = {
-    "kill coordinator": (0.1, 5.0),
+    "kill coordinator": (0.1, 6.0),  # until others have taken over, and not so long
     "stop coordinator": (0.5, 6.0),  # beyond the ownership's time to live, and below it
     "leave coordinator": (0.1, 2.0),
     "kill agent": (0.1, 2.0),
@@ -93,15 +95,18 @@ def schedule(seed: int, *, seconds: float, setting: Setting) -> list[Fault]:
     bag: list[str] = []
     while True:
         if not bag:  # each kind has its turn before any comes again; what is measured comes twice
-            bag = [*kinds_of(setting), "kill coordinator"]
+            bag = [*kinds_of(setting), MEASURED]
             rng.shuffle(bag)
         kind = bag.pop()
         lasts_s = round(rng.uniform(*KINDS[kind]), 2)
+        if kind == MEASURED:
+            at_s = max(at_s, over_s + 1.0)
         if at_s + lasts_s > seconds - REST_S:
             return faults
         faults.append(Fault(round(at_s, 2), kind, _who(kind, setting, rng), lasts_s, _size(kind, rng)))
-        over_s = max(over_s, at_s + lasts_s)
-        at_s = rng.uniform(at_s + 0.3, over_s) if rng.random() < OVERLAP and over_s > at_s + 0.3 else over_s + rng.uniform(*GAP_S)
+        over_s = max(over_s, at_s + (ALONE_S if kind == MEASURED else lasts_s))
+        overlaps = rng.random() < OVERLAP and over_s > at_s + 0.3 and kind != MEASURED
+        at_s = rng.uniform(at_s + 0.3, over_s) if overlaps else over_s + rng.uniform(*GAP_S)
 
 
 def _who(kind: str, setting: Setting, rng: random.Random) -> tuple[str, ...]:

@@ -34,14 +34,20 @@ async def _reset_while_idle() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     pool = ConnectionPool(host="127.0.0.1", port=server.sockets[0].getsockname()[1], protocol=2)
     connection = OrderedConnection(pool=pool, call_timeout_s=5.0)
-    assert await connection.call("PING") == b"PONG"
+    try:
+        assert await connection.call("PING") == b"PONG"
+        await _is_reset(connection)
+        with pytest.raises(ConnectionError, match="while it was idle"):
+            await connection.call("PING")
+        assert await connection.call("PING") == b"PONG"  # on a new one
+    finally:
+        await connection.close()
+        server.close()
+
+
+async def _is_reset(connection: OrderedConnection) -> None:
     writer = connection._connection._writer  # what redis-py would be asked for, if it could be
     await eventually(writer.transport.is_closing, message="the reset to arrive")
-    with pytest.raises(ConnectionError, match="while it was idle"):
-        await connection.call("PING")
-    assert await connection.call("PING") == b"PONG"  # on a new one
-    await connection.close()
-    server.close()
 
 
 def test_a_connection_that_is_reset_while_idle_is_an_outage() -> None:
