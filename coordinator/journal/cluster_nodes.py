@@ -1,7 +1,7 @@
 """A Redis Cluster: its slots, and what its nodes are asked."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.crc import key_slot
@@ -13,6 +13,16 @@ from coordinator.journal.topology import MovingPrimaries, ask_most, client_to_as
 
 SLOTS = 16384
 _ASKED_AT_MOST = 9  # of the nodes: more of them say nothing new
+
+
+class _Range(NamedTuple):
+    """Slots that somebody serves, as a node has it."""
+
+    epoch: int  # of the primary's configuration
+    first: int
+    last: int
+    primary: Address
+    replicas: tuple[Address, ...]
 
 
 class ClusterNodes(MovingPrimaries):
@@ -29,7 +39,7 @@ class ClusterNodes(MovingPrimaries):
         self._seed = seed
         self._node_options = options
         self._nodes: dict[Address, Redis] = {}
-        self._ranges: list[tuple[int, int, Address]] = []
+        self._ranges: list[_Range] = []
 
     async def start(self) -> None:
         """Looks for the first time.
@@ -38,7 +48,7 @@ class ClusterNodes(MovingPrimaries):
             StoreStartError: not every slot is served, and one sentence says so.
         """
         await self.look()  # raises RedisError when nobody answers
-        missing = SLOTS - sum(last - first + 1 for first, last, _ in self._ranges)
+        missing = SLOTS - len({slot for found in self._ranges for slot in range(found.first, found.last + 1)})
         if missing:
             raise StoreStartError(
                 f"the store is a Redis Cluster in which nobody serves {missing} of {SLOTS} slots: mend it first (redis-cli --cluster check)"
@@ -47,34 +57,32 @@ class ClusterNodes(MovingPrimaries):
             raise StoreStartError("the store is a Redis Cluster that is down (cluster_state): mend it first (redis-cli --cluster check)")
 
     async def look(self) -> None:
-        """See MovingPrimaries. Of those who answer, the one that knows the highest epoch holds."""
+        """See MovingPrimaries. Of several who are said to serve a slot, the one with the highest configuration epoch does."""
         failures: list[Exception] = []
         asked = [self._seed, *list(self._nodes.values())[:_ASKED_AT_MOST]]
         answers = await ask_most([self._ask(node) for node in asked], failures.append)
         if not answers:
             raise RedisConnectionError(f"no node of the cluster says who serves what: {failures[0] if failures else 'they do not answer'}")
-        _, ranges = max(answers, key=lambda answer: answer[0])
-        self._ranges = [(first, last, primary) for first, last, primary, _ in ranges]
-        known = {node for _, _, primary, replicas in ranges for node in (primary, *replicas)}
+        self._ranges = sorted({found for answer in answers for found in answer}, reverse=True)
+        known = {node for found in self._ranges for node in (found.primary, *found.replicas)}
         for gone in self._nodes.keys() - known:
             await self._nodes.pop(gone).aclose(close_connection_pool=True)
-        for found in known - self._nodes.keys():
-            self._nodes[found] = client_to_ask({**self._node_options, "host": found[0], "port": found[1]})
+        for host, port in known - self._nodes.keys():
+            self._nodes[host, port] = client_to_ask({**self._node_options, "host": host, "port": port})
 
-    async def _ask(self, node: Redis) -> tuple[int, list[tuple[int, int, Address, list[Address]]]]:
+    async def _ask(self, node: Redis) -> list["_Range"]:
         async with node.pipeline(transaction=False) as pipe:
-            pipe.execute_command("CLUSTER INFO")
             pipe.execute_command("CLUSTER", "SLOTS")
-            info, ranges = await pipe.execute()
-        host = getattr(node.connection_pool, "connection_kwargs", {}).get(
-            "host", "localhost"
-        )  # what a node calls itself that knows no other name
+            pipe.execute_command("CLUSTER", "NODES")
+            ranges, nodes = await pipe.execute()
+        epochs = {fields[0]: int(fields[6]) for fields in map(str.split, nodes.splitlines())}
+        host = getattr(node.connection_pool, "connection_kwargs", {}).get("host", "localhost")  # of a node that has no name for itself
 
         def address(named: list[Any]) -> Address:
             return named[0] or host, int(named[1])
 
-        return int(info["cluster_current_epoch"]), [
-            (int(first), int(last), address(primary), [address(replica) for replica in replicas])
+        return [
+            _Range(epochs.get(primary[2], 0), int(first), int(last), address(primary), tuple(map(address, replicas)))
             for first, last, primary, *replicas in ranges
         ]
 
@@ -84,9 +92,9 @@ class ClusterNodes(MovingPrimaries):
 
     def primary(self, way: int) -> Address:
         """See MovingPrimaries."""
-        for first, last, address in self._ranges:
-            if first <= way <= last:
-                return address
+        for found in self._ranges:  # the highest epoch first
+            if found.first <= way <= found.last:
+                return found.primary
         raise RedisConnectionError(f"nobody serves slot {way} of the cluster")
 
     async def close_sources(self) -> None:

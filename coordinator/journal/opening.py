@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from coordinator.journal.deployment import open_deployment
+from coordinator.journal.deployment import Deployment, open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.finding import find_store, without_secrets
@@ -35,7 +35,7 @@ class Store:
         *,
         topology: Topology,
         report: StoreReport,
-        shards: int,
+        deployment: Deployment,
         key_prefix: str,
         server: EmbeddedServer | None,
         call_timeout_s: float,
@@ -43,9 +43,10 @@ class Store:
     ) -> None:
         self._topology = topology
         self._report = report
+        self._deployment = deployment
         self._server = server
         self._call_timeout_s = call_timeout_s
-        keys = [ShardKeys(prefix=key_prefix, shard=number) for number in range(shards)]
+        keys = [ShardKeys(prefix=key_prefix, shard=number) for number in range(deployment.shards)]
         self._heads = [shard.head for shard in keys]
         self._shards = tuple(
             RedisShardStore(pool=topology.pool(shard.head), keys=shard, new_nonce=new_nonce, call_timeout_s=call_timeout_s, wait=wait)
@@ -67,6 +68,11 @@ class Store:
     def server(self) -> EmbeddedServer | None:
         """The server that was brought along, if it was."""
         return self._server
+
+    @property
+    def peer_secret(self) -> bytes:
+        """What the coordinators that share it know each other by."""
+        return self._deployment.peer_secret
 
     @property
     def topology(self) -> Topology:
@@ -156,7 +162,7 @@ async def open_store(
             primaries = each_primary(topology, heads)
             report = weakest([await check_store(client) for client, _ in primaries])
             key = deployment_key(key_prefix)
-            await open_deployment(topology.client(key), prefix=key_prefix, shards=shards)
+            deployment = await open_deployment(topology.client(key), prefix=key_prefix, shards=shards)
             wait = None
             if wait_replicas:
                 probes = [(client, f"{head}:probe") for client, head in primaries]
@@ -174,7 +180,7 @@ async def open_store(
     return Store(
         topology=topology,
         report=report,
-        shards=shards,
+        deployment=deployment,
         key_prefix=key_prefix,
         server=server,
         call_timeout_s=call_timeout_s,

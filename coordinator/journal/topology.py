@@ -169,14 +169,18 @@ class MovingPrimaries(ABC):
 
     def _break_stale(self) -> None:
         """Breaks the connections to what is no longer their primary: it may hang, or not know of it yet."""
+        moves: set[tuple[Address, Address]] = set()
         for connection in list(self._connections):
             if not connection.is_connected:
                 continue
+            before = (connection.host, connection.port)
             with contextlib.suppress(RedisError):  # nobody has the key at the moment: nowhere to go
                 now = self.primary(connection.way)
-                if (connection.host, connection.port) != now:
-                    log.warning("store.moved from=%s:%d to=%s:%d", connection.host, connection.port, *now)
+                if now != before:
+                    moves.add((before, now))
                     connection.abort()
+        for before, now in moves:
+            log.warning("store.moved from=%s:%d to=%s:%d", *before, *now)
 
 
 def each_primary(topology: Topology, keys: Sequence[str]) -> list[tuple[Redis, str]]:

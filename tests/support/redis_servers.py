@@ -335,6 +335,7 @@ async def clustered(
     kind: str = "valkey",
     primaries: int = 3,
     with_replicas: bool = False,
+    node_timeout_ms: int = 2 * DOWN_AFTER_MS,
     settings: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Clustered]:
     """A cluster, which promotes a replica about a second after its primary is gone.
@@ -345,6 +346,7 @@ async def clustered(
         kind: "valkey" or "redis".
         primaries: how many.
         with_replicas: each primary has one.
+        node_timeout_ms: how long a node says nothing until it is taken for gone.
         settings: of the servers, beside `appendonly yes` with `appendfsync always`.
     """
     binary = binary_of(kind)
@@ -352,7 +354,7 @@ async def clustered(
     for number in range(primaries * (2 if with_replicas else 1)):
         own = {
             "cluster-enabled": "yes",
-            "cluster-node-timeout": 2 * DOWN_AFTER_MS,
+            "cluster-node-timeout": node_timeout_ms,
             "appendonly": "yes",
             "appendfsync": "always",
             "repl-diskless-sync-delay": 0,

@@ -95,6 +95,7 @@ class SharedStores:
     async def empty(self, kind: str) -> AsyncIterator[TopologyBacking]:
         """A store without any keys: "sentinel" or "cluster". Its primaries stay what they are, however long one is away."""
         store = await self._started(kind)
+        await store.until_formed()
         async with AsyncExitStack() as closing:
             topology = await find_store(store.url, connect_timeout_s=2.0, call_timeout_s=_PATIENT_S)
             closing.push_async_callback(topology.close)
@@ -110,6 +111,10 @@ class SharedStores:
         if kind not in self._stores:
             folder = self._folder / kind
             starting: contextlib.AbstractAsyncContextManager[Replicated | Clustered]
-            starting = replicated(self._children, folder, down_after_ms=60_000) if kind == "sentinel" else clustered(self._children, folder)
+            starting = (
+                replicated(self._children, folder, down_after_ms=60_000)
+                if kind == "sentinel"
+                else clustered(self._children, folder, node_timeout_ms=60_000)
+            )
             self._stores[kind] = await starting.__aenter__()  # the processes' parent ends it
         return self._stores[kind]
