@@ -50,7 +50,9 @@ def build_app() -> typer.Typer:
         address: Annotated[
             str,
             typer.Option(
-                "--address", metavar="HOST:PORT", help=f"The coordinator. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]"
+                "--address",
+                metavar="HOST:PORT",
+                help=f"The coordinator, or several, comma separated. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]",
             ),
         ] = "",
         namespace: Annotated[
