@@ -292,6 +292,8 @@ class Transport:
         if reconnect.address:
             self._direct = reconnect.address
             self._go_at_once = True
+        else:  # who asks for that, or is silent, is not to be asked again first, where there are others
+            self._turn_away()
         self._leave_stream.set()
 
     # time

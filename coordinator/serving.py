@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator import collector
+from coordinator.cluster.ports import IdInUse
 from coordinator.engine.ownership import ShardLost
 from coordinator.journal.errors import StoreStartError
 from coordinator.ports import JournalTooNew, StoreCorrupt, StoreOutage
@@ -19,7 +20,7 @@ from coordinator.wiring import coordinator
 if TYPE_CHECKING:
     from coordinator.settings import CoordinatorSettings
 
-EXPECTED = (StoreStartError, StoreOutage, ListenError, ShardLost, StoreCorrupt, JournalTooNew)  # an outage: while it starts
+EXPECTED = (StoreStartError, StoreOutage, ListenError, IdInUse, ShardLost, StoreCorrupt, JournalTooNew)
 
 
 def run(settings: CoordinatorSettings, *, log_level: str) -> int:

@@ -28,6 +28,7 @@ class CoordinatorSettings:
     key_prefix: str = "muster"  # several deployments may share a store
     coordinator_id: str | None = None  # what no other coordinator of the deployment is called; None is its address
     advertise_address: str | None = None  # where others reach it, as host:port; None is where it listens
+    ownership_ttl_s: float = 3.0  # of a store that others may use: how soon they take over from a coordinator that isn't heard of
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)

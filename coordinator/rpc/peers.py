@@ -69,7 +69,7 @@ class Peer:
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                         return False
                     await self._channel.wait_for_state_change(state)
-        except TimeoutError:
+        except (TimeoutError, grpc.aio.UsageError):  # or it was let go of meanwhile
             return False
         return True
 

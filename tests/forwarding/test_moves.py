@@ -236,3 +236,17 @@ class TestUnderWay:
         await eventually(lambda: not peers.addresses(), message="the channel to be let go")
         await front.channel.unary_unary(GET)(b"x")
         assert peers.addresses() == {other.address}
+
+
+@pytest.mark.parametrize("address", ["there:7450", ""])
+async def test_agents_are_sent_to_the_next_owner_of_a_shard_that_is_given_up(pair, address):
+    agent, client = await pair.front.agent(), await pair.back.session()
+    pair.back.shard.owner_address = lambda _: address
+    pair.back.shard.hand_over()
+    ended = await agent.end()
+    assert (ended.code, ended.reason) == (grpc.StatusCode.UNAVAILABLE, "SHARD_MOVED")
+    assert ended.metadata.get("owner", "") == address
+    last = agent.received[-1]
+    assert last.HasField("go_away")
+    assert last.go_away.address == address
+    assert (await client.end()).reason == "SHARD_MOVED"

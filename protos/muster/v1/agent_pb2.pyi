@@ -1088,14 +1088,14 @@ Global___CoordinatorDrain: _TypeAlias = CoordinatorDrain  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):
-    """The coordinator asks the agent to reconnect elsewhere, keeping what it runs."""
+    """The coordinator no longer serves the namespace, and asks the agent to reconnect elsewhere, keeping what it runs. The stream ends with it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """Where to, as host:port; empty is "where you are, later"."""
+    """Where to, as host:port; empty: to any of the addresses that the agent was given, in a moment."""
     reason: _builtins.str
     """Why."""
     def __init__(
