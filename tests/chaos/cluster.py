@@ -92,12 +92,12 @@ class Cluster:
         setting: how many.
         children: starts them.
         folder: for all files.
-        without: the guard that coordinators lack.
+        without: the guards that coordinators lack.
         options: of the coordinators, beside those that all runs have.
     """
 
     def __init__(
-        self, setting: Setting, *, children: Children, folder: Path, without: str | None = None, options: Sequence[str] = ()
+        self, setting: Setting, *, children: Children, folder: Path, without: Sequence[str] = (), options: Sequence[str] = ()
     ) -> None:
         self.setting = setting
         self.folder = folder
@@ -231,7 +231,7 @@ class Cluster:
 
     async def _start_coordinators(self) -> None:
         store = self._replicated.url if self._replicated is not None else f"redis://127.0.0.1:{self.servers[0].reached_at}"
-        without = ["--chaos-without", self._without] if self._without else []
+        without = [word for guard in self._without for word in ("--chaos-without", guard)]
         for number in range(self.setting.coordinators):
             name, port = f"coordinator-{number}", free_port()
             self._front(name, port)
@@ -259,15 +259,15 @@ class Cluster:
         written.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
         written.rename(path)
 
-    def start_agents(self) -> None:
-        """Starts all agents; each works in two namespaces, and in each namespace there are at least two."""
+    def start_agents(self, *options: str) -> None:
+        """Starts all agents, with these options more; each works in two namespaces, and in each namespace there are at least two."""
         per_agent = max(1, 2 * len(self.namespaces) // self.setting.agents)
         for number in range(self.setting.agents):
             name = f"agent-{number}"
             mine = [self.namespaces[(number * per_agent // 2 + each) % len(self.namespaces)] for each in range(per_agent)]
             self.capacity.update({(namespace, name): CAPACITY for namespace in mine})
             command = [sys.executable, "-m", "tests.chaos.agents", "--name", name, "--namespaces", ",".join(mine)]
-            command += ["--address", self.address_from(number), "--capacity", str(CAPACITY), "--notes", str(self.notes(name))]
+            command += ["--address", self.address_from(number), "--capacity", str(CAPACITY), "--notes", str(self.notes(name)), *options]
             self.agents[name] = Supervised(name=name, command=command, children=self._children, ready="")
             self.agents[name].start()
 

@@ -1,7 +1,7 @@
-"""The coordinator of a chaos run: `python -m tests.chaos.coordinator --chaos-clock FILE [--chaos-without GUARD] <its own options>`.
+"""The coordinator of a chaos run: `python -m tests.chaos.coordinator --chaos-clock FILE [--chaos-without GUARD ...] <its own options>`.
 
 It is the coordinator but for this: its clocks may be stepped from outside, what a snapshot makes superfluous stays in the journal for the
-checker, and a guard may be missing, so that the checker can show that it notices.
+checker, and guards may be missing, so that the checker can show that it notices.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from coordinator.clock import BootClock
 from coordinator.core import load_map, reports
 from coordinator.core.model import TaskState
 from coordinator.engine import shard, timekeeping
+from coordinator.journal import replica_wait
 from coordinator.journal.redis_store import RedisShardStore
 from coordinator.ports import Claim
 
@@ -100,20 +101,27 @@ def without_capacity() -> None:
     load_map.Agent.free_slots = lambda self: free_slots(self) + 2
 
 
-GUARDS = {"fences": without_fences, "capacity": without_capacity}
+def without_waits() -> None:
+    """An acknowledgement doesn't mean a replica, whatever the settings say."""
+    replica_wait.ReplicaWait.__post_init__ = lambda self: object.__setattr__(self, "packed", b"")
+    replica_wait.ReplicaWait.answers = 0
+    replica_wait.ReplicaWait.check = lambda self, answers: None
+
+
+GUARDS = {"fences": without_fences, "capacity": without_capacity, "waits": without_waits}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--chaos-clock", type=Path, required=True)
-    parser.add_argument("--chaos-without", choices=GUARDS)
+    parser.add_argument("--chaos-without", choices=GUARDS, action="append", default=[])
     options, rest = parser.parse_known_args()
     clocks = Clocks(options.chaos_clock)
     threading.Thread(target=clocks.follow, daemon=True).start()
     step_clocks(clocks)
     keep_journals()
-    if options.chaos_without:
-        GUARDS[options.chaos_without]()
+    for guard in options.chaos_without:
+        GUARDS[guard]()
     sys.exit(command.main(rest))
 
 

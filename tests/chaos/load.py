@@ -16,6 +16,7 @@ from tests.chaos.state_clients import Clients
 
 LANES = 8  # tasks at a time, of each namespace, that clients wait for
 PAUSE_S = 0.15  # between two tasks of a lane, on average
+SLOW = 0.1
 STATE_PACE_S = 0.08
 PAGE_OPERATIONS = 400  # on one set of keys, before the next
 WATCH_EVERY_S = (1.0, 4.0)
@@ -35,9 +36,12 @@ class Load:
         seen: where they write down what they see.
         rng: draws what they do.
         now_s: the time.
+        slow: the share of tasks that take seconds.
     """
 
-    def __init__(self, namespace: str, *, address: str, seen: Evidence, rng: random.Random, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, namespace: str, *, address: str, seen: Evidence, rng: random.Random, now_s: Callable[[], float], slow: float = SLOW
+    ) -> None:
         self.namespace = namespace
         self.stopping = False
         self.refused: list[str] = []  # errors that a client of the SDK must not see
@@ -46,6 +50,7 @@ class Load:
         self._seen = seen
         self._rng = rng
         self._now_s = now_s
+        self._slow = slow
         self._number = 0
         self._last_revision = 0
         self._state = Clients(rng, namespace=namespace, pace_s=STATE_PACE_S)
@@ -82,7 +87,7 @@ class Load:
     async def _one_task(self, client: Client) -> None:
         rng = self._rng
         self._number += 1
-        seconds = rng.uniform(0, 0.02) if rng.random() < 0.9 else rng.uniform(0.3, 3.0)
+        seconds = rng.uniform(0.3, 3.0) if rng.random() < self._slow else rng.uniform(0, 0.02)
         payload = json.dumps({"number": self._number, "seconds": seconds, "failures": int(rng.random() < 0.05)}).encode()
         own = f"own-{self._number}" if rng.random() < 0.2 else None
         priority = rng.choice([1, 2, 3, 4])

@@ -14,7 +14,7 @@ from tests.chaos.checker import check
 from tests.chaos.cluster import Cluster
 from tests.chaos.evidence import Evidence, Handled
 from tests.chaos.faults import Faults, do
-from tests.chaos.load import Load
+from tests.chaos.load import SLOW, Load
 from tests.chaos.schedule import Fault, Setting, schedule
 from tests.chaos.store_reader import read_store
 from tests.chaos.violations import Violation
@@ -24,6 +24,22 @@ from tests.support.processes import Children
 SETTLED_WITHIN_S = 90.0  # after the last fault, everything that was begun has ended
 FIRST_TASKS = 50  # are through before anything goes wrong
 _SAY_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What there is to do.
+
+    Args:
+        slow: the share of tasks that take seconds.
+        agent_options: of those who do it.
+    """
+
+    slow: float = SLOW
+    agent_options: Sequence[str] = ()
+
+
+USUAL = Work()
 
 
 @dataclass
@@ -46,17 +62,24 @@ class Outcome:
 
 
 @asynccontextmanager
-async def running(cluster: Cluster, seen: Evidence, *, seed: int, say: Callable[[str], None]) -> AsyncIterator[list[Load]]:
+async def running(cluster: Cluster, seen: Evidence, *, seed: int, work: "Work", say: Callable[[str], None]) -> AsyncIterator[list[Load]]:
     """Clients are at work during the block; when it has ended, they come to their end, too."""
     now_s = asyncio.get_running_loop().time
     async with Client(cluster.address, connect_timeout_s=60.0) as client:
         for namespace in cluster.namespaces:
             await client.create_namespace(namespace)
-    cluster.start_agents()
+    cluster.start_agents(*work.agent_options)
     seen.capacity = cluster.capacity
     stop = asyncio.Event()
     loads = [
-        Load(namespace, address=cluster.address_from(number), seen=seen, rng=random.Random(f"{seed} {namespace}"), now_s=now_s)
+        Load(
+            namespace,
+            address=cluster.address_from(number),
+            seen=seen,
+            rng=random.Random(f"{seed} {namespace}"),
+            now_s=now_s,
+            slow=work.slow,
+        )
         for number, namespace in enumerate(cluster.namespaces)
     ]
     async with asyncio.TaskGroup() as group:
@@ -83,7 +106,8 @@ async def chaos(
     children: Children,
     say: Callable[[str], None],
     planned: list[Fault] | None = None,
-    without: str | None = None,
+    work: Work = USUAL,
+    without: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> Outcome:
     """A run with the faults that the seed gives.
@@ -96,7 +120,8 @@ async def chaos(
         children: starts the processes.
         say: hears how far it is.
         planned: other faults than those.
-        without: the guard that the coordinators lack.
+        work: what there is to do, and who does it.
+        without: the guards that the coordinators lack.
         options: of the coordinators.
     """
     outcome = Outcome(seed, seconds)
@@ -106,7 +131,7 @@ async def chaos(
     async with Cluster(setting, children=children, folder=folder, without=without, options=options) as cluster:
         faults = Faults(cluster, now_s)
         async with AsyncExitStack() as stack:
-            loads = await stack.enter_async_context(running(cluster, outcome.seen, seed=seed, say=say))
+            loads = await stack.enter_async_context(running(cluster, outcome.seen, seed=seed, work=work, say=say))
             progress = asyncio.create_task(_progress(outcome.seen, say))
             try:
                 outcome.faults = await do(faults, planned, now_s=now_s, say=say)
