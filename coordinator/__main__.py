@@ -195,6 +195,20 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     )
 
 
+def _wait_replicas(options: argparse.Namespace) -> int:
+    """How many replicas are waited for. Raises ValueError with a sentence."""
+    mode, colon, number = options.durability.partition(":")
+    if options.durability == "store":
+        return 0
+    if mode != "wait-replicas" or not colon or not number.isdecimal() or not 1 <= int(number) <= MAX_WAIT_REPLICAS:
+        raise ValueError(
+            f"--durability {options.durability} is no mode: give store, or wait-replicas:N with N from 1 to {MAX_WAIT_REPLICAS}"
+        )
+    if not options.redis_url or options.data_dir is not None:
+        raise ValueError(f"--durability {options.durability} needs a store with replicas, which the embedded one hasn't: give --redis-url")
+    return int(number)
+
+
 def _check_identity(options: argparse.Namespace) -> None:
     """What others know this coordinator by. Raises ValueError with a sentence."""
     name, address = options.coordinator_id, options.advertise_address
@@ -208,20 +222,6 @@ def _check_identity(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--ownership-ttl {options.ownership_ttl:g} is out of range: give {MIN_OWNERSHIP_TTL_S:g} to {MAX_OWNERSHIP_TTL_S:g} seconds"
         )
-
-
-def _wait_replicas(options: argparse.Namespace) -> int:
-    """How many replicas are waited for. Raises ValueError with a sentence."""
-    mode, colon, number = options.durability.partition(":")
-    if options.durability == "store":
-        return 0
-    if mode != "wait-replicas" or not colon or not number.isdecimal() or not 1 <= int(number) <= MAX_WAIT_REPLICAS:
-        raise ValueError(
-            f"--durability {options.durability} is no mode: give store, or wait-replicas:N with N from 1 to {MAX_WAIT_REPLICAS}"
-        )
-    if not options.redis_url or options.data_dir is not None:
-        raise ValueError(f"--durability {options.durability} needs a store with replicas, which the embedded one hasn't: give --redis-url")
-    return int(number)
 
 
 def _order(core: CoreSettings, options: argparse.Namespace) -> CoreSettings:
