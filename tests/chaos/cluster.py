@@ -15,7 +15,7 @@ from typing import Self
 from coordinator.journal.layout import ShardKeys, shard_of
 from tests.chaos.schedule import Setting
 from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.ports import lasting_port
 from tests.support.processes import Child, Children
 from tests.support.redis_servers import Replicated, Server, binary_of, replicated
 from tests.support.tcp_proxy import Proxies
@@ -233,7 +233,7 @@ class Cluster:
         store = self._replicated.url if self._replicated is not None else f"redis://127.0.0.1:{self.servers[0].reached_at}"
         without = [word for guard in self._without for word in ("--chaos-without", guard)]
         for number in range(self.setting.coordinators):
-            name, port = f"coordinator-{number}", free_port()
+            name, port = f"coordinator-{number}", lasting_port()
             self._front(name, port)
             self.clock(name).write_text(json.dumps({"date_ms": 0, "boot_s": 0.0}))
             command = [sys.executable, "-m", "tests.chaos.coordinator", "--chaos-clock", str(self.clock(name)), *without]

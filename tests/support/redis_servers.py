@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from coordinator.journal.server_binary import find_server_binary
 from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.ports import free_port, lasting_port
 from tests.support.processes import Child, Children
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Server:
     ) -> None:
         directory.mkdir(parents=True)
         self.name = name
-        self.port = self.reached_at = free_port()
+        self.port = self.reached_at = lasting_port()
         self.directory = directory
         self.child: Child
         self._children = children

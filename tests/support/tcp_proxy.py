@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from tests.support.ports import free_port
+from tests.support.ports import lasting_port
 
 T = TypeVar("T")
 
@@ -68,11 +68,11 @@ class Proxies:
         self._thread.join()
         self._loop.close()
 
-    def before(self, name: str, *, port: int, listen: int | None = None) -> int:
-        """Puts a proxy before the server `name` on `port` of 127.0.0.1. Answers the proxy's port: `listen`, or a free one."""
+    def before(self, name: str, *, port: int) -> int:
+        """Puts a proxy before the server `name` on `port` of 127.0.0.1. Answers the proxy's port."""
 
         async def listening() -> int:
-            at = listen or free_port()
+            at = lasting_port()
             self._servers.append(await self._loop.create_server(lambda: _Near(self, name, port), "127.0.0.1", at))
             return at
 
