@@ -6,6 +6,7 @@ What was read may be out of date, and wrong if the store has since lost the end 
 import asyncio
 import logging
 
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.recovery import Recovered, read_all
 from coordinator.ports import JournalCodec, JournalTooNew, ShardStore, StoreCorrupt, StoreOutage
 
@@ -18,11 +19,13 @@ class ReadAhead:
     Args:
         store: the shard's.
         codec: how it is written.
+        lost: knows what the store should hold.
     """
 
-    def __init__(self, *, store: ShardStore, codec: JournalCodec) -> None:
+    def __init__(self, *, store: ShardStore, codec: JournalCodec, lost: LostWrites | None = None) -> None:
         self._store = store
         self._codec = codec
+        self._lost = lost
         self._reading: asyncio.Task[Recovered | None] | None = None
 
     def begin(self) -> None:
@@ -44,7 +47,7 @@ class ReadAhead:
     async def _read(self) -> Recovered | None:
         try:
             _, snapshot = await self._store.look()
-            return await read_all(self._store, self._codec, snapshot)
+            return await read_all(self._store, self._codec, snapshot, lost=self._lost)
         except (
             StoreOutage,
             StoreCorrupt,

@@ -34,7 +34,7 @@ def with_a_journal(story, *, tasks=3 * READ_PAGE):
 async def recovered(bench):
     bench.reads = 0
     claim = await bench.successor.claim()
-    return await recover(bench.successor, codec, claim, await bench.ahead.take())
+    return await recover(bench.successor, codec, claim, ahead=await bench.ahead.take())
 
 
 def tasks_of(found):
@@ -108,7 +108,7 @@ def test_what_was_trimmed_since_is_read_anew():
         bench.ahead.begin()
         await asyncio.sleep(1)
         async with _owner_of(bench) as owner:
-            owner.shard._snapshots._settings = type(owner.shard._snapshots._settings)(min_journal_bytes=1)
+            owner.shard.snapshots._settings = type(owner.shard.snapshots._settings)(min_journal_bytes=1)
             owner.submit("since")
             await owner.shard.durable()
             await asyncio.sleep(5)
