@@ -66,10 +66,4 @@ LOST_MUTATIONS = [
         "            self._known[namespace] = header\n",
         "            pass\n",
     ),
-    Mutation(
-        "a namespace that was deleted is forgotten",
-        _STATE + "engine.py",
-        "        self._known.pop(namespace, None)\n",
-        "",
-    ),
 ]
