@@ -109,6 +109,10 @@ def _check_breakers(scheduler: Scheduler) -> None:
     for group in {agent.group: None for agent in load.agents.values() if agent.group is not None}:
         guarded = Counter(key for agent in group.agents.values() for key in agent.guarded if key in group.capabilities)
         _hold(guarded == group.guarded, f"a class counts {group.guarded}, and its agents are kept from {guarded}")
+        for (task_type, slots), room in group.rooms.items():
+            users = sum(room in lane.rooms for lane in load.lanes()) + (slots == 1 and task_type in guarded)
+            _hold(room.users == users, f"room {task_type} for {slots} slots counts {room.users} users, and has {users}")
+            _hold(users > 0 or room is group.plain, f"room {task_type} for {slots} slots has no users, and stays")
 
 
 def _check_webhooks(scheduler: Scheduler) -> None:
