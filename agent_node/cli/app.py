@@ -7,6 +7,7 @@ import typer
 
 from agent_node.cli import (
     admin_commands,
+    breaker_commands,
     dead_letter_command,
     fleet_commands,
     limit_commands,
@@ -78,6 +79,7 @@ def build_app() -> typer.Typer:
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(state_commands.build(), name="state")
     app.add_typer(limit_commands.build(), name="limits")
+    app.add_typer(breaker_commands.build(), name="breakers")
     app.add_typer(webhook_commands.build(), name="webhooks")
     app.add_typer(admin_commands.build(), name="admin")
     app.add_typer(bench_commands.build(), name="bench")

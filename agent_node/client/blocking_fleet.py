@@ -24,11 +24,12 @@ from muster.v1.admin_pb2 import (
     ListWebhookDeliveriesRequest,
     ListWebhookDeliveriesResponse,
     Namespace,
+    ResetBreakersRequest,
     RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
     WebhookDeliveryState,
 )
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.agent_pb2 import AgentInfo, Breaker, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.blocking_calls import BlockingCalls
@@ -112,6 +113,10 @@ class BlockingFleetCalls(BlockingCalls):
     def uncordon(self, agent_name: str) -> bool:
         """Lets an agent get new work again. Returns whether it was cordoned."""
         return bool(self.delete_policies([cordon_name(agent_name)]))
+
+    def reset_breakers(self, agent_name: str, task_type: str = "") -> Sequence[Breaker]:
+        """Closes an agent's circuit breakers, so that it gets work again; see `Client.reset_breakers`."""
+        return list(self._call(self._admin.ResetBreakers, ResetBreakersRequest(agent_name=agent_name, task_type=task_type)).breakers)
 
     def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
         """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""

@@ -183,15 +183,14 @@ class Cluster:
             await self._registry.nudge()
         now_s = self._clock.now_s()
         owners = self._learn([one.member for one in live])
-        served = all(shard.serving for shard in self._shards if shard.number in self._running)
         wanted: list[int] = []
         if not self._me.leaving:
-            wanted = self._rebalance(owners, served=served, now_s=now_s)
-            if not wanted and served:
+            wanted = self._rebalance(owners, now_s=now_s)
+            if not wanted and self._all_served():
                 ready.set()
         return self._pause_s(live, wanted, now_s)
 
-    def _rebalance(self, owners: Mapping[int, Owner], *, served: bool, now_s: float) -> list[int]:
+    def _rebalance(self, owners: Mapping[int, Owner], *, now_s: float) -> list[int]:
         """Claims and gives up what the balance asks for. Answers which shards are still to be claimed."""
         members = {member.coordinator_id for member in self.view.members if not member.leaving} | {self._me.coordinator_id}
         others_served = all(held.serving for member in self.view.members for held in member.shards)
@@ -200,7 +199,7 @@ class Cluster:
             owners={number: owner.coordinator_id for number, owner in owners.items()},
             shards=len(self._shards),
             me=self._me.coordinator_id,
-            settled=served and others_served,
+            settled=self._all_served() and others_served,
         )
         # Whoever should have claimed a shard and didn't for a while may see other coordinators than we do: then anybody does.
         late = [number for number, since_s in self._orphan_since_s.items() if now_s - since_s > self._lease_s]
@@ -215,6 +214,9 @@ class Cluster:
             self._given[number] = addresses[to]
             self._shards[number].hand_over(offer_to=to, offer_ms=round(self._lease_s * 1000))
         return [number for number in wanted if number not in self._running]
+
+    def _all_served(self) -> bool:
+        return all(self._shards[number].serving for number in self._running)
 
     def _start(self, number: int) -> None:
         self._given.pop(number, None)

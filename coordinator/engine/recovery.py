@@ -58,14 +58,22 @@ Follow = Callable[[int, str, AnyEvent, Task | None], None]
 """Told of each event that is replayed: the entry's sequence, the namespace, the event, and a task's event's task as it is after it."""
 
 
-async def recover(store: JournalSource, codec: JournalReader, claim: Claim, *, follow: Follow | None = None) -> Recovered:
+async def recover(
+    store: JournalSource,
+    codec: JournalReader,
+    claim: Claim,
+    replayed: Callable[[Commit], None] = lambda _: None,
+    *,
+    follow: Follow | None = None,
+) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
 
     Args:
         store: where both are read.
         codec: how they are written.
         claim: what they are.
-        follow: is told of what is replayed.
+        replayed: is told of each entry behind the snapshot.
+        follow: is told of each event in them.
 
     Raises:
         StoreOutage: the store can't be read now.
@@ -83,7 +91,9 @@ async def recover(store: JournalSource, codec: JournalReader, claim: Claim, *, f
                 await _lost_or_corrupt(
                     store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
                 )
-            _replay(codec.decode(blob), recovered, follow)
+            commit = codec.decode(blob)
+            _replay(commit, recovered, follow)
+            replayed(commit)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
             since_rest += len(blob)

@@ -1,7 +1,6 @@
-"""The single writer of a shard.
+"""The single writer of a shard: it decides and applies commands in memory at once, and every answer waits for the commit that has them.
 
-Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
-which store it writes to.
+It must not know gRPC, nor which store it writes to.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
@@ -97,6 +97,7 @@ class Shard:
         self._default_here = default_here
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
+        self.lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.digests = self._snapshots.digests
         self.epoch = 0
@@ -136,6 +137,7 @@ class Shard:
             started.set()
             try:
                 await run_together(self._write(), self.state.run(self.namespaces))
+                self.serving = False  # before anybody else can
                 await release(self.store, offer_to=self._offer[0], offer_ms=self._offer[1])
                 self.owned = False
                 return self._stop_serving(moved(self.owner_address(self.number)))
@@ -151,7 +153,8 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim)
+            recovered = await recover(self.store, self._codec, claim, self.lost.replayed)
+            self.lost.recovered(claim.epoch, claim.sequence)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
@@ -174,8 +177,7 @@ class Shard:
 
     def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
         """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
-        self._offer = (offer_to, offer_ms)
-        self._last = self.commits.last
+        self._offer, self._last = (offer_to, offer_ms), self.commits.last
         self._wake.set()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
@@ -413,6 +415,7 @@ class Shard:
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
         )
+        self.lost.acknowledged(self.epoch, sequence)
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:

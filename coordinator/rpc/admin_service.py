@@ -14,6 +14,7 @@ from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc import bulk_calls
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.breaker_calls import reset_breakers
 from coordinator.rpc.limit_calls import list_limits
 from coordinator.rpc.namespace_calls import delete, list_namespaces, namespace_view
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
@@ -119,6 +120,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             start_time=convert.timestamp(self._facts.start_ms),
             store_available=all(shard.outage_since_s is None for shard in self._shards.all),
             worst_loop_stall=convert.duration(self._stalls.take_worst_s()),
+            lost_writes=sum(shard.lost.entries + shard.state.lost_revisions for shard in self._shards.all),
         )
 
     async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
@@ -163,3 +165,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
         return await list_limits(*self._shards.called(context), request)
+
+    async def ResetBreakers(self, request: admin_pb2.ResetBreakersRequest, context: Context) -> admin_pb2.ResetBreakersResponse:
+        return await reset_breakers(*self._shards.called(context), request)

@@ -29,7 +29,7 @@ _METHODS: dict[str, dict[Route, str]] = {
     },
     "AdminService": {
         Route.NAMESPACE: "GetQueueStats GetQueueHistory GetLoadMap SetPolicies DeletePolicies ListPolicies CancelMatchingTasks"
-        " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits",
+        " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits ResetBreakers",
         Route.NAMED: "CreateNamespace DeleteNamespace",
         Route.NUMBERED: "GetShardDigest",
         Route.EVERYWHERE: "ListNamespaces",

@@ -691,6 +691,7 @@ class GetCoordinatorResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
     WORST_LOOP_STALL_FIELD_NUMBER: _builtins.int
+    LOST_WRITES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Its version."""
     instance_id: _builtins.str
@@ -703,6 +704,10 @@ class GetCoordinatorResponse(_message.Message):
     """Shards in the deployment."""
     store_available: _builtins.bool
     """Whether the store answers."""
+    lost_writes: _builtins.int
+    """Writes that the store had acknowledged and has lost, as in a failover to a replica that was behind, as far as this coordinator has
+    noticed since its start: commits of its shards, and revisions of shared state. Its log says which, and what to do.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -724,10 +729,11 @@ class GetCoordinatorResponse(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         store_available: _builtins.bool = ...,
         worst_loop_stall: _duration_pb2.Duration | None = ...,
+        lost_writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "lost_writes", b"lost_writes", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1232,3 +1238,53 @@ class GetShardDigestResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetShardDigestResponse: _TypeAlias = GetShardDigestResponse  # noqa: Y015
+
+@_typing.final
+class ResetBreakersRequest(_message.Message):
+    """Which circuit breakers to close. AgentInfo.breakers has those that aren't closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    agent_name: _builtins.str
+    """The agent, connected or not. NOT_FOUND where it is neither connected nor has breakers."""
+    task_type: _builtins.str
+    """Its breaker for this task type alone; empty: all of them, its own as well."""
+    def __init__(
+        self,
+        *,
+        agent_name: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersRequest: _TypeAlias = ResetBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ResetBreakersResponse(_message.Message):
+    """They are closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Breaker]:
+        """Those that weren't closed, as they were."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[_agent_pb2.Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersResponse: _TypeAlias = ResetBreakersResponse  # noqa: Y015

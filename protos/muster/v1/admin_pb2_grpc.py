@@ -126,6 +126,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
                 _registered_method=True)
+        self.ResetBreakers = channel.unary_unary(
+                '/muster.v1.AdminService/ResetBreakers',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -261,6 +266,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetBreakers(self, request, context):
+        """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -353,6 +365,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListLimits,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'ResetBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetBreakers,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -842,6 +859,33 @@ class AdminService(object):
             '/muster.v1.AdminService/ListLimits',
             muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ResetBreakers',
+            muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.FromString,
             options,
             channel_credentials,
             insecure,
