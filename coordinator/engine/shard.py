@@ -100,8 +100,7 @@ class Shard:
         self.lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.digests = self._snapshots.digests
-        self.epoch = 0
-        self.since_ms = 0  # when it was claimed
+        self.epoch = self.since_ms = 0  # since_ms: when it was claimed
         self.sequence = 0  # of the last commit that is durable, or being written
         self.owned = False
         self.changed: Callable[[], None] = lambda: None  # called when it was claimed, is served, or isn't any more
