@@ -182,14 +182,16 @@ async def serve(
     stalls = LoopStalls(clock=clock)
     store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
     cluster, owners = _cluster(settings, registry, shards, facts, clock)
-    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date)
+    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date, shards)
     served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
         tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
         state=StateService(shards=served, engines=engines, limits=limits),
-        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        admin=AdminService(
+            shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others, cluster=cluster
+        ),
         forwarding=forwarding.interceptor,
     )
     probes = Probes(
@@ -241,9 +243,11 @@ async def serve(
         _settle(failed)
 
 
-def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+def _forwarding(
+    directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate, shards: Sequence[Shard]
+) -> Forwarding:
     auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
-    return Forwarding(directory=directory, shard_of=home, auth=auth)
+    return Forwarding(directory=directory, shard_of=home, auth=auth, is_served=lambda number: shards[number].serving)
 
 
 def _cluster(

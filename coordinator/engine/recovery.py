@@ -62,8 +62,8 @@ async def recover(
     store: JournalSource,
     codec: JournalReader,
     claim: Claim,
-    replayed: Callable[[Commit], None] = lambda _: None,
     *,
+    replayed: Callable[[Commit], None] = lambda _: None,
     follow: Follow | None = None,
 ) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.

@@ -33,7 +33,7 @@ _METHODS: dict[str, dict[Route, str]] = {
         Route.NAMED: "CreateNamespace DeleteNamespace",
         Route.NUMBERED: "GetShardDigest",
         Route.EVERYWHERE: "ListNamespaces",
-        Route.HERE: "GetCoordinator",
+        Route.HERE: "GetCoordinator GetCluster",
     },
 }
 

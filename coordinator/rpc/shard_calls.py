@@ -29,7 +29,7 @@ async def shard_digest(shards: Sequence[Shard], number: int, *, release: str) ->
     shard = shards[number]
     shard.require_served()
     epoch = shard.epoch
-    asked = shard.digests.ask()
+    asked = shard.snapshots.digests.ask()
     try:
         await shard.durable_write()  # wakes the writer, which begins it
         await asyncio.wait([asked], timeout=DIGEST_TIMEOUT_S)
