@@ -216,7 +216,7 @@ class Cluster:
                 return next(server for server in (*self.servers, *self.sentinels) if server.name == who)
 
     async def fail_over(self) -> None:
-        """Has another server become the primary. Raises AssertionError when the sentinels don't: they abort what isn't over in some seconds."""
+        """Has another server become the primary. Raises AssertionError when the sentinels don't: they give up what takes long."""
         before = await self.primary()
 
         async def another() -> bool:

@@ -1,45 +1,17 @@
 """Shared state is linearizable while coordinators and stores are killed: all that concurrent clients were answered has one order."""
 
-import asyncio
-import contextlib
 import dataclasses
-import random
 from collections import Counter
 
 import pytest
 
-from agent_node import Client
-from tests.chaos.state_clients import GUARDED, STEP, Clients
-from tests.e2e.deployment import Deployment
-from tests.support.eventually import eventually
+from tests.chaos.state_clients import GUARDED, STEP
+from tests.e2e.deployment import Deployment, deployed
+from tests.e2e.state_clients import recorded
 from tests.support.linearizability import UNKNOWN, Operation
 from tests.support.state_model import Acquire, Add, Read, Write, Written, find_state_violation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # with --state-rounds it goes on for longer
-
-PER_PHASE = 700  # answers between two kills
-
-
-async def recorded(deployment: Deployment, *, seed: int, rounds: int) -> list[Operation]:
-    """The history of six clients, three of them of the SDK's, over kills of the coordinator, the store and the coordinator a round."""
-    clients = Clients(random.Random(seed))
-    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        opened = [await stack.enter_async_context(Client(deployment.address, connect_timeout_s=60.0)) for _ in range(3)]
-        for number, client in enumerate(opened):
-            group.create_task(clients.through_sdk(f"sdk {number}", client))
-        for number in range(3):
-            group.create_task(clients.by_hand(f"hand {number}", deployment.address, opened[number]))
-
-        async def more() -> None:
-            enough = len(clients.history) + PER_PHASE
-            await eventually(lambda: len(clients.history) >= enough, within_s=60, message="answers")
-
-        for kill in [deployment.kill_coordinator, deployment.kill_store, deployment.kill_coordinator] * rounds:
-            await more()
-            await kill()
-        await more()
-        clients.stopping = True
-    return clients.history
 
 
 def kinds(history: list[Operation]) -> Counter[str]:
@@ -92,7 +64,8 @@ def replaced(history: list[Operation], operation: Operation, *, answer: object) 
 
 
 async def test_all_answers_have_one_order_whatever_is_killed(deployment: Deployment, seed: int, state_rounds: int) -> None:
-    history = await recorded(deployment, seed=seed, rounds=state_rounds)
+    kills = [deployment.kill_coordinator, deployment.kill_store, deployment.kill_coordinator] * state_rounds
+    history = await recorded(deployment, seed=seed, kills=kills)
     found = kinds(history)
     print(f"{len(history)} operations, {sum(operation.is_open for operation in history)} of them open:", dict(found))
     assert find_state_violation(history) is None
@@ -109,3 +82,12 @@ async def test_all_answers_have_one_order_whatever_is_killed(deployment: Deploym
         assert found[kind], f"{kind} is part of it"
     for fault in (with_a_stale_read, with_a_lost_update, with_a_write_of_a_former_holder):
         assert find_state_violation(fault(history)) is not None, fault.__name__
+
+
+@pytest.mark.parametrize("fault", ["none", "any lock token", "any compare", "repetitions count", "stale reads"])
+async def test_a_coordinator_with_a_fault_is_found_out(children, tmp_path, seed: int, fault: str) -> None:
+    """The same on a coordinator with a guard taken out, whose sessions break now and then after what they were asked for has been done."""
+    async with deployed(children, tmp_path, "--fault", fault, module="tests.e2e.faulty_coordinator") as deployment:
+        history = await recorded(deployment, seed=seed)
+    violation = find_state_violation(history)
+    assert (violation is None) == (fault == "none"), violation
