@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.state_clients import GUARDED, STEP
 from tests.e2e.deployment import Deployment, deployed
-from tests.e2e.state_clients import recorded
+from tests.e2e.state_history import recorded
 from tests.support.linearizability import UNKNOWN, Operation
 from tests.support.state_model import Acquire, Add, Read, Write, Written, find_state_violation
 

@@ -112,18 +112,21 @@ class Server:
 
     def client(self, **settings: Any) -> Redis:
         """A client of this very server, closed with the test. It retries nothing, and gives up after some seconds."""
-        settings = {"socket_timeout": _ASK_S, "retry": Retry(NoBackoff(), 0), "protocol": 2, **settings}
-        client = Redis(host="127.0.0.1", port=self.port, **settings)
+        client = self._client(**settings)
         self._clients.append(client)
         return client
 
+    def _client(self, **settings: Any) -> Redis:
+        settings = {"socket_timeout": _ASK_S, "retry": Retry(NoBackoff(), 0), "protocol": 2, **settings}
+        return Redis(host="127.0.0.1", port=self.port, **settings)
+
     async def ask(self, *words: str | int) -> Any:
         """The answer to one command, as the protocol has it; None when there is none in two seconds."""
-        client = self.client()
+        client = self._client()
         try:
             async with asyncio.timeout(_ASK_S):
                 return await client.execute_command(*words)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError, AttributeError):  # redis-py's word for a connection that breaks as it is used
+        except (RedisError, OSError, TimeoutError):
             return None
         finally:
             await client.aclose()

@@ -1,4 +1,4 @@
-"""Concurrent clients of shared state in a deployment, while some of its processes are killed."""
+"""The history of concurrent clients of shared state, over whatever is killed meanwhile."""
 
 import asyncio
 import contextlib
