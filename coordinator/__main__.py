@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         help="serve gRPC here; port 0 takes a free one (default 127.0.0.1:7450) [MUSTER_LISTEN]",
     )
     parser.add_argument(
+        "--http-listen",
+        default=os.environ.get("MUSTER_HTTP_LISTEN"),
+        metavar="HOST:PORT",
+        help="answer /livez, /readyz and /healthz over HTTP here; port 0 takes a free one (default off) [MUSTER_HTTP_LISTEN]",
+    )
+    parser.add_argument(
         "--insecure-listen", action="store_true", help="allow an address other than loopback, without TLS and authentication"
     )
     parser.add_argument("--shards", type=int, default=16, metavar="N", help="fixed for a deployment: the store remembers it (default 16)")
@@ -137,14 +143,9 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from coordinator.settings import CoordinatorSettings
     from coordinator.webhook_urls import WebhookRules, parse_networks
 
-    host, colon, port = options.listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"--listen {options.listen} isn't an address: give HOST:PORT, such as 127.0.0.1:7450")
-    if not _is_loopback(host.strip("[]")) and not options.insecure_listen:
-        raise ValueError(
-            f"--listen {options.listen} isn't loopback, and anyone who can reach it could do anything: "
-            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
-        )
+    _check_address("--listen", options.listen, insecure=options.insecure_listen, example="127.0.0.1:7450")
+    if options.http_listen is not None:
+        _check_address("--http-listen", options.http_listen, insecure=options.insecure_listen, example="127.0.0.1:7451")
     if not 1 <= options.shards <= MAX_SHARDS:
         raise ValueError(f"--shards {options.shards} is out of range: give 1 to {MAX_SHARDS}")
     _check_identity(options)
@@ -180,6 +181,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
+        http_listen=options.http_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
         wait_replicas=_wait_replicas(options),
@@ -195,20 +197,6 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     )
 
 
-def _wait_replicas(options: argparse.Namespace) -> int:
-    """How many replicas are waited for. Raises ValueError with a sentence."""
-    mode, colon, number = options.durability.partition(":")
-    if options.durability == "store":
-        return 0
-    if mode != "wait-replicas" or not colon or not number.isdecimal() or not 1 <= int(number) <= MAX_WAIT_REPLICAS:
-        raise ValueError(
-            f"--durability {options.durability} is no mode: give store, or wait-replicas:N with N from 1 to {MAX_WAIT_REPLICAS}"
-        )
-    if not options.redis_url or options.data_dir is not None:
-        raise ValueError(f"--durability {options.durability} needs a store with replicas, which the embedded one hasn't: give --redis-url")
-    return int(number)
-
-
 def _check_identity(options: argparse.Namespace) -> None:
     """What others know this coordinator by. Raises ValueError with a sentence."""
     name, address = options.coordinator_id, options.advertise_address
@@ -222,6 +210,32 @@ def _check_identity(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--ownership-ttl {options.ownership_ttl:g} is out of range: give {MIN_OWNERSHIP_TTL_S:g} to {MAX_OWNERSHIP_TTL_S:g} seconds"
         )
+
+
+def _check_address(option: str, address: str, *, insecure: bool, example: str) -> None:
+    """Raises ValueError with a sentence when an address isn't one, or isn't loopback and wasn't asked for by name."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{option} {address} isn't an address: give HOST:PORT, such as {example}")
+    if not _is_loopback(host.strip("[]")) and not insecure:
+        raise ValueError(
+            f"{option} {address} isn't loopback, and anyone who can reach it could do anything: "
+            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
+        )
+
+
+def _wait_replicas(options: argparse.Namespace) -> int:
+    """How many replicas are waited for. Raises ValueError with a sentence."""
+    mode, colon, number = options.durability.partition(":")
+    if options.durability == "store":
+        return 0
+    if mode != "wait-replicas" or not colon or not number.isdecimal() or not 1 <= int(number) <= MAX_WAIT_REPLICAS:
+        raise ValueError(
+            f"--durability {options.durability} is no mode: give store, or wait-replicas:N with N from 1 to {MAX_WAIT_REPLICAS}"
+        )
+    if not options.redis_url or options.data_dir is not None:
+        raise ValueError(f"--durability {options.durability} needs a store with replicas, which the embedded one hasn't: give --redis-url")
+    return int(number)
 
 
 def _order(core: CoreSettings, options: argparse.Namespace) -> CoreSettings:

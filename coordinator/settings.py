@@ -20,6 +20,10 @@ class CoordinatorSettings:
 
     listen: str = DEFAULT_ADDRESS  # loopback: anything else needs `insecure_listen` until there is authentication
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
+    http_listen: str | None = None  # health over HTTP; None: not at all
+    unready_after_s: float = (
+        2.0  # its store may be out, or a shard being recovered, for so long: shorter is no reason to send calls elsewhere
+    )
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
     wait_replicas: int = 0  # of the store, which have a write before it is acknowledged; 0: the store's own promise is enough

@@ -15,6 +15,7 @@ from coordinator import convert_deliveries
 from coordinator.clock import BootClock
 from coordinator.cluster.cluster import Cluster
 from coordinator.cluster.directory import Directory
+from coordinator.cluster.health import Health
 from coordinator.cluster.lone_registry import LoneRegistry
 from coordinator.cluster.ports import Member
 from coordinator.cluster.store_date import StoreDate
@@ -23,6 +24,7 @@ from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
+from coordinator.http.probes import Probes
 from coordinator.identity import address_of, host_name, id_of
 from coordinator.ids import Entropy
 from coordinator.journal import codec
@@ -65,6 +67,7 @@ class Coordinator:
         shards: what it runs, by number.
         directory: who owns which shard.
         forwarding: takes calls to those owners.
+        http_port: where it answers over HTTP; 0 where it doesn't.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Coordinator:
         shards: Sequence[Shard],
         directory: Directory,
         forwarding: Forwarding,
+        http_port: int = 0,
     ) -> None:
         self.port = port
         self.facts = facts
@@ -83,6 +87,7 @@ class Coordinator:
         self.shards = shards
         self.directory = directory
         self.forwarding = forwarding
+        self.http_port = http_port
 
 
 @asynccontextmanager
@@ -177,15 +182,22 @@ async def serve(
     stalls = LoopStalls(clock=clock)
     store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
     cluster, owners = _cluster(settings, registry, shards, facts, clock)
-    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date)
+    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date, shards)
     served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
         tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
         state=StateService(shards=served, engines=engines, limits=limits),
-        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        admin=AdminService(
+            shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others, cluster=cluster
+        ),
         forwarding=forwarding.interceptor,
+    )
+    probes = Probes(
+        health=Health(shards=shards, directory=forwarding.directory, clock=clock, patience_s=settings.unready_after_s),
+        tell=server.tell_readiness,
+        version=facts.version,
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -201,15 +213,22 @@ async def serve(
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
     try:
+        await probes.start(settings.http_listen)  # it lives while it recovers
         port = await server.start(settings.listen)  # before it claims anything: who has bound the address has it for itself
         cluster.reached(address=address_of(settings.listen, port=port, advertised=settings.advertise_address), listen=settings.listen)
-        ready = asyncio.Event()
-        work.append(asyncio.create_task(cluster.run(ready), name="cluster"))
-        for task in work:
-            task.add_done_callback(partial(_ended, failed))
-        await _ready_or_failed(ready, failed)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory, forwarding=forwarding)
+        await _begin(cluster, work, failed)
+        await probes.started()
+        yield Coordinator(
+            port=port,
+            facts=facts,
+            failed=failed,
+            shards=shards,
+            directory=forwarding.directory,
+            forwarding=forwarding,
+            http_port=probes.port,
+        )
     finally:
+        await probes.ending()  # first of all, so that nobody new comes
         stalls.close()
         if cluster.has_others:  # they go on at once, and this one forwards to them
             await cluster.leave(within_s=LEAVE_S)
@@ -219,16 +238,16 @@ async def serve(
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
         await cluster.gone()
+        await probes.stop()
         await sender.close()
-        if not failed.done():
-            failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            failed.exception()
+        _settle(failed)
 
 
-def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+def _forwarding(
+    directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate, shards: Sequence[Shard]
+) -> Forwarding:
     auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
-    return Forwarding(directory=directory, shard_of=home, auth=auth)
+    return Forwarding(directory=directory, shard_of=home, auth=auth, is_served=lambda number: shards[number].serving)
 
 
 def _cluster(
@@ -253,12 +272,25 @@ def _next_snapshots(shards: Sequence[Shard]) -> int:
     return sum(size_of_next(shard.namespaces.values()) for shard in shards)
 
 
-async def _ready_or_failed(ready: asyncio.Event, failed: asyncio.Future[None]) -> None:
+async def _begin(cluster: Cluster, work: list[asyncio.Task[None]], failed: asyncio.Future[None]) -> None:
+    """Returns once all is served that is ours to begin with. From now on `failed` follows `work`, and raises here what it is."""
+    ready = asyncio.Event()
+    work.append(asyncio.create_task(cluster.run(ready), name="cluster"))
+    for task in work:
+        task.add_done_callback(partial(_ended, failed))
     recovered = asyncio.ensure_future(ready.wait())
     await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
     recovered.cancel()
     if failed.done():
         failed.result()
+
+
+def _settle(failed: asyncio.Future[None]) -> None:
+    """Nobody waits for it any more, whether something failed or not."""
+    if not failed.done():
+        failed.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        failed.exception()
 
 
 def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:

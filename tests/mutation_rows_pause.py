@@ -8,17 +8,17 @@ LOAD_MAP = CORE + "load_map.py"
 PAUSE_MUTATIONS = [
     Mutation("pause: of the namespace", CORE + "placement.py", "if scheduler.pauses.everything is not None:", "if False:"),
     Mutation("pause: of lanes that are there", PAUSES, "            load.park(task_type)\n", "            pass\n"),
-    Mutation("pause: of lanes that come", LOAD_MAP, "        if not self._is_paused(lane.task_type):\n", "        if True:\n"),
+    Mutation("pause: of lanes that come", LOAD_MAP, "        if not self.is_paused(lane.task_type):\n", "        if True:\n"),
     Mutation(
         "pause: of agents that come",
         LOAD_MAP,
-        "                if not self._is_paused(task_type):\n                    linked +=",
+        "                if not self.is_paused(task_type):\n                    linked +=",
         "                if True:\n                    linked +=",
     ),
     Mutation(
         "pause: of agents that go",
         LOAD_MAP,
-        "                if not self._is_paused(task_type):\n                    unlinked +=",
+        "                if not self.is_paused(task_type):\n                    unlinked +=",
         "                if True:\n                    unlinked +=",
     ),
     Mutation("pause: a prefix", PAUSES, 'if pattern.endswith("*") else [pattern]', "if False else [pattern]"),

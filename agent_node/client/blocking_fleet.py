@@ -7,6 +7,8 @@ from muster.v1.admin_pb2 import (
     DeleteNamespaceRequest,
     DeleteNamespaceResponse,
     DeletePoliciesRequest,
+    GetClusterRequest,
+    GetClusterResponse,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -15,6 +17,8 @@ from muster.v1.admin_pb2 import (
     GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    GetShardDigestRequest,
+    GetShardDigestResponse,
     LimitUse,
     ListLimitsRequest,
     ListNamespacesRequest,
@@ -22,11 +26,12 @@ from muster.v1.admin_pb2 import (
     ListWebhookDeliveriesRequest,
     ListWebhookDeliveriesResponse,
     Namespace,
+    ResetBreakersRequest,
     RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
     WebhookDeliveryState,
 )
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.agent_pb2 import AgentInfo, Breaker, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.blocking_calls import BlockingCalls
@@ -47,6 +52,10 @@ class BlockingFleetCalls(BlockingCalls):
         if deadline_s is not None:
             request.deadline.CopyFrom(duration(deadline_s))
         return self._call(self._agents.DrainAgent, request)
+
+    def shard_digest(self, shard: int) -> GetShardDigestResponse:
+        """What a shard's live state amounts to; see `Client.shard_digest`."""
+        return self._call(self._admin.GetShardDigest, GetShardDigestRequest(shard=shard))
 
     def queue_stats(self) -> GetQueueStatsResponse:
         """What waits and what runs, by task type and priority."""
@@ -75,6 +84,10 @@ class BlockingFleetCalls(BlockingCalls):
     def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return self._call(self._admin.GetCoordinator, GetCoordinatorRequest())
+
+    def cluster(self) -> GetClusterResponse:
+        """The coordinators that share the store, and who owns which shard."""
+        return self._call(self._admin.GetCluster, GetClusterRequest())
 
     def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
         """Sets policies of the namespace: all of them, or none; see `Client.set_policies`."""
@@ -106,6 +119,10 @@ class BlockingFleetCalls(BlockingCalls):
     def uncordon(self, agent_name: str) -> bool:
         """Lets an agent get new work again. Returns whether it was cordoned."""
         return bool(self.delete_policies([cordon_name(agent_name)]))
+
+    def reset_breakers(self, agent_name: str, task_type: str = "") -> Sequence[Breaker]:
+        """Closes an agent's circuit breakers, so that it gets work again; see `Client.reset_breakers`."""
+        return list(self._call(self._admin.ResetBreakers, ResetBreakersRequest(agent_name=agent_name, task_type=task_type)).breakers)
 
     def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
         """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""

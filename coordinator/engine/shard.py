@@ -1,7 +1,6 @@
-"""The single writer of a shard.
+"""The single writer of a shard: it decides and applies commands in memory at once, and every answer waits for the commit that has them.
 
-Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
-which store it writes to.
+It must not know gRPC, nor which store it writes to.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
@@ -97,7 +97,8 @@ class Shard:
         self._default_here = default_here
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
-        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
+        self.lost = LostWrites(shard=number)
+        self.snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
         self.sequence = 0  # of the last commit that is durable, or being written
@@ -135,6 +136,7 @@ class Shard:
             started.set()
             try:
                 await run_together(self._write(), self.state.run(self.namespaces))
+                self.serving = False  # before anybody else can
                 await release(self.store, offer_to=self._offer[0], offer_ms=self._offer[1])
                 self.owned = False
                 return self._stop_serving(moved(self.owner_address(self.number)))
@@ -150,14 +152,14 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim)
+            recovered = await recover(self.store, self._codec, claim, lost=self.lost)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self.deleted |= dict.fromkeys(recovered.deleted)
         self.serving = True
         self.changed()
-        self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
+        self.snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
         for namespace in self.namespaces.values():
@@ -166,15 +168,9 @@ class Shard:
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self.epoch, self.sequence)
         self._arm_timer()
 
-    @property
-    def snapshot_sequence(self) -> int:
-        """Of the commit after which the last snapshot was taken; 0 without one."""
-        return self._snapshots.sequence
-
     def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
         """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
-        self._offer = (offer_to, offer_ms)
-        self._last = self.commits.last
+        self._offer, self._last = (offer_to, offer_ms), self.commits.last
         self._wake.set()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
@@ -186,7 +182,7 @@ class Shard:
     def _stop_serving(self, error: Unavailable) -> None:
         self.serving = False
         self.changed()
-        self._snapshots.abandon()
+        self.snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
@@ -383,7 +379,7 @@ class Shard:
             if self.commits.has_next():
                 self._wake.set()
             else:  # memory is now as it will be right after `commit`: nothing else has been decided
-                self._snapshots.begin_if_due(
+                self.snapshots.begin_if_due(
                     commit, sequence=self.sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
                 )
             if commit.events:
@@ -412,7 +408,8 @@ class Shard:
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
         )
-        self._snapshots.wrote(len(blob))
+        self.lost.acknowledged(self.epoch, sequence)
+        self.snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:
         """Asks the store until it answers, and ends the shard if it is no longer ours.

@@ -77,17 +77,18 @@ class Store:
         """What the coordinators that share it know each other by."""
         return self._deployment.peer_secret
 
-    @property
-    def topology(self) -> Topology:
-        """Where its servers are. `topology.client(key)` is the client for what lies beside the shards, one for each key."""
-        return self._topology
-
     def registry(self, *, call_timeout_s: float) -> MemberRegistry | None:
         """Who else uses it; None for a store of our own, which nobody else can."""
         if self._server is not None:
             return None
-        pool = self._topology.pool(members_key(self._key_prefix))
-        return RedisMemberRegistry(pool=pool, key_prefix=self._key_prefix, call_timeout_s=call_timeout_s)
+        return RedisMemberRegistry(
+            pool=self._topology.pool(members_key(self._key_prefix)), key_prefix=self._key_prefix, call_timeout_s=call_timeout_s
+        )
+
+    @property
+    def topology(self) -> Topology:
+        """Where its servers are. `topology.pool(key)` makes connections for what lies beside the shards, a pool for each key."""
+        return self._topology
 
     def shard(self, number: int) -> ShardStore:
         """One shard, from 0: always the same object."""

@@ -26,16 +26,19 @@ def without(guard: str, instead: str) -> Callable[[], None]:
 
 
 def stale_reads() -> None:
-    """A fault: a read of a key answers what the last one of it found, which may be long ago."""
+    """A fault: a read of a key answers what the last one of it found, which may be long ago, as if it were of now.
+
+    One that said how old it is would be taken for a store that has lost writes, and not be answered.
+    """
     from coordinator.state.redis_store import RedisStateStore
 
     get, known = RedisStateStore.get, {}
 
     async def answer(store: RedisStateStore, namespace: str, keys: Any, **options: Any) -> Any:
         name = tuple(keys)
-        now = await get(store, namespace, keys, **options)
+        revision, now = await get(store, namespace, keys, **options)
         earlier, known[name] = known.get(name, now), now
-        return earlier
+        return revision, earlier
 
     RedisStateStore.get = answer  # type: ignore[method-assign, assignment]
 

@@ -84,6 +84,17 @@ async def under_a_limit(ctx: Context) -> None:
     record("over", ctx, **facts)
 
 
+@agent.handler("fragile")
+async def fragile(ctx: Context) -> bytes:
+    """Fails while the test says that this agent is broken."""
+    if gate(f"{agent.name}-is-broken").exists():
+        record("failed", ctx)
+        raise OSError("its disk is broken")
+    record("worked", ctx)
+    await asyncio.sleep(_POLL_S)
+    return b""
+
+
 @agent.handler("at-gate")
 async def async_at_gate(ctx: Context) -> bytes:
     """Waits at the gate that its payload names; a cancel is written down."""
