@@ -189,7 +189,9 @@ async def serve(
         tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
         state=StateService(shards=served, engines=engines, limits=limits),
-        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        admin=AdminService(
+            shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others, cluster=cluster
+        ),
         forwarding=forwarding.interceptor,
     )
     probes = Probes(

@@ -7,6 +7,7 @@ import typer
 
 from agent_node.cli import (
     breaker_commands,
+    cluster_command,
     dead_letter_command,
     fleet_commands,
     limit_commands,
@@ -74,6 +75,7 @@ def build_app() -> typer.Typer:
     fleet_commands.register(app)
     queue_commands.register(app)
     pause_commands.register(app)
+    cluster_command.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(state_commands.build(), name="state")

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,14 @@ IfRevision = Annotated[
     ),
 ]
 _IMPORTS_AT_A_TIME = 256
+
+
+class Kind(Enum):
+    """What happened to a key, as it is typed."""
+
+    PUT = "put"
+    DELETED = "deleted"
+    EXPIRED = "expired"
 
 
 def build() -> typer.Typer:
@@ -165,16 +174,24 @@ async def watch(
         ),
     ] = None,
     previous: Annotated[bool, typer.Option("--previous", help="Print the value before, too (with --json).")] = False,
+    only: Annotated[list[Kind] | None, typer.Option("--only", help="Print events of this kind alone. May be repeated.")] = None,
 ) -> None:
     """Follow a key, or all keys with a prefix, until Ctrl-C."""
     from agent_node.cli.records import print_record
     from agent_node.cli.state_records import event_line, event_record
     from agent_node.cli.terminal import stdout_console
+    from agent_node.state.values import EventKind
 
     whole = prefix or not key
     console = stdout_console()
     async with invocation.connect() as client:
-        watched = client.state.watch("" if whole else key, prefix=key if whole else None, start_revision=from_revision, previous=previous)
+        watched = client.state.watch(
+            "" if whole else key,
+            prefix=key if whole else None,
+            start_revision=from_revision,
+            previous=previous,
+            kinds=[EventKind[kind.name] for kind in only or ()],
+        )
         async with watched:
             async for event in watched:
                 if invocation.as_json:

@@ -7,6 +7,8 @@ from muster.v1.admin_pb2 import (
     DeleteNamespaceRequest,
     DeleteNamespaceResponse,
     DeletePoliciesRequest,
+    GetClusterRequest,
+    GetClusterResponse,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -76,6 +78,10 @@ class BlockingFleetCalls(BlockingCalls):
     def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return self._call(self._admin.GetCoordinator, GetCoordinatorRequest())
+
+    def cluster(self) -> GetClusterResponse:
+        """The coordinators that share the store, and who owns which shard."""
+        return self._call(self._admin.GetCluster, GetClusterRequest())
 
     def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
         """Sets policies of the namespace: all of them, or none; see `Client.set_policies`."""

@@ -7,6 +7,8 @@ from muster.v1.admin_pb2 import (
     DeleteNamespaceRequest,
     DeleteNamespaceResponse,
     DeletePoliciesRequest,
+    GetClusterRequest,
+    GetClusterResponse,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -105,6 +107,10 @@ class FleetCalls(UnaryCalls):
     async def coordinator(self) -> GetCoordinatorResponse:
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return await self._call(self._live.admin.GetCoordinator, GetCoordinatorRequest())
+
+    async def cluster(self) -> GetClusterResponse:
+        """The coordinators that share the store, and who owns which shard."""
+        return await self._call(self._live.admin.GetCluster, GetClusterRequest())
 
     async def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
         """Sets policies of the namespace, each in place of the one with its kind and key: all of them, or none.

@@ -26,6 +26,7 @@ LISTEN_RETRY_S = 1.0
 GOODBYE_S = 1.0  # a store that is out is no reason not to end
 MARGIN_S = 0.01  # behind the end of a lease
 MIN_PAUSE_S = 0.005
+GIVE_PAUSE_LEASES = 5  # before anything more is given up, when nobody took what was
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Cluster:
         self._given: dict[int, str] = {}  # where a shard went that we gave up
         self._not_before_s: dict[int, float] = {}  # shards that somebody has: until when at least
         self._orphan_since_s: dict[int, float] = {}
+        self._give_not_before_s = 0.0
         self._wake = asyncio.Event()
         self._changed = False  # something of ours, that others should hear of
         for shard in shards:
@@ -92,6 +94,11 @@ class Cluster:
         """This coordinator, with what it owns now."""
         held = [shard for shard in self._shards if shard.number in self._running and shard.owned]
         return replace(self._me, shards=tuple(_held(shard) for shard in held))
+
+    @property
+    def shards(self) -> int:
+        """How many there are."""
+        return len(self._shards)
 
     def changed(self) -> None:
         """A shard of ours was claimed, is served, or isn't any more."""
@@ -207,7 +214,7 @@ class Cluster:
         for number in wanted:
             if self._not_before_s.get(number, 0.0) <= now_s:
                 self._start(number)
-        if plan.give is not None and plan.give[0] not in self._given:
+        if plan.give is not None and plan.give[0] not in self._given and now_s >= self._give_not_before_s:
             number, to = plan.give
             addresses = {member.coordinator_id: member.address for member in self.view.members}
             log.info("cluster.give shard=%d to=%s", number, to)
@@ -219,7 +226,8 @@ class Cluster:
         return all(self._shards[number].serving for number in self._running)
 
     def _start(self, number: int) -> None:
-        self._given.pop(number, None)
+        if self._given.pop(number, None) is not None:  # whoever it was for didn't take it
+            self._give_not_before_s = self._clock.now_s() + GIVE_PAUSE_LEASES * self._lease_s
         self._not_before_s.pop(number, None)
         lease_ms = round(self._lease_s * 1000)
         asking = ALONE if self._alone else Claimant(self._me.coordinator_id, self._me.address, lease_ms)
@@ -258,6 +266,8 @@ class Cluster:
         for number in range(len(self._shards)):
             if number in owners:
                 self._orphan_since_s.pop(number, None)
+                if owners[number].coordinator_id != mine.coordinator_id:
+                    self._given.pop(number, None)
             else:
                 self._orphan_since_s.setdefault(number, now_s)
             self._directory.set_owner(number, owners.get(number))

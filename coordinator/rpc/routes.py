@@ -30,7 +30,7 @@ _METHODS: dict[str, dict[Route, str]] = {
         " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits ResetBreakers",
         Route.NAMED: "CreateNamespace DeleteNamespace",
         Route.EVERYWHERE: "ListNamespaces",
-        Route.HERE: "GetCoordinator",
+        Route.HERE: "GetCoordinator GetCluster",
     },
 }
 

@@ -13,26 +13,35 @@ import pytest
 
 from coordinator.cluster.cluster import Cluster
 from coordinator.cluster.directory import Directory
-from coordinator.cluster.ports import Member
+from coordinator.cluster.lone_registry import LoneRegistry
+from coordinator.cluster.ports import IdInUse, Member
 from coordinator.core.model import Settings
+from coordinator.engine.ownership import ShardLost
 from coordinator.engine.shard import Shard
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_registry import MemoryMemberRegistry, MemoryMembers
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore
-from coordinator.ports import StoreOutage
+from coordinator.ports import Claimant, StoreOutage
 from tests.support.virtual_loop import run_virtually
 
 LEASE_S = 3.0
 SHARDS = 5
 STEP_S = 0.02
 SETTINGS = Settings()
-QUIET_S = 4 * LEASE_S  # somebody's record ends, a claim is refused for a lease, and shards move one by one
+QUIET_S = 9 * LEASE_S  # somebody's record ends, a claim is refused for a lease, nobody takes what was given, and shards move one by one
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog):
     caplog.set_level(logging.CRITICAL, logger="coordinator")
+
+
+class Clock:
+    """A loop's."""
+
+    def __init__(self, loop):
+        self.now_s = loop.time
 
 
 class Node:
@@ -312,3 +321,82 @@ def test_it_is_ready_when_all_that_is_its_own_is_served():
         assert world.nodes["b"].ready.is_set(), "nothing is its own to begin with"
 
     simulate(story)
+
+
+def test_what_its_next_owner_does_not_claim_somebody_else_does():
+    """It says that it lives, and does nothing: whoever else is there waits for a lease, and no longer."""
+
+    async def story(world):
+        idle = MemoryMemberRegistry(data=world.members, now_ms=world.now_ms)
+        me = Member("a", "a:1", "idle", host="a", listen="0.0.0.0:1")
+        await idle.renew(me, ttl_s=60.0)
+        world.start("b")
+        assert await world.until_served(within_s=3 * LEASE_S) > LEASE_S / 2
+        unserved = 0
+        for _ in range(100):
+            await world.wait(0.3)
+            unserved += len(world.served()) < SHARDS
+        assert unserved <= 2 * LEASE_S / 0.3 + 3, "what nobody takes isn't given up again and again"
+
+    simulate(story)
+
+
+def test_an_id_that_another_has_ends_the_second_and_not_the_first():
+    async def story(world):
+        world.start("a")
+        await world.settle()
+        first = world.nodes["a"]
+        world.start("a")
+        second = world.nodes["a"]
+        second.cluster.reached(address="elsewhere:1", listen="0.0.0.0:2")
+        with pytest.raises(IdInUse):
+            await second.running
+        world.nodes["a"] = first
+        await world.settle()
+
+    simulate(story)
+
+
+def test_what_one_loses_to_another_is_not_the_end_of_it():
+    """A shard that was taken, whoever did it, is run again by somebody once that one is gone."""
+
+    async def story(world):
+        world.start("a")
+        await world.settle()
+        await MemoryShardStore(shard=world.data[2], now_ms=world.now_ms).claim(Claimant("x", "x:1", round(LEASE_S * 1000)))
+        await world.wait(2 * LEASE_S)
+        await world.settle()
+
+    simulate(story)
+
+
+def test_one_that_is_alone_ends_when_somebody_takes_a_shard_all_the_same():
+    async def main(loop):
+        data = MemoryShard()
+        now_ms = lambda: int(loop.time() * 1000)  # noqa: E731 - it is shorter
+        shard = Shard(
+            number=0,
+            store=MemoryShardStore(shard=data, now_ms=now_ms),
+            codec=codec,
+            settings=SETTINGS,
+            clock=Clock(loop),
+            entropy=Entropy(seed=1),
+        )
+        cluster = Cluster(
+            me=Member("a", "a:1", "run"),
+            lease_s=LEASE_S,
+            alone=True,
+            registry=LoneRegistry(),
+            shards=[shard],
+            directory=Directory(me="a", shards=1),
+            clock=Clock(loop),
+        )
+        ready = asyncio.Event()
+        running = asyncio.create_task(cluster.run(ready))
+        await ready.wait()
+        shard.create_namespace("made")
+        await MemoryShardStore(shard=data, now_ms=now_ms).claim()
+        with pytest.raises(ShardLost):
+            await running
+
+    run_virtually(main)

@@ -40,6 +40,19 @@ async def cluster(children: Children, folder: Path, *options: str) -> AsyncItera
         await children.stop_all()
 
 
+async def shown(client: Client, coordinators: Coordinators) -> bool:
+    """Whether a coordinator says of all what the store says."""
+    view = await client.cluster()
+    owners = [shard.coordinator_id for shard in view.shards if shard.serving and shard.claim_time.seconds]
+    addresses = {one.coordinator_id: one.address for one in view.coordinators}
+    epochs = [int((await coordinators.head(shard.number))["epoch"]) for shard in view.shards]
+    return (
+        owners == await coordinators.owners()
+        and epochs == [shard.epoch for shard in view.shards]
+        and addresses == {name: coordinators.address(name) for name in coordinators.running}
+    )
+
+
 @contextlib.contextmanager
 def stopped(child: Child) -> Iterator[None]:
     """Meanwhile it does nothing."""
@@ -77,6 +90,8 @@ async def test_they_share_the_shards_and_a_third_gets_its_part(children: Childre
         await coordinators.start("three")
         await coordinators.until_even("one", "two", "three")
         for name in ("one", "two", "three"):
+            async with Client(coordinators.address(name)) as client:
+                await eventually(lambda: shown(client, coordinators), message=f"{name} to say what the store says")
             assert await submit_until_answered(coordinators.address(name)) < START_S
         assert all(child.exit_code is None for child in coordinators.running.values())
 

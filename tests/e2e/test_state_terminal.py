@@ -69,6 +69,17 @@ async def test_a_watch_ends_with_ctrl_c(deployment: Deployment, client: Client, 
     assert "\x1b" not in watch.output()
 
 
+async def test_a_watch_of_deletes_alone(deployment: Deployment, client: Client, children) -> None:
+    for number in range(3):
+        await client.state.put(f"k{number}", number)
+    await client.state.delete_prefix("k")
+    await client.state.put("k", "ends soon", ttl_s=0.1)
+    watch = start(children, deployment, "watch", "k", "--prefix", "--from", "1", "--only", "deleted", "--only", "expired")
+    await watch.wait_for_line(r"expired")
+    shown = [line.split()[:3] for line in watch.output().splitlines()]
+    assert shown == [["4", "k0", "deleted"], ["4", "k1", "deleted"], ["4", "k2", "deleted"], ["6", "k", "expired"]]
+
+
 async def test_an_import_goes_on_over_a_killed_coordinator(deployment: Deployment, client: Client, children, tmp_path) -> None:
     importing = start(children, deployment, "import", str(write_lines(tmp_path)))
 

@@ -117,6 +117,8 @@ def test_single_calls(calls: Calls) -> None:
     assert calls.answer(lambda c: c.create_namespace("n"), ADMIN, "CreateNamespace", created)[0].name == "n"
     answer = admin_pb2.GetCoordinatorResponse(version="1")
     assert calls.answer(lambda c: c.coordinator(), ADMIN, "GetCoordinator", answer)[0].version == "1"
+    known = admin_pb2.GetClusterResponse(coordinator_id="a")
+    assert calls.answer(lambda c: c.cluster(), ADMIN, "GetCluster", known)[0].coordinator_id == "a"
 
 
 def test_lists_are_read_page_by_page(calls: Calls) -> None:

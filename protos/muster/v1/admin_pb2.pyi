@@ -740,6 +740,157 @@ class GetCoordinatorResponse(_message.Message):
 Global___GetCoordinatorResponse: _TypeAlias = GetCoordinatorResponse  # noqa: Y015
 
 @_typing.final
+class GetClusterRequest(_message.Message):
+    """Asks who shares the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterRequest: _TypeAlias = GetClusterRequest  # noqa: Y015
+
+@_typing.final
+class GetClusterResponse(_message.Message):
+    """Who shares the store, and who owns which shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    COORDINATORS_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    coordinator_id: _builtins.str
+    """The coordinator that answers."""
+    @_builtins.property
+    def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterCoordinator]:
+        """Those that live, by id, the one that answers among them."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterShard]:
+        """All shards of the deployment, by number."""
+
+    def __init__(
+        self,
+        *,
+        coordinator_id: _builtins.str = ...,
+        coordinators: _abc.Iterable[Global___ClusterCoordinator] | None = ...,
+        shards: _abc.Iterable[Global___ClusterShard] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_id", b"coordinator_id", "coordinators", b"coordinators", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterResponse: _TypeAlias = GetClusterResponse  # noqa: Y015
+
+@_typing.final
+class ClusterCoordinator(_message.Message):
+    """A coordinator that shares the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    coordinator_id: _builtins.str
+    """Its id, which stays the same over restarts."""
+    address: _builtins.str
+    """Where it is reached, as host:port."""
+    instance_id: _builtins.str
+    """Its instance, new at every start."""
+    host: _builtins.str
+    """The machine it runs on, by its own account."""
+    leaving: _builtins.bool
+    """Whether it is handing over what it owns, and takes nothing more."""
+    shards: _builtins.int
+    """How many shards it owns."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it started."""
+
+    def __init__(
+        self,
+        *,
+        coordinator_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        instance_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        leaving: _builtins.bool = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "coordinator_id", b"coordinator_id", "host", b"host", "instance_id", b"instance_id", "leaving", b"leaving", "shards", b"shards", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterCoordinator: _TypeAlias = ClusterCoordinator  # noqa: Y015
+
+@_typing.final
+class ClusterShard(_message.Message):
+    """A shard, and who owns it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CLAIM_TIME_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which one, from 0."""
+    coordinator_id: _builtins.str
+    """Its owner's id; empty while nobody is known to own it: a shard changes hands within seconds."""
+    address: _builtins.str
+    """Where its owner is reached."""
+    epoch: _builtins.int
+    """Of its owner's claim: each later owner's is larger."""
+    serving: _builtins.bool
+    """Whether its owner has recovered it; until then its calls are refused."""
+    sequence: _builtins.int
+    """Of its last commit."""
+    snapshot_sequence: _builtins.int
+    """Of the commit after which its last snapshot was taken: whoever takes over replays what came since. 0 without a snapshot."""
+    @_builtins.property
+    def claim_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when its owner has it."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        coordinator_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        claim_time: _timestamp_pb2.Timestamp | None = ...,
+        serving: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        snapshot_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "claim_time", b"claim_time", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "number", b"number", "sequence", b"sequence", "serving", b"serving", "snapshot_sequence", b"snapshot_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterShard: _TypeAlias = ClusterShard  # noqa: Y015
+
+@_typing.final
 class SetPoliciesRequest(_message.Message):
     """Policies to be set."""
 

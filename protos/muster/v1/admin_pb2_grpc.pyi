@@ -51,6 +51,10 @@ class AdminServiceStub:
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    GetCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClusterRequest, _admin_pb2.GetClusterResponse]
+    """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+    up to a second ago at the usual settings.
+    """
     SetPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]
     """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
     the call answers.
@@ -98,6 +102,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    GetCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClusterRequest, _admin_pb2.GetClusterResponse]  # type: ignore[assignment]
+    """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+    up to a second ago at the usual settings.
+    """
     SetPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]  # type: ignore[assignment]
     """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
     the call answers.
@@ -184,6 +192,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetCoordinatorResponse, _abc.Awaitable[_admin_pb2.GetCoordinatorResponse]]:
         """What this coordinator is: versions, store, shards, the promises its store can keep."""
+
+    @_abc_1.abstractmethod
+    def GetCluster(
+        self,
+        request: _admin_pb2.GetClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetClusterResponse, _abc.Awaitable[_admin_pb2.GetClusterResponse]]:
+        """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+        up to a second ago at the usual settings.
+        """
 
     @_abc_1.abstractmethod
     def SetPolicies(
