@@ -282,7 +282,7 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.next_end_ms
+        dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.due_ms()
         return self.liveness.next_due(), min((due_ms for due_ms in dues if due_ms is not None), default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from muster.v1 import common_pb2
 
-from coordinator.core import submits
+from coordinator.core import pauses, submits
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
 from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
@@ -77,6 +77,7 @@ PAUSES = st.builds(
     st.just(""),
     st.sampled_from([0, 0, 5000]),
 ) | st.builds(CordonPolicy, AGENTS)
+MAX_MOVED = pauses.MAX_MOVED
 JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
@@ -93,9 +94,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         fleet=st.dictionaries(AGENTS, st.tuples(st.sampled_from(["ab", "abc", "a", "c"]), st.integers(1, 3)), max_size=3),
         tasks=st.dictionaries(IDS, st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=2, max_size=8),
+        max_moved=st.sampled_from([1, 3, pauses.MAX_MOVED]),
     )
-    def begin(self, fleet, tasks):
-        """Most runs begin with agents at work: else they would have to be found by chance."""
+    def begin(self, fleet, tasks, max_moved):
+        """Most runs begin with agents at work: else they would have to be found by chance. In many, pauses go bit by bit."""
+        pauses.MAX_MOVED = max_moved
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
         for task_id, (task_type, priority) in tasks.items():
@@ -377,6 +380,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             state.settle(task)
             self.settled.add(task.spec.task_id)
 
+    def teardown(self):
+        pauses.MAX_MOVED = MAX_MOVED
+
     # --- what must hold ---
 
     def judge(self, *, quiet=False):
@@ -385,7 +391,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
         assert not (quiet and events), f"a report that doesn't count decided {events}"
         self.oracle.kept = {agent.name: agent.reserved for agent in self.world.scheduler.load.agents.values() if agent.reserved}
-        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs)
+        pausing = bool(self.world.scheduler.pauses.moves)
+        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs, pausing=pausing)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
         self.ends.update(effect.task.number for effect in effects if isinstance(effect, TaskEnded))

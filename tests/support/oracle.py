@@ -95,8 +95,9 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int]) -> None:
-        """Judges events in their order. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended yet."""
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], *, pausing: bool = False) -> None:
+        """Judges events. `delayed`: tasks whose backoff the scheduler hasn't ended yet. `pausing`: a pause isn't through."""
+        assert not (pausing and any(isinstance(event, Assigned) for event in events)), "nothing begins before a pause is through"
         for event in events:
             self.limits.observe(event)
             self.pauses.observe(event, now.date_ms)
@@ -135,7 +136,7 @@ class Oracle:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
         assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
-            if self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
+            if pausing or self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
                 continue
             assert not self._takers(number), f"{self.stories[number].spec.task_id} waits although {self._takers(number)} could take it"
 
