@@ -50,8 +50,9 @@ demo: setup     ## Run the demo on the project's own documents, or: make demo IN
 bench: setup    ## Measure dispatch: make bench ARGS="--agents 50"
 	muster bench dispatch $(ARGS)
 
-scale: setup    ## Measure the core beside 100,000 lanes, keys, delayed and cancelled tasks, and 1,000 kinds of agents
+scale: setup    ## Measure the core beside 100,000 lanes, keys and delayed tasks, and pages of a million keys of shared state
 	python -m benchmarks.scale $(ARGS)
+	python -m pytest tests/contract/test_state_scale.py -s --state-keys=1000000
 
 clean:          ## Remove everything that the other targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -19,6 +19,7 @@ from muster.v1.common_pb2 import Refusal
 from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
+    InvalidArgumentError,
     LimitError,
     LockLost,
     MusterError,
@@ -142,14 +143,23 @@ def seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def duration(seconds: float) -> Duration:
+def duration(seconds: float, *, name: str = "a duration") -> Duration:
     """Seconds as a protobuf duration. One beyond what that can hold becomes the longest there is, for the coordinator to refuse.
 
+    Args:
+        seconds: how many.
+        name: the argument's, for messages.
+
     Raises:
-        ValueError: it isn't a number.
+        InvalidArgumentError: it is NaN.
+        TypeError: it isn't a number.
     """
-    if math.isnan(seconds):
-        raise ValueError(f"a duration is {seconds}: give a number of seconds")
+    try:
+        is_nan = math.isnan(seconds)
+    except TypeError:
+        raise TypeError(f"{name} is {seconds!r}: give a number of seconds") from None
+    if is_nan:
+        raise InvalidArgumentError(name, "is nan: give a number of seconds")
     message = Duration()
     message.FromTimedelta(timedelta(seconds=min(max(seconds, -LONGEST_S), LONGEST_S)))
     return message

@@ -9,6 +9,7 @@
     ├── TaskFailedError           a task that was waited for ended FAILED
     ├── TaskCancelledError        a task that was waited for ended CANCELLED
     ├── AttemptLostError          the coordinator gave this attempt up: stop, nothing it reports counts
+    ├── InvalidArgumentError      an argument that can't be meant so, such as a revision below 0; nothing was sent. A ValueError, too
     ├── RefusedError              the coordinator refused a request, and says why and what to do
     │   ├── NotFoundError         no such task, agent or namespace
     │   ├── AlreadyExistsError    the id is taken by a task with another content
@@ -122,6 +123,19 @@ class TaskCancelledError(MusterError):
 
 class AttemptLostError(MusterError):
     """The coordinator no longer counts on this attempt: nothing it reports will be taken."""
+
+
+class InvalidArgumentError(MusterError, ValueError):
+    """An argument is wrong in itself, and nothing was sent. One of a wrong type is a TypeError, which names it as well.
+
+    Args:
+        argument: its name.
+        problem: what is wrong with it, and what to give; goes on from the name.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument} {problem}")
+        self.argument = argument
 
 
 class RefusedError(MusterError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill it
+MAX_WAIT_REPLICAS = 16
 MAX_SHARDS = 1024  # each has up to three connections to the store, and a tick a second
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
 MAX_PERIOD_S = 366 * 24 * 3600
@@ -37,7 +38,13 @@ def _parser() -> argparse.ArgumentParser:
         "--redis-url",
         default=os.environ.get("MUSTER_REDIS_URL"),
         metavar="URL",
-        help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss:// or unix:// [MUSTER_REDIS_URL]",
+        help="use this Redis (7.0 or later) or Valkey instead: redis://, rediss://, unix:// or redis+sentinel:// [MUSTER_REDIS_URL]",
+    )
+    parser.add_argument(
+        "--durability",
+        default="store",
+        metavar="MODE",
+        help="what an acknowledgement waits for: store, or wait-replicas:N for N of its replicas, too (default store)",
     )
     parser.add_argument(
         "--store-memory",
@@ -153,6 +160,7 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         insecure_listen=options.insecure_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
+        wait_replicas=_wait_replicas(options),
         store_memory_bytes=options.store_memory,
         shards=options.shards,
         key_prefix=options.key_prefix,
@@ -160,6 +168,20 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
         bounds=Bounds(webhooks=webhooks),
         snapshots=snapshots,
     )
+
+
+def _wait_replicas(options: argparse.Namespace) -> int:
+    """How many replicas are waited for. Raises ValueError with a sentence."""
+    mode, colon, number = options.durability.partition(":")
+    if options.durability == "store":
+        return 0
+    if mode != "wait-replicas" or not colon or not number.isdecimal() or not 1 <= int(number) <= MAX_WAIT_REPLICAS:
+        raise ValueError(
+            f"--durability {options.durability} is no mode: give store, or wait-replicas:N with N from 1 to {MAX_WAIT_REPLICAS}"
+        )
+    if not options.redis_url or options.data_dir is not None:
+        raise ValueError(f"--durability {options.durability} needs a store with replicas, which the embedded one hasn't: give --redis-url")
+    return int(number)
 
 
 def _order(core: CoreSettings, options: argparse.Namespace) -> CoreSettings:

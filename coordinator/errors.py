@@ -11,7 +11,7 @@
     │   ├── CursorInvalid         a cursor or page token that this request didn't hand out
     │   └── SessionSuperseded     a newer session has the agent's name
     ├── LimitReached              come back later: says which limit, and how full it is
-    └── Unavailable               the store can't be reached, or the shard is being rebuilt
+    └── Unavailable               the store can't be reached, the shard is being rebuilt, or is somebody else's
 
 `rpc.status` maps them to gRPC; what isn't in the tree is a bug.
 """
@@ -109,9 +109,16 @@ class LimitReached(MusterError):
 
 
 class Unavailable(MusterError):
-    """The store can't be reached, or the shard is being rebuilt: nothing was taken."""
+    """The store can't be reached, or the shard is being rebuilt, or is another coordinator's (SHARD_MOVED, with its `owner`)."""
 
-    def __init__(self, message: str, *, reason: str = "STORE_UNAVAILABLE", retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "STORE_UNAVAILABLE",
+        retry_after_s: float = 1.0,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, metadata=metadata)
         self.reason = reason
         self.retry_after_s = retry_after_s

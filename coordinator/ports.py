@@ -47,6 +47,35 @@ class StoredSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who asks for a shard.
+
+    Attributes:
+        coordinator_id: no other coordinator that lives has it.
+        address: where it is reached, as host:port.
+        lease_ms: how long the shard stays its own without an append or a confirmation. 0: nobody else can come, as to a store of one's own,
+            and the shard is taken from whoever has it.
+    """
+
+    coordinator_id: str = ""
+    address: str = ""
+    lease_ms: int = 0
+
+
+ALONE = Claimant()
+"""Somebody who has the store for himself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A shard can't be claimed now: another coordinator has it, or was offered it (then `address` is empty), for so long at least."""
+
+    coordinator_id: str
+    address: str
+    for_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A shard's ownership, newly taken.
 
@@ -123,10 +152,11 @@ class StoreGauge(Protocol):
 class ShardStore(Protocol):
     """One shard's journal and the records of its ended tasks. Every method raises StoreOutage or StoreCorrupt."""
 
-    async def claim(self) -> Claim:
-        """Takes the shard from whoever had it: a new nonce, and an epoch above every earlier one (at least the store's time in ms).
+    async def claim(self, claimant: Claimant = ALONE) -> Claim | Held:
+        """Takes the shard: a new nonce, and an epoch above every earlier one (at least the store's time in ms).
 
-        Half a snapshot that somebody left is removed.
+        Half a snapshot that somebody left is removed. With a lease, the shard is taken only when no lease of another coordinator runs, nor
+        an offer to another; from an earlier life of the same coordinator it is taken at once. Without one, from whoever had it.
         """
 
     async def append(
@@ -152,7 +182,18 @@ class ShardStore(Protocol):
         """
 
     async def confirm(self, *, sequence: int) -> Appended:
-        """What an append after entry `sequence` would answer now, without one: APPLIED, FENCED or DIVERGED."""
+        """What an append after entry `sequence` would answer now, without one: APPLIED, FENCED or DIVERGED.
+
+        It extends the lease, as each append does that is applied, or was.
+        """
+
+    async def release(self, *, offer_to: str = "", offer_ms: int = 0) -> bool:
+        """Gives the shard up: from now on its appends are FENCED, and anybody may claim it at once. False: it has another owner.
+
+        Args:
+            offer_to: the one coordinator that may claim it for `offer_ms`, with a lease; then all may. Empty: all at once.
+            offer_ms: see there.
+        """
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""

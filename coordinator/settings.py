@@ -22,9 +22,12 @@ class CoordinatorSettings:
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
+    wait_replicas: int = 0  # of the store, which have a write before it is acknowledged; 0: the store's own promise is enough
     store_memory_bytes: int | None = None  # of the embedded store; None is half of the machine's, or of what this process may have
     shards: int = DEFAULT_SHARDS  # fixed for a deployment: the store remembers it
     key_prefix: str = "muster"  # several deployments may share a store
+    coordinator_id: str | None = None  # what no other coordinator of the deployment is called; None is its address
+    advertise_address: str | None = None  # where others reach it, as host:port; None is where it listens
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)

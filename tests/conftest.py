@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-tasks", type=int, default=20_000, help="tasks to run while killing (default %(default)s)")
     group.addoption("--chaos-kills", type=int, default=5, help="kills each of coordinator, agent and store (default %(default)s)")
     group.addoption("--state-rounds", type=int, default=1, help="rounds of three kills below shared state (default %(default)s)")
+    parser.addoption("--state-keys", type=int, default=100_000, help="keys of shared state to list (default %(default)s)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

@@ -4,7 +4,9 @@ from tests.mutation_row import CORE, ENGINE, Mutation
 
 _APPEND = (
     "            if commit.events:\n                await self._append(commit)\n            elif self.ownership.is_doubtful():\n"
-    "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n"
+    "                await self._confirm(commit.date_ms)\n"
+    "            while self.ownership.is_over():  # it was durable in time, and somebody else may have decided something since\n"
+    "                await self._confirm(commit.date_ms)\n"
     "            self.commits.written()\n"
 )
 _RELEASE = "            self._releaser.release(commit)\n"
@@ -28,15 +30,15 @@ ENGINE_MUTATIONS = [
     ),
     Mutation(
         "a refused append ends the shard",
-        ENGINE + "shard.py",
-        '                    raise ShardLost(f"shard {self.number} was taken over by another coordinator")\n',
-        "                    return\n",
+        ENGINE + "store_calls.py",
+        '                raise ShardLost("the shard was taken over by another coordinator")\n',
+        "                return appended.date_ms, asked_s\n",
     ),
     Mutation(
         "an outage repeats the same commit",
-        ENGINE + "shard.py",
-        "                retry_s = min(2 * retry_s, LAST_RETRY_S)\n                continue\n",
-        "                return\n",
+        ENGINE + "store_calls.py",
+        "            retry_s = min(2 * retry_s, LAST_RETRY_S)\n            continue\n",
+        "            return 0, asked_s\n",
     ),
     Mutation(
         "no deadline fires in an outage", ENGINE + "shard.py", "if self.outage_since_s is None and not stalled_s:", "if not stalled_s:"
@@ -81,17 +83,36 @@ ENGINE_MUTATIONS = [
     Mutation(
         "no answer before the store was asked",
         ENGINE + "shard.py",
-        "                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)\n",
-        "                pass\n",
+        "            elif self.ownership.is_doubtful():\n                await self._confirm(commit.date_ms)\n",
+        "",
     ),
     Mutation("commits written make room", ENGINE + "commits.py", "            self._size -= self.writing.size\n", ""),
     Mutation(
         "all that waits is failed", ENGINE + "commits.py", "in (self.writing, *self._full, self.last):", "in (self.writing, self.last):"
     ),
     Mutation(
+        "nothing is released once the lease is over",
+        ENGINE + "shard.py",
+        "            while self.ownership.is_over():",
+        "            while False:",
+    ),
+    Mutation(
+        "the lease is kept while a shard is recovered",
+        ENGINE + "store_calls.py",
+        "            ownership.confirmed(asked_s)\n",
+        "            return\n",
+    ),
+    Mutation(
+        "what was decided is written before the shard is handed over",
+        ENGINE + "shard.py",
+        "        self._last = self.commits.last\n        self._wake.set()\n",
+        "        self._last = self.commits.writing or self.commits.last\n        self._wake.set()\n",
+    ),
+    Mutation("an owner without a lease is suspended", ENGINE + "shard.py", " or self.ownership.is_over()\n", "\n"),
+    Mutation(
         "a shard at rest asks whether it is owned",
         ENGINE + "shard.py",
-        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake.set()\n",
+        "        if (self.namespaces or self.ownership.lease_s) and self.ownership.is_doubtful():\n            self._wake.set()\n",
         "",
     ),
     Mutation(
@@ -100,11 +121,11 @@ ENGINE_MUTATIONS = [
         "if self.commits.is_empty() and not self.ownership.is_doubtful():",
         "if self.commits.is_empty():",
     ),
-    Mutation("an append says who owns the shard", ENGINE + "shard.py", "                    self.ownership.confirmed(asked_s)\n", ""),
+    Mutation("an append says who owns the shard", ENGINE + "shard.py", "        self.ownership.confirmed(asked_s)\n", ""),
     Mutation(
         "a shard without namespaces asks nothing",
         ENGINE + "shard.py",
-        "        if self.namespaces and self.ownership.is_doubtful():\n            self._wake",
+        "        if (self.namespaces or self.ownership.lease_s) and self.ownership.is_doubtful():\n            self._wake",
         "        if self.ownership.is_doubtful():\n            self._wake",
     ),
     Mutation("an outage stops the clock of leases", ENGINE + "shard.py", "            self._time.freeze()\n", "            pass\n"),
@@ -121,8 +142,8 @@ ENGINE_MUTATIONS = [
     Mutation(
         "a snapshot is of the entry that is being written",
         ENGINE + "shard.py",
-        "sequence=self._sequence + bool(commit.events), namespaces",
-        "sequence=self._sequence, namespaces",
+        "sequence=self.sequence + bool(commit.events), namespaces",
+        "sequence=self.sequence, namespaces",
     ),
     Mutation(
         "it is not begun while something else waits to be written",
@@ -231,5 +252,5 @@ ENGINE_MUTATIONS = [
         "                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes\n",
         "",
     ),
-    Mutation("fences grow over namespaces of one name", ENGINE + "shard.py", "epoch = max(self._epoch, created_ms)", "epoch = self._epoch"),
+    Mutation("fences grow over namespaces of one name", ENGINE + "shard.py", "epoch = max(self.epoch, created_ms)", "epoch = self.epoch"),
 ]

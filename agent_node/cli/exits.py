@@ -6,6 +6,7 @@ The codes are part of the interface: scripts branch on them, so a number never c
 from enum import IntEnum
 
 from agent_node.errors import (
+    InvalidArgumentError,
     LimitError,
     MusterError,
     NotFoundError,
@@ -71,6 +72,8 @@ def exit_code_of(error: MusterError) -> ExitCode:
             return ExitCode.NOT_FOUND
         case RefusedError():
             return ExitCode.REFUSED
+        case InvalidArgumentError():
+            return ExitCode.USAGE
         case UnavailableError():
             return ExitCode.UNAVAILABLE
         case _:

@@ -7,6 +7,7 @@ and broken pipes of all commands are handled here and nowhere else.
 import asyncio
 import errno
 import inspect
+import math
 import os
 import signal
 import sys
@@ -100,7 +101,7 @@ def command(
         ) -> None:
             shared = context.find_object(Invocation) or Invocation()
             invocation = shared.with_options(address=address, namespace=namespace, as_json=as_json)
-            start = partial(function, invocation, **options)
+            start = partial(_start, function, invocation, context, options)
             raise typer.Exit(run_to_exit_code(start, invocation, loop_factory() if loop_factory else None))
 
         own = list(inspect.signature(function).parameters.values())[1:]
@@ -114,6 +115,14 @@ def command(
         return function
 
     return register
+
+
+async def _start(function: CommandFunction, invocation: Invocation, context: typer.Context, options: dict[str, Any]) -> ExitCode | None:
+    for name, value in options.items():
+        if isinstance(value, float) and math.isnan(value):  # it is within any bounds, since no comparison with it holds
+            flag = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise CommandFailure(f"{flag} is nan: give a number.", ExitCode.USAGE)
+    return await function(invocation, **options)
 
 
 def run_to_exit_code(

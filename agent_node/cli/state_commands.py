@@ -1,7 +1,6 @@
 """`muster state`: the namespace's shared state."""
 
 import asyncio
-import math
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -93,8 +92,6 @@ async def put(
     if_revision: IfRevision = None,
 ) -> None:
     """Set a key, and print the revision of that."""
-    if ttl is not None and math.isnan(ttl):
-        raise CommandFailure(f"--ttl is {ttl:g}: give a number of seconds above 0.", ExitCode.USAGE)
     content = read_payload(value, file)
     async with invocation.connect() as client:
         revision = await client.state.put(

@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from agent_node.arguments import text
 from agent_node.cli.exits import CommandFailure, ExitCode
 from agent_node.cli.payloads import Json, payload_fields, payload_text
 from agent_node.state.values import Author, Entry, EventKind, LockHolder, LockInfo, LockWaiter, StateEvent
@@ -182,25 +183,26 @@ def export_line(entry: Entry) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def import_line(text: str, number: int) -> Line:
+def import_line(line: str, number: int) -> Line:
     """Reads a line of an export. Raises CommandFailure, naming the line, for what isn't one."""
     try:
-        record = json.loads(text)
+        record = json.loads(line)
         if not isinstance(record, dict):
             raise ValueError("it isn't a JSON object")
-        key, content_type = record["key"], record.get("content_type", "")
-        if not isinstance(key, str) or not isinstance(content_type, str):
-            raise ValueError("key and content_type are texts")
+        key, content_type = text("key", record["key"]), text("content_type", record.get("content_type", ""))
         if not 1 <= len(key.encode()) <= _MAX_KEY_BYTES:
             raise ValueError(f"its key has {len(key.encode())} bytes, and 1 to {_MAX_KEY_BYTES} are allowed")
         if any(unicodedata.category(each) == "Cc" for each in key):
             raise ValueError("its key has a control character")
         if ("text" in record) == ("base64" in record):
             raise ValueError("it has one of text and base64")
-        value = cast("str", record["text"]).encode() if "text" in record else base64.b64decode(record["base64"], validate=True)
+        if "text" in record:
+            value = text("text", record["text"]).encode()
+        else:
+            value = base64.b64decode(text("base64", record["base64"]), validate=True)
     except KeyError as error:
         raise CommandFailure(f"line {number}: it has no {error}.", ExitCode.USAGE) from None
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CommandFailure(f"line {number} is no line of an export: {error}.", ExitCode.USAGE) from None
     return Line(key, value, content_type)
 

@@ -22,8 +22,8 @@ def set_timing(
             raise ValueError(f"not_before is {not_before.isoformat()}, without a time zone: say which, as in datetime.now(UTC)")
         spec.not_before.FromDatetime(not_before)
     if delay_s is not None:
-        spec.delay.CopyFrom(duration(delay_s))
+        spec.delay.CopyFrom(duration(delay_s, name="delay_s"))
     if queue_timeout_s is not None:
-        spec.queue_timeout.CopyFrom(duration(queue_timeout_s))
+        spec.queue_timeout.CopyFrom(duration(queue_timeout_s, name="queue_timeout_s"))
     if deadline_s is not None:
-        spec.deadline.CopyFrom(duration(deadline_s))
+        spec.deadline.CopyFrom(duration(deadline_s, name="deadline_s"))

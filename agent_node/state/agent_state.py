@@ -3,10 +3,13 @@
 Times are the store's; no agent's clock is written down.
 """
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from agent_node.arguments import text, unencodable
+from agent_node.errors import InvalidArgumentError
 from agent_node.state.values import Entry, EventKind
 from agent_node.typed import to_json
 
@@ -90,12 +93,12 @@ class AgentState:
         state: where it is: `client.state`, or `ctx.state` in a handler.
 
     Raises:
-        ValueError: the name is empty or holds a slash.
+        InvalidArgumentError: the name is empty or holds a slash.
     """
 
     def __init__(self, agent_id: str, state: "State") -> None:
-        if not agent_id or "/" in agent_id:
-            raise ValueError("an agent's name is neither empty nor holds a slash")
+        if not text("agent_id", agent_id) or "/" in agent_id:
+            raise InvalidArgumentError("agent_id", f"is {agent_id!r}: give a name, without a slash")
         self.agent_id = agent_id
         self._state = state
         self._status_key = f"{PREFIX}{agent_id}/status"
@@ -109,7 +112,7 @@ class AgentState:
             status: a word of its own.
             metadata: anything that JSON can hold.
         """
-        return await self._state.put(self._status_key, to_json({"status": status, "metadata": dict(metadata or {})}), content_type=_JSON)
+        return await self._put(self._status_key, {"status": text("status", status), "metadata": dict(metadata or {})}, about="metadata")
 
     async def get_status(self) -> AgentStatus | None:
         """What the agent said last; None when it has said nothing."""
@@ -124,8 +127,14 @@ class AgentState:
             total: units in all; 0 when not known.
             task_id: with which task.
         """
-        value = to_json({"current": current, "total": total, "task_id": task_id})
-        return await self._state.put(self._progress_key, value, content_type=_JSON)
+        for name, number in (("current", current), ("total", total)):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise TypeError(f"{name} is {number!r}: give a number")
+            if not math.isfinite(number) or number < 0:
+                raise InvalidArgumentError(name, f"is {number}: give a number of units, at least 0")
+        return await self._put(
+            self._progress_key, {"current": current, "total": total, "task_id": text("task_id", task_id)}, about="task_id"
+        )
 
     async def get_progress(self) -> TaskProgress | None:
         """How far the agent said it is; None when it has said nothing."""
@@ -151,6 +160,13 @@ class AgentState:
         """The present progress, then every new one; None is none. Errors as of `State.watch`."""
         async for entry in self._follow(self._progress_key):
             yield None if entry is None else _progress(entry)
+
+    async def _put(self, key: str, value: Mapping[str, Any], *, about: str) -> int:
+        try:
+            data = to_json(value)
+        except (TypeError, ValueError) as error:
+            raise unencodable(about, error) from None
+        return await self._state.put(key, data, content_type=_JSON)
 
     async def _follow(self, key: str) -> AsyncIterator[Entry | None]:
         async with self._state.watch(key) as watch:

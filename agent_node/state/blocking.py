@@ -219,6 +219,8 @@ class BlockingTxn:
         method = getattr(self._txn, name)
 
         def build(*args: Any, **options: Any) -> "BlockingTxn":
+            if isinstance(lease := options.get("lease"), BlockingLease):
+                options["lease"] = lease.lease
             method(*args, **options)
             return self
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from agent_node.clock import now_s
+from agent_node.connection import duration
 from agent_node.errors import LockLost, MusterError, RefusedError, UnavailableError
 from agent_node.ids import new_waiter_id
 from agent_node.state import wire
@@ -35,6 +36,11 @@ def held_locks(link: StateLink) -> list[tuple[str, int]]:
     for lock in mine:
         lock.check()
     return [(lock.name, lock.token) for lock in mine]
+
+
+def lease_id_of(lease: "Lease | int | None") -> int:
+    """The id of a lease that a key may end with; 0 is none."""
+    return lease.lease_id if isinstance(lease, Lease) else lease or 0
 
 
 class Lease:
@@ -160,6 +166,8 @@ class Lock:
         """
         if self._asked:  # its token may be somebody else's by now, and its waiter's id is used up
             raise RuntimeError(f"this is one acquisition of the lock {self.name!r}, already used: call state.lock() for each block")
+        for name, seconds in (("ttl_s", self.ttl_s), ("wait_s", self._wait_s or 0.0)):
+            duration(seconds, name=name)
         self._asked = True
         give_up_s = None if self._wait_s is None else now_s() + self._wait_s
         try:

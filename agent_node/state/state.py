@@ -9,13 +9,14 @@ from typing import Any
 
 from muster.v1.state_pb2 import StateAnswer, StateOp
 
+from agent_node.arguments import count, function, no_text, text, unencodable
 from agent_node.backoff import Backoff
 from agent_node.client.tasks import Payload, encode_payload
-from agent_node.errors import ConflictError
+from agent_node.errors import ConflictError, InvalidArgumentError
 from agent_node.ids import own_identity
 from agent_node.state import wire
 from agent_node.state.link import StateLink
-from agent_node.state.locks import Lease, Lock, held_locks
+from agent_node.state.locks import Lease, Lock, held_locks, lease_id_of
 from agent_node.state.txn import Txn
 from agent_node.state.values import Author, Entry, LockInfo, StateEvent, StateStats
 from agent_node.state.watches import StateWatch
@@ -133,8 +134,8 @@ class State:
             LockLost: a lock that this write is inside of is no longer held.
             AttemptLostError: `fenced`, and the attempt is no longer current.
         """
-        data, usual_type = encode_payload(value)
-        op = wire.put_op(key, data, usual_type if content_type is None else content_type, ttl_s=ttl_s, lease_id=_lease_id(lease))
+        data, usual_type = encode_payload(value, name="value")
+        op = wire.put_op(key, data, usual_type if content_type is None else content_type, ttl_s=ttl_s, lease_id=lease_id_of(lease))
         return wire.revision_of(await self.write(op, key=key, if_revision=if_revision, fenced=fenced))
 
     async def delete(self, key: str, *, if_revision: int | None = None, fenced: bool = False) -> bool:
@@ -149,8 +150,8 @@ class State:
             prefix: what the keys begin with; not empty.
             fenced: as of `put`.
         """
-        if not prefix:
-            raise ValueError("an empty prefix is every key of the namespace: name what to delete")
+        if not text("prefix", prefix):
+            raise InvalidArgumentError("prefix", "is empty, which is every key of the namespace: give what the keys to delete begin with")
         return wire.deleted_count(await self.write(wire.delete_op(prefix, prefix=True), fenced=fenced))
 
     def txn(self, *, fenced: bool = False) -> Txn:
@@ -172,7 +173,9 @@ class State:
             if_revision: as of `put`.
             fenced: as of `put`.
         """
-        return await self._update(wire.merge_patch_op(key, to_json(patch)), key, if_revision, fenced=fenced)
+        if not isinstance(patch, Mapping):
+            raise TypeError(f"patch is {patch!r}: give a dict of the members to set")
+        return await self._update(wire.merge_patch_op(key, _as_json("patch", patch)), key, if_revision, fenced=fenced)
 
     async def json_patch(
         self, key: str, operations: Iterable[Mapping[str, Any]], *, if_revision: int | None = None, fenced: bool = False
@@ -185,7 +188,12 @@ class State:
             if_revision: as of `put`.
             fenced: as of `put`.
         """
-        return await self._update(wire.json_patch_op(key, to_json(builtins.list(operations))), key, if_revision, fenced=fenced)
+        if isinstance(operations, Mapping):
+            raise TypeError(f"operations is {operations!r}: give a list of them, even if it is one")
+        no_text("operations", operations)
+        return await self._update(
+            wire.json_patch_op(key, _as_json("operations", builtins.list(operations))), key, if_revision, fenced=fenced
+        )
 
     async def add(self, key: str, number: float = 1, *, if_revision: int | None = None, fenced: bool = False) -> Entry:
         """Adds to a number. A key that isn't there begins at 0. Returns the new entry: `(await state.add("count")).json()`.
@@ -200,15 +208,15 @@ class State:
 
     async def append(self, key: str, *items: Any, if_revision: int | None = None, fenced: bool = False) -> Entry:
         """Appends to a JSON list. A key that isn't there begins as []. Returns the new entry. Arguments as of `add`."""
-        return await self._update(wire.append_op(key, [to_json(item) for item in items]), key, if_revision, fenced=fenced)
+        return await self._update(wire.append_op(key, _items(items)), key, if_revision, fenced=fenced)
 
     async def set_add(self, key: str, *items: Any, if_revision: int | None = None, fenced: bool = False) -> Entry:
         """Adds to a JSON list those items that it hasn't got. A key that isn't there begins as []. Returns the new entry."""
-        return await self._update(wire.set_add_op(key, [to_json(item) for item in items]), key, if_revision, fenced=fenced)
+        return await self._update(wire.set_add_op(key, _items(items)), key, if_revision, fenced=fenced)
 
     async def set_remove(self, key: str, *items: Any, if_revision: int | None = None, fenced: bool = False) -> Entry:
         """Takes items out of a JSON list. Returns the new entry."""
-        return await self._update(wire.set_remove_op(key, [to_json(item) for item in items]), key, if_revision, fenced=fenced)
+        return await self._update(wire.set_remove_op(key, _items(items)), key, if_revision, fenced=fenced)
 
     async def atomic_update(
         self,
@@ -240,6 +248,9 @@ class State:
             ConflictError: there were more than `max_retries` conflicts.
             What `fn` raises: nothing is written then.
         """
+        function("fn", fn)
+        text("key", key)
+        count("max_retries", max_retries)
         if lock:
             async with self.lock(f"atomic_update/{key}"):
                 return await self.atomic_update(key, fn, max_retries=max_retries, content_type=content_type, fenced=fenced)
@@ -247,7 +258,7 @@ class State:
         async def change(entry: Entry | None) -> StateOp:
             made = fn(entry)
             value: Any = await made if inspect.isawaitable(made) else made
-            data, usual_type = encode_payload(value)
+            data, usual_type = encode_payload(value, name="value")
             return wire.put_op(key, data, usual_type if content_type is None else content_type)
 
         backoff: Backoff | None = None  # made when it is needed: drawing a random source takes longer than all the rest
@@ -284,7 +295,10 @@ class State:
         if bool(key) == (prefix is not None):
             raise ValueError("give a key or a prefix, and not both")
         return self._link.watches.open(
-            key if prefix is None else prefix, is_prefix=prefix is not None, start_revision=start_revision or 0, previous=previous
+            text("key", key) if prefix is None else text("prefix", prefix),
+            is_prefix=prefix is not None,
+            start_revision=count("start_revision", start_revision or 0),
+            previous=previous,
         )
 
     async def subscribe(
@@ -301,6 +315,7 @@ class State:
         Returns:
             The task that does it: cancel it to end the subscription, await it to see how it ended.
         """
+        function("callback", callback)
         watch = self.watch("" if prefix else key, prefix=key if prefix else None, previous=previous)
         await watch.started()
 
@@ -340,7 +355,7 @@ class State:
             TimeoutError: `wait_s` was not enough.
             LockLost: it was lost inside the block.
         """
-        return Lock(self._link, name, ttl_s=ttl_s, wait_s=wait_s, author=self._author)
+        return Lock(self._link, text("name", name), ttl_s=ttl_s, wait_s=wait_s, author=self._author)
 
     async def locks(self, prefix: str = "") -> builtins.list[LockInfo]:
         """The locks that are held or waited for, with holders and waiters.
@@ -382,5 +397,12 @@ class State:
         return wire.entry_updated(await self.write(op, key=key, if_revision=if_revision, fenced=fenced))
 
 
-def _lease_id(lease: Lease | int | None) -> int:
-    return lease.lease_id if isinstance(lease, Lease) else lease or 0
+def _as_json(name: str, value: object) -> bytes:
+    try:
+        return to_json(value)
+    except (TypeError, ValueError) as error:
+        raise unencodable(name, error) from None
+
+
+def _items(items: Iterable[object]) -> builtins.list[bytes]:
+    return [_as_json("an item", item) for item in items]

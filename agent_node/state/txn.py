@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Self
 
 from muster.v1.state_pb2 import StateOp
 
+from agent_node.arguments import count, text
 from agent_node.client.tasks import Payload, encode_payload
 from agent_node.state import wire
+from agent_node.state.locks import Lease, lease_id_of
 from agent_node.state.values import Entry
 
 if TYPE_CHECKING:
@@ -47,32 +49,36 @@ class Txn:
 
     def if_revision(self, key: str, revision: int) -> Self:
         """Only if the key's last write was at this revision."""
-        return self._if(wire.Compare(key, wire.Target.REVISION, number=revision))
+        return self._if(key, wire.Target.REVISION, number=count("revision", revision))
 
     def if_create_revision(self, key: str, revision: int) -> Self:
         """Only if the key was made at this revision."""
-        return self._if(wire.Compare(key, wire.Target.CREATE_REVISION, number=revision))
+        return self._if(key, wire.Target.CREATE_REVISION, number=count("revision", revision))
 
     def if_version(self, key: str, version: int) -> Self:
         """Only if the key has had so many writes since it was made."""
-        return self._if(wire.Compare(key, wire.Target.VERSION, number=version))
+        return self._if(key, wire.Target.VERSION, number=count("version", version))
 
     def if_value(self, key: str, value: Payload) -> Self:
         """Only if the key has this value, byte for byte."""
-        return self._if(wire.Compare(key, wire.Target.VALUE, value=encode_payload(value)[0]))
+        return self._if(key, wire.Target.VALUE, value=encode_payload(value, name="value")[0])
 
     def if_exists(self, key: str) -> Self:
         """Only if the key is there."""
-        return self._if(wire.Compare(key, wire.Target.EXISTS, number=1))
+        return self._if(key, wire.Target.EXISTS, number=1)
 
     def if_missing(self, key: str) -> Self:
         """Only if the key isn't there."""
-        return self._if(wire.Compare(key, wire.Target.EXISTS, number=0))
+        return self._if(key, wire.Target.EXISTS, number=0)
 
-    def put(self, key: str, value: Payload, *, content_type: str | None = None, ttl_s: float | None = None, lease_id: int = 0) -> Self:
+    def put(
+        self, key: str, value: Payload, *, content_type: str | None = None, ttl_s: float | None = None, lease: Lease | int | None = None
+    ) -> Self:
         """Then sets a key. Arguments as of `State.put`."""
-        data, usual_type = encode_payload(value)
-        self._then.append(wire.put_op(key, data, usual_type if content_type is None else content_type, ttl_s=ttl_s, lease_id=lease_id))
+        data, usual_type = encode_payload(value, name="value")
+        self._then.append(
+            wire.put_op(key, data, usual_type if content_type is None else content_type, ttl_s=ttl_s, lease_id=lease_id_of(lease))
+        )
         return self
 
     def delete(self, key: str) -> Self:
@@ -87,7 +93,7 @@ class Txn:
 
     def otherwise_put(self, key: str, value: Payload, *, content_type: str | None = None) -> Self:
         """If a condition doesn't hold: sets a key."""
-        data, usual_type = encode_payload(value)
+        data, usual_type = encode_payload(value, name="value")
         self._otherwise.append(wire.put_op(key, data, usual_type if content_type is None else content_type))
         return self
 
@@ -111,6 +117,6 @@ class Txn:
         succeeded, revision, entries = wire.txn_result(answer)
         return TxnResult(succeeded, revision, {entry.key: entry for entry in entries})
 
-    def _if(self, compare: wire.Compare) -> Self:
-        self._compares.append(compare)
+    def _if(self, key: str, target: wire.Target, *, number: int = 0, value: bytes = b"") -> Self:
+        self._compares.append(wire.Compare(text("key", key), target, number, value))
         return self

@@ -177,9 +177,10 @@ class Watches:
         self._fail_all(UnavailableError("the client is closed"))
 
     def _create(self, watch: StateWatch) -> None:
-        self._watches[watch.watch_id] = watch
         watch.begin_again()
-        self._say(wire.create_watch(watch.watch_id, watch.key, watch.next_revision, is_prefix=watch.is_prefix, previous=watch.previous))
+        request = wire.create_watch(watch.watch_id, watch.key, watch.next_revision, is_prefix=watch.is_prefix, previous=watch.previous)
+        self._watches[watch.watch_id] = watch  # what no message can be made of would end every stream that it is asked for on
+        self._say(request)
 
     def _say(self, request: WatchRequest) -> None:
         self._outgoing.append(request)

@@ -1,5 +1,6 @@
 """The one module of shared state that knows how its messages are laid out: operations to send, and what their answers say."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from muster.v1 import state_pb2 as pb
 from muster.v1.state_pb2 import StateAnswer, StateOp, WatchRequest, WatchResponse
 
+from agent_node.arguments import MAX_COUNT, count, no_text, text
 from agent_node.connection import duration, from_refusal
-from agent_node.errors import CompactedError, MusterError
+from agent_node.errors import CompactedError, InvalidArgumentError, MusterError
 from agent_node.state.values import Author, Entry, EventKind, LockHolder, LockInfo, LockWaiter, StateEvent, StateStats
 
 _KINDS = {
@@ -44,17 +46,20 @@ class Compare:
 
 def get_op(keys: Iterable[str]) -> StateOp:
     """Reads keys."""
-    return StateOp(get=pb.GetRequest(keys=keys))
+    no_text("keys", keys)
+    return StateOp(get=pb.GetRequest(keys=[text("key", key) for key in keys]))
 
 
 def list_op(prefix: str, *, page_size: int, page_token: str, keys_only: bool) -> StateOp:
     """Reads a page of keys."""
-    return StateOp(list=pb.ListRequest(prefix=prefix, page_size=page_size, page_token=page_token, keys_only=keys_only))
+    size = count("page_size", page_size, most=MAX_COUNT)
+    return StateOp(list=pb.ListRequest(prefix=text("prefix", prefix), page_size=size, page_token=page_token, keys_only=keys_only))
 
 
 def history_op(key: str, *, page_size: int, page_token: str) -> StateOp:
     """Reads a page of a key's history."""
-    return StateOp(history=pb.HistoryRequest(key=key, page_size=page_size, page_token=page_token))
+    size = count("page_size", page_size, most=MAX_COUNT)
+    return StateOp(history=pb.HistoryRequest(key=text("key", key), page_size=size, page_token=page_token))
 
 
 def stats_op() -> StateOp:
@@ -64,47 +69,51 @@ def stats_op() -> StateOp:
 
 def put_op(key: str, value: bytes, content_type: str, *, ttl_s: float | None = None, lease_id: int = 0) -> StateOp:
     """Sets a key."""
-    put = pb.PutRequest(key=key, value=value, content_type=content_type, lease_id=lease_id)
+    put = pb.PutRequest(key=text("key", key), value=value, content_type=text("content_type", content_type))
+    if lease_id:
+        put.lease_id = count("lease", lease_id)
     if ttl_s is not None:
-        put.ttl.CopyFrom(duration(ttl_s))
+        put.ttl.CopyFrom(duration(ttl_s, name="ttl_s"))
     return StateOp(put=put)
 
 
 def delete_op(key: str, *, prefix: bool = False) -> StateOp:
     """Deletes a key, or all with a prefix."""
-    return StateOp(delete=pb.DeleteRequest(key=key, prefix=prefix))
+    return StateOp(delete=pb.DeleteRequest(key=text("prefix" if prefix else "key", key), prefix=prefix))
 
 
 def merge_patch_op(key: str, patch: bytes) -> StateOp:
     """Changes a value by a merge patch."""
-    return StateOp(update=pb.UpdateRequest(key=key, merge_patch=patch))
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), merge_patch=patch))
 
 
 def json_patch_op(key: str, patch: bytes) -> StateOp:
     """Changes a value by a JSON Patch."""
-    return StateOp(update=pb.UpdateRequest(key=key, json_patch=patch))
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), json_patch=patch))
 
 
 def add_op(key: str, number: float) -> StateOp:
     """Adds to a number."""
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise TypeError(f"a number can be added, not {number!r}")
-    return StateOp(update=pb.UpdateRequest(key=key, add=repr(number)))
+        raise TypeError(f"number is {number!r}: give an int or a float")
+    if isinstance(number, float) and not math.isfinite(number):
+        raise InvalidArgumentError("number", f"is {number}, which no JSON holds: give a finite one")
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), add=repr(number)))
 
 
 def append_op(key: str, items: Sequence[bytes]) -> StateOp:
     """Appends to a list."""
-    return StateOp(update=pb.UpdateRequest(key=key, append=pb.JsonItems(items=items)))
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), append=pb.JsonItems(items=items)))
 
 
 def set_add_op(key: str, items: Sequence[bytes]) -> StateOp:
     """Adds to a list what isn't in it."""
-    return StateOp(update=pb.UpdateRequest(key=key, set_add=pb.JsonItems(items=items)))
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), set_add=pb.JsonItems(items=items)))
 
 
 def set_remove_op(key: str, items: Sequence[bytes]) -> StateOp:
     """Takes out of a list."""
-    return StateOp(update=pb.UpdateRequest(key=key, set_remove=pb.JsonItems(items=items)))
+    return StateOp(update=pb.UpdateRequest(key=text("key", key), set_remove=pb.JsonItems(items=items)))
 
 
 def txn_op(compares: Iterable[Compare], then: Iterable[StateOp], otherwise: Iterable[StateOp]) -> StateOp:
@@ -120,12 +129,12 @@ def txn_op(compares: Iterable[Compare], then: Iterable[StateOp], otherwise: Iter
 
 def compact_op(revision: int) -> StateOp:
     """Forgets history."""
-    return StateOp(compact=pb.CompactRequest(revision=revision))
+    return StateOp(compact=pb.CompactRequest(revision=count("revision", revision)))
 
 
 def grant_lease_op(ttl_s: float) -> StateOp:
     """Asks for a lease."""
-    return StateOp(grant_lease=pb.GrantLeaseRequest(ttl=duration(ttl_s)))
+    return StateOp(grant_lease=pb.GrantLeaseRequest(ttl=duration(ttl_s, name="ttl_s")))
 
 
 def keep_lease_op(lease_id: int) -> StateOp:
@@ -140,9 +149,9 @@ def revoke_lease_op(lease_id: int) -> StateOp:
 
 def lock_op(name: str, *, waiter_id: str, ttl_s: float, wait_s: float, author: Author) -> StateOp:
     """Waits for a lock."""
-    return StateOp(
-        lock=pb.LockRequest(name=name, waiter_id=waiter_id, ttl=duration(ttl_s), wait=duration(wait_s), author=_author_message(author))
-    )
+    ask = pb.LockRequest(name=name, waiter_id=waiter_id, ttl=duration(ttl_s, name="ttl_s"), author=_author_message(author))
+    ask.wait.CopyFrom(duration(wait_s, name="wait_s"))
+    return StateOp(lock=ask)
 
 
 def keep_lock_op(name: str, token: int) -> StateOp:
@@ -162,7 +171,7 @@ def leave_lock_op(name: str, waiter_id: str) -> StateOp:
 
 def locks_op(prefix: str, *, page_token: str) -> StateOp:
     """Asks for a page of locks."""
-    return StateOp(list_locks=pb.ListLocksRequest(prefix=prefix, page_token=page_token))
+    return StateOp(list_locks=pb.ListLocksRequest(prefix=text("prefix", prefix), page_token=page_token))
 
 
 def number_write(op: StateOp, sequence: int) -> None:
@@ -186,7 +195,7 @@ def stamp(op: StateOp, author: Author, locks: Sequence[tuple[str, int]], attempt
         case _:
             write = op.txn
     if if_revision is not None and not isinstance(write, pb.TxnRequest):
-        write.if_revision = if_revision
+        write.if_revision = count("if_revision", if_revision)
     if author != _NOBODY:
         write.options.author.CopyFrom(_author_message(author))
     if locks:

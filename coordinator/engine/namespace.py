@@ -6,6 +6,7 @@ from coordinator.core.model import Task
 from coordinator.core.scheduler import Scheduler
 from coordinator.engine.sinks import ClientSink
 from coordinator.engine.watches import WatchRegistry
+from coordinator.errors import Unavailable
 
 
 class Namespace:
@@ -29,9 +30,9 @@ class Namespace:
         """Calls `let_go` once nothing more is decided here: whoever holds on to all these tasks then needs them no longer."""
         self._let_go.append(let_go)
 
-    def close(self, message: str) -> None:
+    def close(self, error: Unavailable) -> None:
         """The shard is not served here any more, or is rebuilt with another object in its place."""
-        self.watches.close(message)
+        self.watches.close(error)
         self._over()
 
     def gone(self, message: str) -> None:

@@ -19,7 +19,7 @@ from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.namespace import Namespace
-from coordinator.engine.ownership import Ownership, ShardLost
+from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
@@ -27,18 +27,17 @@ from coordinator.engine.room import StoreRoom
 from coordinator.engine.shared_state import NoSharedState, SharedState, run_together
 from coordinator.engine.sinks import AgentSink, ClientStream, Stream
 from coordinator.engine.snapshots import DEFAULT_SETTINGS, SnapshotSettings, Snapshotter
+from coordinator.engine.store_calls import LAST_RETRY_S, READS_FAIL_AFTER_S, claimed, lease_kept, moved, release, settled, until_answered
 from coordinator.engine.timekeeping import Timekeeper
 from coordinator.engine.watches import Page, Watch
 from coordinator.errors import NotFound, Unavailable
 from coordinator.ids import Entropy
-from coordinator.ports import AppendAnswer, Appended, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
+from coordinator.ports import ALONE, Appended, Claimant, Clock, EndedTask, JournalCodec, ShardStore, StoreCorrupt, StoreOutage
 from coordinator.search_terms import terms_of
 
 log = logging.getLogger(__name__)
 
 DEFAULT_NAMESPACE = "default"
-FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between repeats of a commit during an outage
-READS_FAIL_AFTER_S = 1.0
 MAX_TICK_S = 1.0  # a stall shows as a gap between ticks
 TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
@@ -62,6 +61,7 @@ class Shard:
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
         webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
+        owner_address: where the shard is served, as far as anybody knows, once it isn't here any more.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Shard:
         room: StoreRoom | None = None,
         default_here: bool = False,
         webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
+        owner_address: Callable[[int], str] = lambda _number: "",
     ) -> None:
         self.number = number
         self.settings = settings
@@ -103,13 +104,17 @@ class Shard:
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
-        self._epoch = 0
-        self._sequence = 0  # of the last commit that is durable, or being written
+        self.epoch = 0
+        self.since_ms = 0  # when it was claimed
+        self.sequence = 0  # of the last commit that is durable, or being written
+        self._owner_address = owner_address
+        self._last: PendingCommit | None = None  # the one to write before the shard is handed over
+        self._offer = ("", 0)
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
         self.commits = CommitQueue()
         self.ownership = Ownership(clock=clock)
         self._wake = asyncio.Event()
-        self._serving = False
+        self.serving = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = float("inf")
         self._max_tick_s = min(MAX_TICK_S, settings.lease_s / 4 / TICKS_PER_STALL)
@@ -117,15 +122,16 @@ class Shard:
 
     # --- life -----------------------------------------------------------------------------------------------------------------
 
-    async def run(self, started: asyncio.Event) -> None:
-        """Recovers the shard, sets `started`, and serves it until cancelled.
+    async def run(self, started: asyncio.Event, claimant: Claimant = ALONE) -> None:
+        """Claims the shard, recovers it, sets `started`, and serves it until cancelled, or handed over.
 
         Raises:
-            ShardLost: another coordinator took it.
+            ShardLost: another coordinator has it.
         """
+        self._last = None
         while True:
             try:
-                await self._recover()
+                await self._recover(claimant)
             except StoreOutage as error:
                 log.warning("shard.waiting shard=%d reason=%s", self.number, error)
                 await asyncio.sleep(LAST_RETRY_S)
@@ -133,51 +139,58 @@ class Shard:
             started.set()
             try:
                 await run_together(self._write(), self.state.run(self.namespaces))
+                await release(self.store, offer_to=self._offer[0], offer_ms=self._offer[1])
             except StoreCorrupt as error:
                 log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
-                self._stop_serving("the shard is being rebuilt from its journal: try again")
+                self._stop_serving(Unavailable("the shard is being rebuilt from its journal: try again", reason="SHARD_UNAVAILABLE"))
             except BaseException:
-                self._stop_serving("this coordinator no longer serves the shard: connect again")
+                self._stop_serving(moved(self._owner_address(self.number)))
                 raise
+            else:
+                return self._stop_serving(moved(self._owner_address(self.number)))
 
-    async def _recover(self) -> None:
-        asked_s = self._clock.now_s()
-        claim = await self.store.claim()
-        recovered = await recover(self.store, self._codec, claim)
-        self._epoch, self._sequence = claim.epoch, recovered.sequence
-        self.ownership.confirmed(asked_s)
-        self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
-        self.commits = CommitQueue()
-        self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
+    async def _recover(self, claimant: Claimant) -> None:
+        claim, self.ownership = await claimed(self.store, claimant, clock=self._clock)
+        self.epoch, self.since_ms, self.sequence = claim.epoch, claim.date_ms, claim.sequence
+        async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
+            recovered = await recover(self.store, self._codec, claim)
+            self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
+            self.commits = CommitQueue()
+            self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self.deleted |= dict.fromkeys(recovered.deleted)
-        self._serving = True
+        self.serving = True
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
         for namespace in self.namespaces.values():
             if pending := namespace.scheduler.state.deliveries.pending:
                 self._webhooks_due(namespace, list(pending.values()))
-        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self._epoch, self._sequence)
+        log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self.epoch, self.sequence)
         self._arm_timer()
+
+    def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
+        """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
+        self._offer = (offer_to, offer_ms)
+        self._last = self.commits.last
+        self._wake.set()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
         # Above all fences of a deleted namespace of the same name: its agents may still hold attempts of tasks that had the same ids.
-        epoch = max(self._epoch, created_ms)
+        epoch = max(self.epoch, created_ms)
         scheduler = Scheduler(settings=self.settings, epoch=epoch, jitter=self._entropy.jitter, state=state)
         return Namespace(name=name, scheduler=scheduler, created_ms=created_ms)
 
-    def _stop_serving(self, message: str) -> None:
-        self._serving = False
+    def _stop_serving(self, error: Unavailable) -> None:
+        self.serving = False
         self._snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
-        error = Unavailable(message, reason="SHARD_UNAVAILABLE")
         self.commits.fail(error)
         being_deleted = [namespace for namespace in self.deleted.values() if namespace is not None]
         streams: list[Stream] = [*self.agent_sinks.values(), *self.client_streams, *self.namespaces.values(), *being_deleted]
         for stream in streams:
-            stream.close(message)
+            stream.close(error)
         self.agent_sinks.clear()
         self.client_streams.clear()
         self.namespaces.clear()
@@ -213,7 +226,7 @@ class Shard:
         Raises:
             Unavailable: the shard is being recovered.
         """
-        if not self._serving:
+        if not self.serving:
             raise Unavailable("the shard is being recovered: try again", reason="SHARD_UNAVAILABLE")
 
     def require_current(self, namespace: Namespace) -> None:
@@ -227,6 +240,10 @@ class Shard:
             raise NotFound(f"namespace {namespace.name!r} was deleted", reason="NAMESPACE_NOT_FOUND")
         if self.namespaces.get(namespace.name) is not namespace:
             raise Unavailable("the shard was rebuilt meanwhile: try again", reason="SHARD_UNAVAILABLE")
+
+    def is_suspended(self) -> bool:
+        """Whether nothing may be told for now: the store is out, or hasn't said for a whole lease whose the shard is."""
+        return self.outage_since_s is not None or self.ownership.is_over()
 
     def require_store(self) -> None:
         """For new writes, before anything is decided.
@@ -293,16 +310,7 @@ class Shard:
         self.require_served()
         if self.commits.is_empty() and not self.ownership.is_doubtful():
             return None
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.commits.last.waiters.append(waiter)
-        self._wake.set()
-        while True:
-            timeout_s = None if self.outage_since_s is None else self.outage_since_s + READS_FAIL_AFTER_S - self._clock.now_s()
-            if timeout_s is not None and timeout_s <= 0:
-                raise Unavailable("the store can't be reached: try again")
-            done, _ = await asyncio.wait([waiter], timeout=READS_FAIL_AFTER_S if timeout_s is None else timeout_s)
-            if done:
-                return waiter.result()
+        return await settled(self._waiter(), lambda: self.outage_since_s, clock=self._clock)
 
     async def durable_write(self) -> None:
         """As `durable`, for the caller of a write: it waits for as long as the outage lasts, since it may have been written.
@@ -311,10 +319,13 @@ class Shard:
             Unavailable: the shard stopped: it may have been written all the same.
         """
         self.require_served()
+        await self._waiter()
+
+    def _waiter(self) -> asyncio.Future[None]:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.commits.last.waiters.append(waiter)
         self._wake.set()
-        await waiter
+        return waiter
 
     def tell_page(self, namespace: Namespace, watch: Watch, page: Page) -> None:
         """Begins a watch, or goes on with what it is told first: state as it is now, released with what was decided so far."""
@@ -328,7 +339,7 @@ class Shard:
         """Sets the timer to the core's next deadline, and not so far off that the gap would look like a stall."""
         real_s = self._clock.now_s()
         now = self._time.now()
-        wait_s = self._max_tick_s
+        wait_s = min(self._max_tick_s, self.ownership.confirm_after_s / 2)
         for namespace in self.namespaces.values() if self.outage_since_s is None else ():  # during an outage nothing is due
             mono_s, date_ms = namespace.scheduler.next_due()
             if mono_s is not None:
@@ -353,7 +364,7 @@ class Shard:
             for namespace in self.namespaces.values():
                 tick(namespace.scheduler, now)
                 self.decided(namespace, now)
-        if self.namespaces and self.ownership.is_doubtful():
+        if (self.namespaces or self.ownership.lease_s) and self.ownership.is_doubtful():
             self._wake.set()
         self._arm_timer()
 
@@ -369,26 +380,30 @@ class Shard:
                 self._wake.set()
             else:  # memory is now as it will be right after `commit`: nothing else has been decided
                 self._snapshots.begin_if_due(
-                    commit, sequence=self._sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
+                    commit, sequence=self.sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
                 )
             if commit.events:
                 await self._append(commit)
             elif self.ownership.is_doubtful():
-                await self._until_answered(lambda: self.store.confirm(sequence=self._sequence), since_ms=commit.date_ms)
+                await self._confirm(commit.date_ms)
+            while self.ownership.is_over():  # it was durable in time, and somebody else may have decided something since
+                await self._confirm(commit.date_ms)
             self.commits.written()
             self._releaser.release(commit)
+            if commit is self._last:
+                return
             del commit  # while the shard rests, it would hold on to the tasks that ended in it
 
     async def _append(self, commit: PendingCommit) -> None:
-        self._sequence += 1
-        blob = self._codec.encode(Commit(self._sequence, self._epoch, commit.date_ms, commit.events), self.settings.retry)
+        self.sequence += 1
+        blob = self._codec.encode(Commit(self.sequence, self.epoch, commit.date_ms, commit.events), self.settings.retry)
         ended = [
             EndedTask(name, effect.task.spec.task_id, self._codec.record_out(effect.task), effect.task.ended_ms, terms_of(effect.task))
             for name, effect in commit.effects
             if type(effect) is TaskEnded
         ]
         redriven = [(name, event.ended.spec.task_id) for name, event in commit.events if type(event) is Redriven] if self.redrives else ()
-        sequence, nonce = self._sequence, self._entropy.nonce()
+        sequence, nonce = self.sequence, self._entropy.nonce()
         await self._until_answered(
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
@@ -396,35 +411,18 @@ class Shard:
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:
-        """Asks the store the same again and again until it answers, and ends the shard if it is no longer ours.
+        """Asks the store until it answers, and ends the shard if it is no longer ours.
 
         What was decided at `since_ms` or later is carried out when an outage is over.
         """
-        retry_s = FIRST_RETRY_S
-        loop = asyncio.get_running_loop()
-        while True:
-            # A store that hangs is out long before the call gives up: agents must be told before they think that we are.
-            asked_s = self._clock.now_s()
-            slow = loop.call_later(self._outage_after_s, self._outage, "the store doesn't answer")
-            try:
-                appended = await ask()
-            except StoreOutage as error:
-                self._outage(str(error))
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
-                continue
-            finally:
-                slow.cancel()
-            match appended.answer:
-                case AppendAnswer.APPLIED | AppendAnswer.ALREADY_MINE:
-                    self.ownership.confirmed(asked_s)
-                    self._time.store_said(appended.date_ms)
-                    self._outage_over(since_ms)
-                    return
-                case AppendAnswer.FENCED:
-                    raise ShardLost(f"shard {self.number} was taken over by another coordinator")
-                case AppendAnswer.DIVERGED:
-                    raise StoreCorrupt("the journal doesn't end where this coordinator left it")
+        out_after_s = min(self._outage_after_s, self.ownership.confirm_after_s)
+        date_ms, asked_s = await until_answered(ask, clock=self._clock, out=self._outage, out_after_s=out_after_s)
+        self.ownership.confirmed(asked_s)
+        self._time.store_said(date_ms)
+        self._outage_over(since_ms)
+
+    async def _confirm(self, since_ms: int) -> None:
+        await self._until_answered(lambda: self.store.confirm(sequence=self.sequence), since_ms=since_ms)
 
     def _outage(self, reason: str) -> None:
         if self.outage_since_s is None:

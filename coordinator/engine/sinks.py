@@ -4,13 +4,14 @@ from typing import Protocol
 
 from coordinator.core.effects import Assign, DrainSession, StopAttempt
 from coordinator.core.model import Task
+from coordinator.errors import Unavailable
 
 
 class Stream(Protocol):
     """What ends when the shard is no longer served here."""
 
-    def close(self, message: str) -> None:
-        """End it, and say why."""
+    def close(self, error: Unavailable) -> None:
+        """End it with this."""
 
     def gone(self, message: str) -> None:
         """End it for good: its namespace was deleted."""
@@ -31,7 +32,7 @@ class AgentSink(Protocol):
     def supersede(self, message: str) -> None:
         """End the stream: a newer session has the agent's name."""
 
-    def close(self, message: str) -> None:
+    def close(self, error: Unavailable) -> None:
         """End the stream: the shard is not served here any more, or not yet again."""
 
     def gone(self, message: str) -> None:

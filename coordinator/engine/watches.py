@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coordinator.core.effects import ChunkEmitted, ProgressMade, TaskChanged
 from coordinator.core.model import ENDED, Task
 from coordinator.core.scheduler import Scheduler
+from coordinator.errors import NotFound, Unavailable
 
 MAX_QUEUED_EVENTS = 10_000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024  # of chunks, results and requests
@@ -69,8 +70,7 @@ class Watch:
         self._queued_bytes = 0
         self._ready = asyncio.Event()
         self.overflowed = False
-        self.closed: str | None = None
-        self.is_gone = False  # closed for good
+        self.closed: Unavailable | NotFound | None = None
         self.left = False
 
     def follows(self, task: Task) -> bool:
@@ -110,15 +110,10 @@ class Watch:
         elif isinstance(event, TaskChanged) and event.task.state in ENDED:
             self.waiting_for.discard(event.task.spec.task_id)
 
-    def close(self, message: str) -> None:
-        """The shard stops serving: the watch ends with `message`."""
-        self.closed = message
+    def close(self, error: Unavailable | NotFound) -> None:
+        """The shard stops serving, or the namespace was deleted: the watch ends with `error`."""
+        self.closed = error
         self._ready.set()
-
-    def end(self, message: str) -> None:
-        """The namespace was deleted: the watch ends with `message`."""
-        self.is_gone = True
-        self.close(message)
 
     def is_over(self) -> bool:
         """Everything it followed by id has ended, and was handed out."""
@@ -216,12 +211,12 @@ class WatchRegistry:
             if task is not None and watch.follows(task):
                 watch.push(event)
 
-    def close(self, message: str) -> None:
+    def close(self, error: Unavailable) -> None:
         """The shard stops serving."""
         for watch in self._open:  # also those whose first events would have been released by a commit that never comes
-            watch.close(message)
+            watch.close(error)
 
     def gone(self, message: str) -> None:
         """The namespace was deleted."""
         for watch in self._open:
-            watch.end(message)
+            watch.close(NotFound(message, reason="NAMESPACE_NOT_FOUND"))

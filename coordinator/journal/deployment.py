@@ -1,10 +1,12 @@
 """The record of what a store was made for. Made at the first start, checked at every other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 from redis.asyncio import Redis
 
 from coordinator.journal.errors import StoreStartError
+from coordinator.journal.ids import new_secret
 from coordinator.journal.layout import FORMAT_VERSION, deployment_key
 
 _RAISE = """#!lua flags=allow-oom
@@ -12,12 +14,25 @@ redis.call('HSET', KEYS[1], 'format_version', ARGV[1])
 """
 
 
+_SHARE = """#!lua flags=allow-oom
+redis.call('HSETNX', KEYS[1], 'peer_secret', ARGV[1])
+return redis.call('HGET', KEYS[1], 'peer_secret')
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What can't change once a store holds something: the format of its keys, and the number of shards that namespaces are spread over."""
+    """What can't change once a store holds something.
+
+    Args:
+        format_version: of its keys.
+        shards: that namespaces are spread over.
+        peer_secret: what its coordinators know each other by. Whoever can read the store could write to it just as well.
+    """
 
     format_version: int
     shards: int
+    peer_secret: bytes = field(default=b"", repr=False)
 
 
 async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deployment:
@@ -56,5 +71,6 @@ async def open_deployment(client: Redis, *, prefix: str, shards: int) -> Deploym
         )
     if deployment.format_version < FORMAT_VERSION:
         await client.eval(_RAISE, 1, key, str(FORMAT_VERSION))
-        return replace(deployment, format_version=FORMAT_VERSION)
-    return deployment
+        deployment = replace(deployment, format_version=FORMAT_VERSION)
+    secret = fields.get(b"peer_secret") or await client.eval(_SHARE, 1, key, new_secret())  # of whoever comes first
+    return replace(deployment, peer_secret=cast("bytes", secret))

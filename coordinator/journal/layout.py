@@ -2,7 +2,9 @@
 
 With the key prefix `muster`, shard 3 is
 
-    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit; and of the
+    muster:{s3}:head                       hash    token, epoch, sequence, nonce: who owns the shard, and its last commit; owner and
+                                                   address, the coordinator's; lease_ms and lease_until (by the store's time), if others
+                                                   may come; offered_to and offered_until, once it was given up for one of them; and of the
                                                    snapshot snapshot_key (a or b), snapshot_sequence, snapshot_nonce, snapshot_pieces,
                                                    snapshot_bytes, and unfinished (sequence and nonce of one that is being written)
     muster:{s3}:journal                    stream  one entry per commit, id `<sequence>-0`, one field `c` with the commit's bytes; those

@@ -9,12 +9,15 @@ from itertools import islice
 from coordinator.journal.layout import marker
 from coordinator.journal.retention import count_expired
 from coordinator.ports import (
+    ALONE,
     MAX_READ_BYTES,
     AppendAnswer,
     Appended,
     Claim,
+    Claimant,
     EndedEntry,
     EndedTask,
+    Held,
     Retention,
     StoredSnapshot,
     StoreOutage,
@@ -27,6 +30,7 @@ class StoreCall(Enum):
     CLAIM = auto()
     APPEND = auto()
     CONFIRM = auto()
+    RELEASE = auto()
     READ = auto()
     EXPIRE = auto()
     SNAPSHOT = auto()
@@ -80,6 +84,10 @@ class MemoryShard:
     """The data of a shard, which outlives its owners: give it to the store of each."""
 
     owner: object | None = None
+    claimant: Claimant = ALONE
+    lease_until_ms: int = 0
+    offered_to: str = ""
+    offered_until_ms: int = 0
     epoch: int = 0
     sequence: int = 0
     commit_nonce: str = ""
@@ -108,10 +116,15 @@ class MemoryShardStore:
         """Whether the shard is still this store's: shared state in memory asks before each write."""
         return self._shard.owner is self._token
 
-    async def claim(self) -> Claim:
+    async def claim(self, claimant: Claimant = ALONE) -> Claim | Held:
         """See ShardStore."""
         fault = await self._before(StoreCall.CLAIM)
         shard, now = self._shard, self._now_ms()
+        held = _held(shard, claimant, now)
+        if held is not None:
+            _after(fault)
+            return held
+        shard.claimant, shard.lease_until_ms, shard.offered_until_ms = claimant, now + claimant.lease_ms, 0
         shard.epoch = max(shard.epoch + 1, now)
         shard.owner = token = object()
         shard.unfinished = None
@@ -149,6 +162,7 @@ class MemoryShardStore:
         if shard.owner is not token:
             return AppendAnswer.FENCED
         if shard.sequence == sequence and shard.commit_nonce == commit_nonce:
+            self._extend()
             return AppendAnswer.ALREADY_MINE
         if shard.sequence != sequence - 1:
             return AppendAnswer.DIVERGED
@@ -167,7 +181,11 @@ class MemoryShardStore:
             namespace.record_bytes += len(task.record)
         shard.sequence = sequence
         shard.commit_nonce = commit_nonce
+        self._extend()
         return AppendAnswer.APPLIED
+
+    def _extend(self) -> None:
+        self._shard.lease_until_ms = self._now_ms() + self._shard.claimant.lease_ms
 
     @staticmethod
     def _supersede(held: _Namespace, task_id: str) -> None:
@@ -180,10 +198,26 @@ class MemoryShardStore:
     async def confirm(self, *, sequence: int) -> Appended:
         """See ShardStore."""
         token = self._token
-        _after(await self._before(StoreCall.CONFIRM))
+        fault = await self._before(StoreCall.CONFIRM)
+        answer = AppendAnswer.APPLIED if self._shard.sequence == sequence else AppendAnswer.DIVERGED
+        if self._shard.owner is not token:
+            answer = AppendAnswer.FENCED
+        if answer is AppendAnswer.APPLIED:
+            self._extend()
+        _after(fault)
+        return Appended(answer=answer, date_ms=self._now_ms())
+
+    async def release(self, *, offer_to: str = "", offer_ms: int = 0) -> bool:
+        """See ShardStore."""
+        token = self._token
+        fault = await self._before(StoreCall.RELEASE)
         shard = self._shard
-        answer = AppendAnswer.APPLIED if shard.sequence == sequence else AppendAnswer.DIVERGED
-        return Appended(answer=answer if shard.owner is token else AppendAnswer.FENCED, date_ms=self._now_ms())
+        released = shard.owner is token
+        if released:
+            shard.owner, shard.claimant, shard.lease_until_ms = None, ALONE, 0
+            shard.offered_to, shard.offered_until_ms = offer_to, self._now_ms() + offer_ms if offer_to else 0
+        _after(fault)
+        return released
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""
@@ -385,6 +419,18 @@ class MemoryShardStore:
         if fault is Fault.BEFORE:
             raise StoreOutage("the store can't be reached")
         return fault
+
+
+def _held(shard: MemoryShard, claimant: Claimant, now_ms: int) -> Held | None:
+    """Who has a shard, or was offered it, while somebody else asks for it."""
+    if not claimant.lease_ms:
+        return None
+    owner, me = shard.claimant, claimant.coordinator_id
+    if shard.owner is not None and owner.lease_ms and shard.lease_until_ms > now_ms and owner.coordinator_id != me:
+        return Held(owner.coordinator_id, owner.address, shard.lease_until_ms - now_ms)
+    if shard.offered_until_ms > now_ms and shard.offered_to != me:
+        return Held(shard.offered_to, "", shard.offered_until_ms - now_ms)
+    return None
 
 
 def _after(fault: Fault) -> None:

@@ -1,31 +1,30 @@
-"""Opens the store that a coordinator was told to use: its own in a data directory, or a server by its address."""
+"""Opens the store that a coordinator was told to use: its own in a data directory, or one by its address."""
 
 import asyncio
 import shutil
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 
-from coordinator.journal.deployment import open_deployment
+from coordinator.journal.deployment import Deployment, open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
+from coordinator.journal.finding import find_store, without_secrets
 from coordinator.journal.ids import new_nonce
-from coordinator.journal.layout import ShardKeys, check_prefix
+from coordinator.journal.layout import ShardKeys, check_prefix, deployment_key
 from coordinator.journal.redis_errors import as_store_errors
 from coordinator.journal.redis_store import RedisShardStore
+from coordinator.journal.replica_checks import check_replicas
+from coordinator.journal.replica_wait import ReplicaWait
 from coordinator.journal.server_binary import find_server_binary
 from coordinator.journal.server_process import Launch
-from coordinator.journal.startup_checks import StoreReport, check_store
+from coordinator.journal.startup_checks import StoreReport, check_store, weakest
+from coordinator.journal.topology import Topology, each_primary
 from coordinator.ports import ShardStore, StoreFullness
 from coordinator.state.layout import StateKeys
 from coordinator.state.ports import StateStore
 from coordinator.state.redis_store import RedisStateStore
-
-_SHARED_CONNECTIONS = 4  # for what concerns no shard; each shard has its own
 
 
 class Store:
@@ -34,34 +33,30 @@ class Store:
     def __init__(
         self,
         *,
-        client: Redis,
+        topology: Topology,
         report: StoreReport,
-        shards: int,
+        deployment: Deployment,
         key_prefix: str,
         server: EmbeddedServer | None,
         call_timeout_s: float,
+        wait: ReplicaWait | None,
     ) -> None:
-        self._client = client
+        self._topology = topology
         self._report = report
+        self._deployment = deployment
         self._server = server
         self._call_timeout_s = call_timeout_s
+        keys = [ShardKeys(prefix=key_prefix, shard=number) for number in range(deployment.shards)]
+        self._heads = [shard.head for shard in keys]
         self._shards = tuple(
-            RedisShardStore(
-                pool=client.connection_pool,
-                keys=ShardKeys(prefix=key_prefix, shard=number),
-                new_nonce=new_nonce,
-                call_timeout_s=call_timeout_s,
-            )
-            for number in range(shards)
+            RedisShardStore(pool=topology.pool(shard.head), keys=shard, new_nonce=new_nonce, call_timeout_s=call_timeout_s, wait=wait)
+            for shard in keys
         )
         self._states = tuple(
             RedisStateStore(
-                pool=client.connection_pool,
-                keys=StateKeys(shard=ShardKeys(prefix=key_prefix, shard=number)),
-                token=shard.token,
-                call_timeout_s=call_timeout_s,
+                pool=topology.pool(shard.head), keys=StateKeys(shard=shard), token=store.token, call_timeout_s=call_timeout_s, wait=wait
             )
-            for number, shard in enumerate(self._shards)
+            for shard, store in zip(keys, self._shards, strict=True)
         )
 
     @property
@@ -74,6 +69,16 @@ class Store:
         """The server that was brought along, if it was."""
         return self._server
 
+    @property
+    def peer_secret(self) -> bytes:
+        """What the coordinators that share it know each other by."""
+        return self._deployment.peer_secret
+
+    @property
+    def topology(self) -> Topology:
+        """Where its servers are. `topology.client(key)` is the client for what lies beside the shards, one for each key."""
+        return self._topology
+
     def shard(self, number: int) -> ShardStore:
         """One shard, from 0: always the same object."""
         return self._shards[number]
@@ -83,15 +88,20 @@ class Store:
         return self._states[number]
 
     async def fullness(self) -> StoreFullness:
-        """How full it is. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
+        """How full it is: of several primaries, the one with the least room. Raises StoreOutage; and StoreCorrupt when it isn't shown."""
         with as_store_errors():
             async with asyncio.timeout(self._call_timeout_s):
-                info = await self._client.info("memory")
-        return StoreFullness(
-            used_bytes=int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0)),
-            limit_bytes=int(info.get("maxmemory", 0)),
-            free_disk_bytes=shutil.disk_usage(self._server.directory).free if self._server is not None else None,
-        )
+                infos = [await client.info("memory") for client, _ in each_primary(self._topology, self._heads)]
+        disk = shutil.disk_usage(self._server.directory).free if self._server is not None else None
+        found = [
+            StoreFullness(
+                used_bytes=int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0)),
+                limit_bytes=int(info.get("maxmemory", 0)),
+                free_disk_bytes=disk,
+            )
+            for info in infos
+        ]
+        return max(found, key=lambda memory: memory.used_bytes / memory.limit_bytes if memory.limit_bytes else 0.0)
 
     async def close(self) -> None:
         """Closes the connections, and ends the server that was brought along: what it holds is on disk."""
@@ -100,7 +110,7 @@ class Store:
                 await shard.close()
             for state in self._states:
                 await state.close()
-            await self._client.aclose(close_connection_pool=True)
+            await self._topology.close()
         finally:
             if self._server is not None:
                 await self._server.close()
@@ -113,6 +123,7 @@ async def open_store(
     shards: int,
     key_prefix: str = "muster",
     memory_limit_bytes: int = 0,
+    wait_replicas: int = 0,
     connect_timeout_s: float = 2.0,
     call_timeout_s: float = 10.0,
 ) -> Store:
@@ -120,10 +131,11 @@ async def open_store(
 
     Args:
         data_dir: where to run a server of our own. Exactly one of this and `redis_url` is given.
-        redis_url: a running one: redis://, rediss:// or unix://.
+        redis_url: a running one: redis://, rediss://, unix:// or redis+sentinel://.
         shards: how many; the store remembers it.
         key_prefix: what all its keys begin with.
         memory_limit_bytes: of a server of our own; 0 is no limit.
+        wait_replicas: how many replicas have a write before it is acknowledged or shown; 0 waits for none.
         connect_timeout_s: how long a connection may take.
         call_timeout_s: how long an answer may take. A write that takes longer has an unknown fate, and is repeated.
 
@@ -141,16 +153,23 @@ async def open_store(
         launch = Launch(binary=find_server_binary(), memory_limit_bytes=memory_limit_bytes)
         server = await EmbeddedServer.start(data_dir=data_dir, launch=launch)
     url = f"unix://{quote(str(server.socket))}" if server is not None else str(redis_url)
-    place = f"in {data_dir}" if server is not None else f"at {_without_secrets(url)}"
-    client = None
+    place = f"in {data_dir}" if server is not None else f"at {without_secrets(url)}"
+    topology = None
     try:
-        client = _connect(url, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
         async with asyncio.timeout(call_timeout_s):
-            report = await check_store(client)
-            await open_deployment(client, prefix=key_prefix, shards=shards)
+            topology = await find_store(url, connect_timeout_s=connect_timeout_s, call_timeout_s=call_timeout_s)
+            heads = [ShardKeys(prefix=key_prefix, shard=number).head for number in range(shards)]
+            primaries = each_primary(topology, heads)
+            report = weakest([await check_store(client) for client, _ in primaries])
+            key = deployment_key(key_prefix)
+            deployment = await open_deployment(topology.client(key), prefix=key_prefix, shards=shards)
+            wait = None
+            if wait_replicas:
+                probes = [(client, f"{head}:probe") for client, head in primaries]
+                wait, report = await check_replicas(probes, report, replicas=wait_replicas, call_timeout_s=call_timeout_s)
     except BaseException as error:
-        if client is not None:
-            await client.aclose(close_connection_pool=True)
+        if topology is not None:
+            await topology.close()
         if server is not None:
             await server.close()
         if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
@@ -158,35 +177,12 @@ async def open_store(
         if isinstance(error, RedisError | OSError):
             raise StoreStartError(f"the store {place} can't be used: {error}") from error
         raise
-    return Store(client=client, report=report, shards=shards, key_prefix=key_prefix, server=server, call_timeout_s=call_timeout_s)
-
-
-def _connect(url: str, *, connect_timeout_s: float, call_timeout_s: float) -> Redis:
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_SHARED_CONNECTIONS,
-            timeout=call_timeout_s,
-            socket_connect_timeout=connect_timeout_s,
-            socket_timeout=None,  # see OrderedConnection: calls are timed by who makes them
-        )
-        # Options in the address win over arguments, but not over these: redis-py's own retries would hide an outage for seconds.
-        pool.connection_kwargs |= {"retry": Retry(NoBackoff(), 0), "decode_responses": False, "protocol": 2}
-        pool.make_connection()  # type: ignore[no-untyped-call] # it would complain of options only when it is first used
-    except (TypeError, ValueError) as error:
-        raise StoreStartError(
-            f"the store's address {_without_secrets(url)} can't be read ({error}): give redis://host:port/db, rediss:// or unix:///path"
-        ) from error
-    return Redis(connection_pool=pool)
-
-
-def _without_secrets(url: str) -> str:
-    """The address without user, password and options, for people."""
-    try:
-        parts = urlsplit(url)
-        place = parts.hostname or ""
-        if parts.port is not None:
-            place += f":{parts.port}"
-    except ValueError:
-        return "given"
-    return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else "given"
+    return Store(
+        topology=topology,
+        report=report,
+        deployment=deployment,
+        key_prefix=key_prefix,
+        server=server,
+        call_timeout_s=call_timeout_s,
+        wait=wait,
+    )

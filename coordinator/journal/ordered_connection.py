@@ -8,6 +8,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
+from coordinator.journal.replica_wait import ReplicaWait, TooFewReplicasError
 from coordinator.journal.scripts import Script
 
 
@@ -27,13 +28,16 @@ class OrderedConnection:
         self._call_timeout_s = call_timeout_s
         self._turn = asyncio.Lock()
 
-    async def run(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Runs a script and answers what it returned. Raises as `call` does."""
+    async def run(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any], wait: ReplicaWait | None = None) -> Any:
+        """Runs a script and answers what it returned, if asked to once replicas have what it wrote.
+
+        Raises as `call` does, and TooFewReplicasError: then the next call is made on a new connection, to whatever is the primary by then.
+        """
         async with self._turn:
             try:
-                return await self._call(("EVALSHA", script.digest, len(keys), *keys, *arguments))
+                return await self._call(("EVALSHA", script.digest, len(keys), *keys, *arguments), wait)
             except NoScriptError:
-                return await self._call(("EVAL", script.source, len(keys), *keys, *arguments))
+                return await self._call(("EVAL", script.source, len(keys), *keys, *arguments), wait)
 
     async def call(self, *command: str | bytes | int) -> Any:
         """Sends one command, a word an argument, and answers the reply as the protocol has it.
@@ -43,21 +47,45 @@ class OrderedConnection:
         async with self._turn:
             return await self._call(command)
 
-    async def _call(self, command: tuple[Any, ...]) -> Any:
+    async def _call(self, command: tuple[Any, ...], wait: ReplicaWait | None = None) -> Any:
         connection = self._connection
         try:
             # redis-py's own time-out on sending starts a task for each command, and under Python 3.11 it can swallow a cancellation.
             async with asyncio.timeout(self._call_timeout_s):
                 if not connection.is_connected:
                     await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
+                packed = hiredis.pack_command(command)
+                if wait is not None:
+                    return await self._send_and_wait(packed, wait)
+                await connection.send_packed_command(packed, check_health=False)
                 return await connection.read_response()
+        except TooFewReplicasError:
+            await connection.disconnect(nowait=True)
+            raise
         except ResponseError:
             raise
         except BaseException:
             # Also when cancelled: an answer that arrives later must not be taken for the next command's.
             await connection.disconnect(nowait=True)
             raise
+
+    async def _send_and_wait(self, packed: bytes, wait: ReplicaWait) -> Any:
+        connection = self._connection
+        await connection.send_packed_command((packed, wait.packed), check_health=False)
+        failure: ResponseError | None = None
+        answers: list[Any] = []
+        for _ in range(1 + wait.answers):
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                failure = failure or error
+                if not connection.is_connected:
+                    break
+        if failure is not None:
+            raise failure
+        answer, *waited = answers
+        wait.check(waited)
+        return answer
 
     async def close(self) -> None:
         """Disconnects. A later call would connect again."""

@@ -15,6 +15,7 @@ _OUTAGES = (
     redis_errors.ClusterDownError,
     redis_errors.MasterDownError,
     redis_errors.TryAgainError,
+    redis_errors.AskError,  # also MOVED: another node has the keys, or will in a moment
     OSError,
     TimeoutError,
 )

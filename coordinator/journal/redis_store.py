@@ -7,9 +7,11 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 
+from coordinator.journal.confirmed_writes import ConfirmedWrites
 from coordinator.journal.layout import JOURNAL_FIELD, MARKER_BYTES, ShardKeys, marker_of_line, pack_tasks, resized_line, unpack_line
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.replica_wait import ReplicaWait
 from coordinator.journal.retention import count_expired
 from coordinator.journal.scripts import (
     APPEND,
@@ -24,6 +26,8 @@ from coordinator.journal.scripts import (
     PURGE_ENDED,
     READ_RECORDS,
     READ_SNAPSHOT,
+    RELEASE,
+    RENEW,
     SLIM_ENDED,
     TRIM_JOURNAL,
     UNSLIMMED_ENDED,
@@ -32,12 +36,15 @@ from coordinator.journal.scripts import (
 )
 from coordinator.journal.term_scripts import CLEAR_TERMS, DEAD_TERMS, DROP_NAMESPACE, FIND_ENDED
 from coordinator.ports import (
+    ALONE,
     MAX_READ_BYTES,
     AppendAnswer,
     Appended,
     Claim,
+    Claimant,
     EndedEntry,
     EndedTask,
+    Held,
     Retention,
     StoreCorrupt,
     StoredSnapshot,
@@ -59,29 +66,46 @@ class RedisShardStore:
         keys: the shard's.
         new_nonce: makes the random part of an owner's token, different at each call.
         call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
+        wait: how many replicas are waited for before a claim, an append or a confirmation is answered, and reads show what it wrote.
     """
 
-    def __init__(self, *, pool: ConnectionPool, keys: ShardKeys, new_nonce: Callable[[], str], call_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        pool: ConnectionPool,
+        keys: ShardKeys,
+        new_nonce: Callable[[], str],
+        call_timeout_s: float = 10.0,
+        wait: ReplicaWait | None = None,
+    ) -> None:
         self._keys = keys
         self._new_nonce = new_nonce
         # Writes don't wait behind reads, nor reads behind writes.
         self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
+        self._confirmed = ConfirmedWrites(connection=self._writes, wait=wait, head=keys.head, token=self.token, timeout_s=call_timeout_s)
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
+        self._confirm = CONFIRM
 
     def token(self) -> str:
         """What the shard's head says while it is this store's: shared state's writes are fenced by it, too."""
         return self._token
 
-    async def claim(self) -> Claim:
+    async def claim(self, claimant: Claimant = ALONE) -> Claim | Held:
         """See ShardStore."""
         nonce = self._new_nonce()
         with as_store_errors():
-            epoch, sequence, date_ms, *snapshot = await self._writes.run(
-                CLAIM, keys=(self._keys.head, self._keys.journal, *self._keys.snapshots), arguments=(nonce,)
+            answer = await self._confirmed.run(
+                CLAIM,
+                keys=(self._keys.head, self._keys.journal, *self._keys.snapshots),
+                arguments=(nonce, claimant.lease_ms, claimant.coordinator_id, claimant.address),
             )
+        if answer[0] == b"HELD":
+            return Held(coordinator_id=answer[1].decode(), address=answer[2].decode(), for_ms=answer[3])
+        epoch, sequence, date_ms, *snapshot = answer
         self._token = f"{epoch}:{nonce}"
+        self._confirm = RENEW if claimant.lease_ms else CONFIRM
         return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
 
     async def append(
@@ -122,14 +146,20 @@ class RedisShardStore:
         for group in groups:
             arguments += group.values
         with as_store_errors():
-            answer, date_ms = await self._writes.run(APPEND, keys=keys, arguments=arguments)
+            answer, date_ms = await self._confirmed.run(APPEND, keys=keys, arguments=arguments)
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
 
     async def confirm(self, *, sequence: int) -> Appended:
         """See ShardStore."""
         with as_store_errors():
-            answer, date_ms = await self._writes.run(CONFIRM, keys=(self._keys.head,), arguments=(self._token, sequence))
+            answer, date_ms = await self._confirmed.run(self._confirm, keys=(self._keys.head,), arguments=(self._token, sequence))
         return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+
+    async def release(self, *, offer_to: str = "", offer_ms: int = 0) -> bool:
+        """See ShardStore."""
+        with as_store_errors():
+            released = await self._writes.run(RELEASE, keys=(self._keys.head,), arguments=(self._token, offer_to, offer_ms))
+        return bool(released)
 
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""
@@ -326,11 +356,15 @@ class RedisShardStore:
 
     async def _read(self, *command: str | int) -> Any:
         with as_store_errors():
-            return await self._reads.call(*command)
+            answer = await self._reads.call(*command)
+            await self._confirmed.settle()
+            return answer
 
     async def _run_read(self, script: Script, *, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with as_store_errors():
-            return await self._reads.run(script, keys=keys, arguments=arguments)
+            answer = await self._reads.run(script, keys=keys, arguments=arguments)
+            await self._confirmed.settle()
+            return answer
 
 
 def _entry(entry: tuple[bytes, list[bytes]]) -> tuple[int, bytes]:

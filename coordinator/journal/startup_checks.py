@@ -1,8 +1,8 @@
 """Whether a server that someone else runs can keep Muster's promises, and which. Asks once, at start; changes nothing."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,6 +19,7 @@ _UNKNOWN_FSYNC = "acknowledged writes survive a killed server; how many a power 
 _SNAPSHOTS = "a server that stops without warning loses every write since its last RDB snapshot, acknowledged or not"
 _NOTHING = "nothing survives a server that stops: it keeps everything in memory alone"
 _NOT_SHOWN = "the server doesn't show how it keeps data on disk: assume what its operator promises, and no more"
+_FROM_BEST = (_ALWAYS, _EVERYSEC, _NO_FSYNC, _UNKNOWN_FSYNC, _NOT_SHOWN, _SNAPSHOTS, _NOTHING)
 _FSYNC_SENTENCES = {"always": _ALWAYS, "everysec": _EVERYSEC, "no": _NO_FSYNC}
 
 
@@ -39,11 +40,17 @@ class StoreReport:
     warnings: tuple[str, ...]
 
 
+def weakest(reports: Sequence[StoreReport]) -> StoreReport:
+    """What a store of several servers is and can promise: what the one that promises least does."""
+    warnings = dict.fromkeys(warning for report in reports for warning in report.warnings)
+    return replace(max(reports, key=lambda report: _FROM_BEST.index(report.durability)), warnings=tuple(warnings))
+
+
 async def check_store(client: Redis) -> StoreReport:
     """Looks at the server's version, role, eviction policy and persistence.
 
     Raises:
-        StoreStartError: it is too old, a replica, a cluster of several nodes, or would evict what it was given to keep.
+        StoreStartError: it is too old, a replica, or would evict what it was given to keep.
         redis.exceptions.RedisError: it doesn't answer.
     """
     warnings: list[str] = []
@@ -53,9 +60,7 @@ async def check_store(client: Redis) -> StoreReport:
     product, version = _check_version(info)
     if info.get("role") == "slave":
         raise StoreStartError("the store is a read-only replica: give the address of its primary")
-    if str(info.get("cluster_enabled", "0")) == "1":
-        await _check_cluster(client)
-    policy, fsync = await _configured(client, "maxmemory-policy"), await _configured(client, "appendfsync")
+    policy, fsync = await configured(client, "maxmemory-policy"), await configured(client, "appendfsync")
     if policy is None or fsync is None:
         warnings.append("the server denies CONFIG GET: make sure that its maxmemory-policy is noeviction and appendfsync is always")
     policy = policy or info.get("maxmemory_policy")
@@ -87,15 +92,8 @@ def _check_version(info: Mapping[str, Any]) -> tuple[str, str]:
     return "Redis", version
 
 
-async def _check_cluster(client: Redis) -> None:
-    known = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
-    size = int(known.get("cluster_size", 1))
-    if size > 1:
-        raise StoreStartError(f"the store is a Redis Cluster of {size} primaries, which this release can't use: give a single server")
-
-
-async def _configured(client: Redis, name: str) -> str | None:
-    """What a setting is; None when the server won't say."""
+async def configured(client: Redis, name: str) -> str | None:
+    """What a setting of the server is; None when the server won't say."""
     try:
         found = await client.config_get(name)
     except ResponseError:
@@ -110,5 +108,5 @@ async def _durability(client: Redis, info: Mapping[str, Any], fsync: str | None)
         return _NOT_SHOWN
     if str(aof) == "1":
         return _UNKNOWN_FSYNC if fsync is None else _FSYNC_SENTENCES.get(fsync, _UNKNOWN_FSYNC)
-    save = await _configured(client, "save")
+    save = await configured(client, "save")
     return _NOTHING if save == "" else _SNAPSHOTS

@@ -15,18 +15,16 @@ from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc import bulk_calls
 from coordinator.rpc.agent_service import load_map_rows
 from coordinator.rpc.limit_calls import list_limits
-from coordinator.rpc.namespace_calls import delete
-from coordinator.rpc.pages import PageToken, page_size
+from coordinator.rpc.namespace_calls import delete, list_namespaces, namespace_view
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
 from coordinator.rpc.queue_views import queue_history, queue_stats
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
 from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
 if TYPE_CHECKING:
-    from coordinator.engine.namespace import Namespace
-    from coordinator.engine.shard import Shard
     from coordinator.engine.webhooks import WebhookDispatcher
     from coordinator.loop_stalls import LoopStalls
+    from coordinator.rpc.everywhere import Others
     from coordinator.rpc.shards import Shards
     from coordinator.webhook_urls import WebhookRules
 
@@ -54,11 +52,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         stalls: how its event loop does.
         webhooks: knows how deliveries fare.
         webhook_rules: where webhooks may go.
+        others: the other coordinators.
     """
 
     def __init__(
-        self, *, shards: Shards, facts: Facts, stalls: LoopStalls, webhooks: WebhookDispatcher, webhook_rules: WebhookRules
+        self, *, shards: Shards, facts: Facts, stalls: LoopStalls, webhooks: WebhookDispatcher, webhook_rules: WebhookRules, others: Others
     ) -> None:
+        self._others = others
         self._shards = shards
         self._facts = facts
         self._stalls = stalls
@@ -76,27 +76,13 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         shard.require_store()
         namespace = shard.create_namespace(request.name)
         await shard.durable_write()
-        return admin_pb2.CreateNamespaceResponse(namespace=_namespace_view(shard, namespace))
+        return admin_pb2.CreateNamespaceResponse(namespace=namespace_view(shard, namespace))
 
     async def DeleteNamespace(self, request: admin_pb2.DeleteNamespaceRequest, context: Context) -> admin_pb2.DeleteNamespaceResponse:
         return await delete(self._shards.of(request.name), request)
 
     async def ListNamespaces(self, request: admin_pb2.ListNamespacesRequest, context: Context) -> admin_pb2.ListNamespacesResponse:
-        size = page_size(request.page_size)
-        token = PageToken.parse(request.page_token, query="namespaces")
-        for shard in self._shards.all:
-            shard.require_served()
-        found = sorted(
-            ((name, shard) for shard in self._shards.all for name in shard.namespaces if name > token.after), key=lambda entry: entry[0]
-        )
-        response = admin_pb2.ListNamespacesResponse(
-            namespaces=[_namespace_view(shard, shard.namespaces[name]) for name, shard in found[:size]]
-        )
-        if len(found) > size:
-            response.next_page_token = PageToken("namespaces", found[size - 1][0]).text()
-        for shard in {shard.number: shard for _, shard in found[:size]}.values():
-            await shard.durable()
-        return response
+        return await list_namespaces(self._shards, self._others, request, context)
 
     async def GetQueueStats(self, request: admin_pb2.GetQueueStatsRequest, context: Context) -> admin_pb2.GetQueueStatsResponse:
         shard, namespace = self._shards.called(context)
@@ -173,7 +159,3 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
         return await list_limits(*self._shards.called(context), request)
-
-
-def _namespace_view(shard: Shard, namespace: Namespace) -> admin_pb2.Namespace:
-    return admin_pb2.Namespace(name=namespace.name, create_time=convert.timestamp(namespace.created_ms), shard=shard.number)

@@ -49,7 +49,14 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
     async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: grpc.aio.ServicerContext[Any, Any]) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
-        stream = AgentStream(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds, presence=self._presence)
+        stream = AgentStream(
+            shard=shard,
+            namespace=namespace,
+            session=self._entropy.nonce(),
+            bounds=self._bounds,
+            presence=self._presence,
+            owner_address=self._shards.owner_address(shard),
+        )
         await serve_stream(context, stream.sender, stream.read(request_iterator))
 
     async def ListAgents(

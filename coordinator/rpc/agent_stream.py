@@ -52,9 +52,20 @@ class AgentStream:
         session: the session's id.
         bounds: sizes that its reports must keep to.
         presence: is told of its coming and going; without it, nobody is.
+        owner_address: where its agent had better connect the next time, if it came by way of another coordinator.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, presence: AgentPresence | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        namespace: Namespace,
+        session: str,
+        bounds: Bounds,
+        presence: AgentPresence | None = None,
+        owner_address: str = "",
+    ) -> None:
+        self._owner_address = owner_address
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
@@ -118,6 +129,7 @@ class AgentStream:
             max_payload_bytes=self._bounds.max_payload_bytes,
             max_checkpoint_bytes=self._bounds.max_checkpoint_bytes,
             max_chunk_bytes=settings.max_chunk_bytes,
+            owner_address=self._owner_address,
         )
         reconcile = agent_pb2.Reconcile(
             attempts=[
@@ -177,7 +189,7 @@ class AgentStream:
     def _renew(self, agent: Agent, renew: agent_pb2.Renew, now: Now) -> None:
         lag_s = renew.loop_lag.seconds + renew.loop_lag.nanos / 1e9
         agent.loop_lag_s = min(max(lag_s, 0.0), convert.MAX_DURATION_S)  # shown only: a wrong one is no reason to end the stream
-        if self._shard.outage_since_s is not None:  # the one answer that doesn't wait
+        if self._shard.is_suspended():  # the one answer that doesn't wait
             self._others.renew_ack.suspended = True
             self._answer_gathered()
             return
@@ -275,7 +287,8 @@ class AgentStream:
         """
         settings = self._shard.settings
         if self._silent_periods * settings.renew_period_s > settings.lease_s:
-            self.close(f"nothing was heard on this stream for {settings.lease_s:g} s: connect again")
+            message = f"nothing was heard on this stream for {settings.lease_s:g} s: connect again"
+            self.close(Unavailable(message, reason="SHARD_UNAVAILABLE"))
             return
         if not self._shard.commits.is_crowded():  # else it may have spoken, and isn't read
             self._silent_periods += 1
@@ -316,8 +329,8 @@ class AgentStream:
     def supersede(self, message: str) -> None:
         self.sender.end(SessionSuperseded(message))
 
-    def close(self, message: str) -> None:
-        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+    def close(self, error: Unavailable) -> None:
+        self.sender.end(error)
 
     def gone(self, message: str) -> None:
         self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))

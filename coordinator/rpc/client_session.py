@@ -41,9 +41,10 @@ class ClientSession:
         namespace: its namespace.
         session: the session's id.
         bounds: sizes that its tasks must keep to.
+        owner_address: where its client had better connect the next time, if it came by way of another coordinator.
     """
 
-    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds) -> None:
+    def __init__(self, *, shard: Shard, namespace: Namespace, session: str, bounds: Bounds, owner_address: str = "") -> None:
         self.sender = Sender(outgoing=self)
         self._shard = shard
         self._namespace = namespace
@@ -61,7 +62,10 @@ class ClientSession:
         self._results: deque[Task | bytes] = deque()  # bytes: a serialized TaskResult
         self._result_bytes = 0
         self._welcome: task_pb2.SessionWelcome | None = task_pb2.SessionWelcome(
-            session_id=session, max_payload_bytes=bounds.max_payload_bytes, max_batch_tasks=MAX_BATCH_TASKS
+            session_id=session,
+            max_payload_bytes=bounds.max_payload_bytes,
+            max_batch_tasks=MAX_BATCH_TASKS,
+            owner_address=owner_address,
         )
 
     # --- in -------------------------------------------------------------------------------------------------------------------
@@ -208,8 +212,8 @@ class ClientSession:
         blob = result.SerializeToString()
         self._queue(blob, len(blob))
 
-    def close(self, message: str) -> None:
-        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+    def close(self, error: Unavailable) -> None:
+        self.sender.end(error)
 
     def gone(self, message: str) -> None:
         self.sender.end(NotFound(message, reason="NAMESPACE_NOT_FOUND"))

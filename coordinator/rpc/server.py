@@ -48,10 +48,19 @@ class Server:
         agents: for agents.
         state: for both.
         admin: for operators.
+        forwarding: takes calls to other coordinators.
     """
 
-    def __init__(self, *, tasks: TaskService, agents: AgentService, state: StateService, admin: AdminService) -> None:
-        self._server = grpc.aio.server(interceptors=[StatusInterceptor()], options=OPTIONS)
+    def __init__(
+        self,
+        *,
+        tasks: TaskService,
+        agents: AgentService,
+        state: StateService,
+        admin: AdminService,
+        forwarding: grpc.aio.ServerInterceptor,
+    ) -> None:
+        self._server = grpc.aio.server(interceptors=[StatusInterceptor(), forwarding], options=OPTIONS)
         task_pb2_grpc.add_TaskServiceServicer_to_server(tasks, self._server)
         agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, self._server)
         state_pb2_grpc.add_StateServiceServicer_to_server(state, self._server)

@@ -7,11 +7,13 @@ from typing import Any
 
 import grpc.aio
 
+from coordinator.cluster.directory import Directory
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.errors import InvalidRequest, NotFound
+from coordinator.rpc import peer_auth
+from coordinator.rpc.peer_auth import NAMESPACE_KEY
 
-NAMESPACE_KEY = "muster-namespace"
 MAX_SHOWN_CHARS = 128
 
 
@@ -21,15 +23,22 @@ class Shards:
     Args:
         shards: by number.
         shard_of: the number of a namespace's shard.
+        directory: who owns what.
     """
 
-    def __init__(self, *, shards: Sequence[Shard], shard_of: Callable[[str], int]) -> None:
+    def __init__(self, *, shards: Sequence[Shard], shard_of: Callable[[str], int], directory: Directory) -> None:
         self.all = shards
+        self._directory = directory
         self._shard_of = shard_of
 
     def of(self, namespace: str) -> Shard:
         """The shard that a namespace lives in, or would live in."""
         return self.all[self._shard_of(namespace)]
+
+    def owner_address(self, shard: Shard) -> str:
+        """Where the call that is being handled had better go the next time: to us, if it came by another coordinator; empty: as it did."""
+        owner = self._directory.owner_of(shard.number)
+        return owner.address if owner is not None and peer_auth.forwarded.get() is not None else ""
 
     def called(self, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Shard, Namespace]:
         """The shard and the namespace that a call's metadata names.

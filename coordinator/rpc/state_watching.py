@@ -134,9 +134,9 @@ class StateWatching:
         self._messages.append(message)
         self.sender.wake()
 
-    def close(self, message: str) -> None:
+    def close(self, error: Unavailable) -> None:
         """The shard isn't served here any more."""
-        self.sender.end(Unavailable(message, reason="SHARD_UNAVAILABLE"))
+        self.sender.end(error)
 
     def gone(self, message: str) -> None:
         """The namespace was deleted."""

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "muster"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+OWNER_KEY = "muster-owner"  # whom a caller may go to directly
 
 CODES: dict[type[MusterError], int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
@@ -90,7 +91,9 @@ def status_of(error: MusterError) -> status_pb2.Status:
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: MusterError) -> None:
     """Ends a call with an error. Raises what grpc ends a handler with."""
     status = status_of(error)
-    context.set_trailing_metadata(((STATUS_DETAILS_KEY, status.SerializeToString()),))
+    trailing = (*context.trailing_metadata(), (STATUS_DETAILS_KEY, status.SerializeToString()))
+    owner = error.metadata.get("owner")
+    context.set_trailing_metadata(trailing if owner is None else (*trailing, (OWNER_KEY, owner)))
     try:
         await context.abort(_GRPC_CODES[status.code], status.message)
     except grpc.aio.AbortError:
@@ -131,7 +134,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 log.exception("rpc.failed method=%s", method)
                 await context.abort(grpc.StatusCode.INTERNAL, "the coordinator failed on this call: its log says why")
 
-        parse = _careful(handler.request_deserializer, streamed=bool(handler.stream_stream))
+        parse = careful(handler.request_deserializer, streamed=bool(handler.stream_stream))
         return make(answer, request_deserializer=parse, response_serializer=_serialized)
 
 
@@ -140,7 +143,7 @@ def _serialized(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _careful(parse: Callable[[bytes], Any] | None, *, streamed: bool) -> Callable[[bytes], Any]:
+def careful(parse: Callable[[bytes], Any] | None, *, streamed: bool = False) -> Callable[[bytes], Any]:
     """As `parse`, with a status of our own for bytes that aren't the message.
 
     It is raised where a stream is read, and handed to a unary call's handler, since grpc logs a traceback of what a deserializer raises.

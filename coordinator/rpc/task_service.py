@@ -47,7 +47,13 @@ class TaskService(task_pb2_grpc.TaskServiceServicer):
 
     async def Session(self, request_iterator: AsyncIterator[task_pb2.SessionRequest], context: Context) -> None:  # type: ignore[override]  # it writes to the context, so that one wrapper serves all
         shard, namespace = self._shards.called(context)
-        session = ClientSession(shard=shard, namespace=namespace, session=self._entropy.nonce(), bounds=self._bounds)
+        session = ClientSession(
+            shard=shard,
+            namespace=namespace,
+            session=self._entropy.nonce(),
+            bounds=self._bounds,
+            owner_address=self._shards.owner_address(shard),
+        )
         await serve_stream(context, session.sender, session.read(request_iterator))
 
     async def SubmitTasks(self, request: task_pb2.SubmitTasksRequest, context: Context) -> task_pb2.SubmitTasksResponse:

@@ -16,7 +16,7 @@ from coordinator import convert, filters
 from coordinator.core.effects import ChunkEmitted, ProgressMade, TaskChanged
 from coordinator.core.model import Task
 from coordinator.engine.watches import Missing, Page, Recorded, Watch, WatchEvent
-from coordinator.errors import InvalidRequest, LimitReached, NotFound, Unavailable
+from coordinator.errors import InvalidRequest, LimitReached, NotFound
 from coordinator.rpc.first_state import FirstState, Since, StateOfIds, StateOfMatches
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES
 from coordinator.rpc.pages import PageToken
@@ -60,10 +60,8 @@ async def serve_watch(shard: Shard, namespace: Namespace, request: task_pb2.Watc
                 )
                 error.metadata["cursor"] = watcher.cursor()
                 raise error
-            if watch.is_gone:
-                raise NotFound(watch.closed or "", reason="NAMESPACE_NOT_FOUND")
             if watch.closed is not None:
-                raise Unavailable(watch.closed, reason="SHARD_UNAVAILABLE")
+                raise watch.closed
             if isinstance(taken, Page) and not taken.is_last:
                 await watcher.tell_page()
     finally:

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 from redis.asyncio import ConnectionPool
 from redis.exceptions import OutOfMemoryError
 
+from coordinator.journal.confirmed_writes import ConfirmedWrites
 from coordinator.journal.ordered_connection import OrderedConnection
 from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.replica_wait import ReplicaWait
 from coordinator.journal.scripts import Script
 from coordinator.ports import MAX_READ_BYTES, StoreCorrupt
 from coordinator.state.layout import StateKeys, sized
@@ -33,15 +35,25 @@ class RedisStateStore:
         keys: the shard's.
         token: of the shard's claim: `RedisShardStore.token`.
         call_timeout_s: after this a call is an outage: a read has failed, a write has an unknown fate.
+        wait: how many replicas are waited for before a write is answered, and reads and watches show it.
     """
 
     write_scripts: ClassVar = (WRITE, WRITE_FULL)
 
-    def __init__(self, *, pool: ConnectionPool, keys: StateKeys, token: Callable[[], str], call_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        *,
+        pool: ConnectionPool,
+        keys: StateKeys,
+        token: Callable[[], str],
+        call_timeout_s: float = 10.0,
+        wait: ReplicaWait | None = None,
+    ) -> None:
         self._keys = keys
         self._token = token
         self._writes = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
+        self._confirmed = ConfirmedWrites(connection=self._writes, wait=wait, head=keys.shard.head, token=token, timeout_s=call_timeout_s)
 
     async def write(self, namespace: str, commands: Sequence[Command], *, nonce: str, limits: Limits, known_revision: int = 0) -> Written:
         """See StateStore."""
@@ -50,7 +62,7 @@ class RedisStateStore:
 
         async def run(script: Script, *, full: bool) -> Any:
             head = (self._token(), nonce, pack_limits(limits, known_revision=known_revision, full=full), len(commands))
-            return await self._writes.run(script, keys=keys, arguments=(*head, *packed))
+            return await self._confirmed.run(script, keys=keys, arguments=(*head, *packed))
 
         write, write_full = self.write_scripts
         with as_store_errors():
@@ -144,7 +156,9 @@ class RedisStateStore:
     async def _read(self, script: Script, namespace: str, *parts: str, arguments: Sequence[Any]) -> Any:
         keys = [self._keys.part(namespace, part) for part in parts]
         with as_store_errors():
-            return await self._reads.run(script, keys=keys, arguments=arguments)
+            answer = await self._reads.run(script, keys=keys, arguments=arguments)
+            await self._confirmed.settle()
+            return answer
 
 
 def _range(prefix: str, after: str) -> tuple[bytes, bytes]:

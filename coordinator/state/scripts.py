@@ -40,7 +40,10 @@ if tonumber(meta[1] or VERSION) > VERSION then
   return redis.error_reply('NEWER shared state has format ' .. meta[1] .. known)
 end
 local function next_due() return call('ZRANGE', DEADLINES, 0, 0, 'WITHSCORES')[2] or '' end
-if meta[2] == ARGV[2] then return {'ALREADY_MINE', now, meta[4], meta[3], next_due(), call('GET', LAST) or ''} end
+if meta[2] == ARGV[2] then
+  call('HSET', META, 'nonce', ARGV[2])  -- replicas can be waited for behind a write alone
+  return {'ALREADY_MINE', now, meta[4], meta[3], next_due(), call('GET', LAST) or ''}
+end
 
 local known_revision, full, max_keys, max_bytes, max_deletes, max_locks, max_waiters, max_leases, max_lease_keys, max_read,
   batch_room, max_kept,

@@ -123,12 +123,38 @@ def test_numbers_that_are_none_are_refused(run, service):
     assert not service.ops
 
 
-@pytest.mark.parametrize("key", ["", "k" * 1025, "a\nb"])
-def test_an_import_with_a_key_that_none_can_be_sets_nothing(run, service, key):
-    lines = [json.dumps({"key": each, "text": "1"}) for each in ("first", key)]
+def test_names_that_are_no_text_are_wrong_usage(run, service):
+    for arguments in (
+        ("put", "caf\udce9", "1"),
+        ("get", "caf\udce9"),
+        ("list", "caf\udce9"),
+        ("watch", "caf\udce9"),
+        ("locks", "caf\udce9"),
+    ):
+        refused = run(*arguments)
+        assert (refused.exit_code, "give text that UTF-8 can hold" in refused.stderr) == (2, True)
+    assert not service.ops
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"key": ""}, "1 to 1024 are allowed"),
+        ({"key": "k" * 1025}, "1 to 1024 are allowed"),
+        ({"key": "a\nb"}, "control character"),
+        ({"key": "\ud800"}, "key has half a surrogate pair"),
+        ({"key": 5}, "key is 5 (int): give a str"),
+        ({"text": "\ud800"}, "text has half a surrogate pair"),
+        ({"text": None}, "text is None"),
+        ({"content_type": "\ud800"}, "content_type has half a surrogate pair"),
+    ],
+)
+def test_an_import_with_a_line_that_none_can_be_sets_nothing(run, service, wrong, says):
+    lines = [json.dumps({"key": "k", "text": "1"} | each) for each in ({}, wrong)]
     refused = run("import", "-", stdin="\n".join(lines))
     assert refused.exit_code == 2
-    assert "line 2" in refused.stderr
+    assert "line 2 " in refused.stderr
+    assert says in refused.stderr
     assert not service.entries
 
 

@@ -133,6 +133,13 @@ def test_submit_refuses_what_makes_no_sense(muster, client, wrong):
     assert not client.calls
 
 
+@pytest.mark.parametrize("flag", ["--delay", "--deadline", "--queue-timeout", "--run-timeout", "--timeout", "--cost"])
+def test_a_number_that_is_none_is_told_by_its_flag(muster, client, flag):
+    result = muster("submit", "summarise", "hello", flag, "nan")
+    assert (result.exit_code, flag in result.stderr) == (2, True)
+    assert not client.calls
+
+
 def test_submit_with_json_prints_an_object(muster, client):
     client.answers["submit"] = ScriptedHandle("t-9")
     assert lines(muster("submit", "x", "--json")) == [{"task_id": "t-9"}]

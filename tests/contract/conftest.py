@@ -1,4 +1,4 @@
-"""Where the contract's tests keep a shard: in memory, on the embedded Valkey, and on a redis-server of the system."""
+"""Where the contract's tests keep a shard: in memory, on the embedded Valkey, on a redis-server of the system, and on several servers."""
 
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,14 +7,30 @@ from pathlib import Path
 import pytest
 
 from coordinator.journal.server_binary import find_server_binary
+from tests.support.processes import Children
 from tests.support.shard_backings import MemoryBacking, running_server
 from tests.support.state_backings import MemoryStateBacking, ServerStateBacking, StateClock, StateWriter
+from tests.support.topology_backings import SharedStores
+
+SEVERAL_SERVERS = ("sentinel", "cluster")
 
 
-@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis)])
-async def backing(request, tmp_path):
+@pytest.fixture(scope="session")
+def shared_stores(tmp_path_factory):
+    """Stores of several servers."""
+    folder = tmp_path_factory.mktemp("stores")
+    with Children(folder=folder) as children:
+        yield SharedStores(children=children, folder=folder)
+
+
+@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis), *SEVERAL_SERVERS])
+async def backing(request, tmp_path, shared_stores):
     if request.param == "memory":
         yield MemoryBacking()
+        return
+    if request.param in SEVERAL_SERVERS:
+        async with shared_stores.empty(request.param) as store:
+            yield store
         return
     binary = find_server_binary() if request.param == "valkey" else Path(shutil.which("redis-server"))
     async with running_server(binary=binary, directory=tmp_path / "store") as server:
@@ -35,11 +51,15 @@ async def server_state(request, tmp_path):
         yield backing
 
 
-@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis)])
-async def state(request, tmp_path):
+@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.redis), *SEVERAL_SERVERS])
+async def state(request, tmp_path, shared_stores):
     """Shared state anywhere, at the test's time."""
     if request.param == "memory":
         yield MemoryStateBacking()
+        return
+    if request.param in SEVERAL_SERVERS:
+        async with shared_stores.empty(request.param) as server, AsyncExitStack() as closing:
+            yield ServerStateBacking(server=server, closing=closing, clock=StateClock())
         return
     async with _running_state(request.param, tmp_path) as backing:
         yield backing

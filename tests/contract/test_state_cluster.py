@@ -1,52 +1,23 @@
 """Shared state in a cluster of three nodes: every call of a shard names all that it touches, and finds it on one node."""
 
-import shutil
-from contextlib import AsyncExitStack
-from pathlib import Path
-
 import pytest
-from redis.asyncio import Redis
 
 from coordinator.journal.layout import ShardKeys
 from coordinator.journal.redis_store import RedisShardStore
-from coordinator.journal.server_binary import find_server_binary
 from coordinator.state.layout import StateKeys
 from coordinator.state.model import Compact, Outcome, RevokeLease
 from coordinator.state.redis_store import RedisStateStore
-from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.redis_servers import SLOTS, clustered
 from tests.support.state_backings import StateClock, StateWriter
 
 NODES = 3
-SLOTS = 16384
 
 
 @pytest.fixture(params=["valkey", pytest.param("redis", marks=pytest.mark.redis)])
 async def nodes(request, children, tmp_path):
     """A client of each node."""
-    binary = find_server_binary() if request.param == "valkey" else Path(shutil.which("redis-server"))
-    clients = []
-    async with AsyncExitStack() as closing:
-        for number in range(NODES):
-            directory = tmp_path / f"node-{number}"
-            directory.mkdir()
-            flags = {"cluster-enabled": "yes", "dir": directory, "bind": "127.0.0.1", "port": free_port(), "cluster-port": free_port()}
-            words = [str(binary), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
-            await children.start(words, name=f"node-{number}").wait_for_port(flags["port"])
-            client = Redis(port=flags["port"], protocol=2, socket_timeout=None)
-            closing.push_async_callback(client.aclose)
-            first, stop = SLOTS * number // NODES, SLOTS * (number + 1) // NODES
-            await client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, stop - 1)
-            if clients:
-                await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", flags["port"], flags["cluster-port"])
-            clients.append(client)
-
-        async def formed():
-            infos = [await client.execute_command("CLUSTER", "INFO") for client in clients]
-            return all(b"cluster_state:ok" in info and b"cluster_size:3" in info for info in infos)
-
-        await eventually(formed, within_s=30, message="the nodes to know each other")
-        yield clients
+    async with clustered(children, tmp_path / "nodes", kind=request.param, primaries=NODES) as cluster:
+        yield [node.client() for node in cluster.primaries]
 
 
 async def test_shards_lie_on_all_nodes_and_each_on_one(nodes):

@@ -215,7 +215,7 @@ def test_who_follows_it_is_told():
         assert told == [], "not before it is durable"
         await bench.shard.durable_write()
         assert told == ["namespace 'blue' was deleted"]
-        assert (watch.is_gone, watch.closed) == (True, "namespace 'blue' was deleted")
+        assert (type(watch.closed), watch.closed.message) == (NotFound, "namespace 'blue' was deleted")
         bench.shard.client_streams.clear()
 
     on_a_bench(story)

@@ -17,7 +17,7 @@ from coordinator.errors import AlreadyExists, LimitReached, Unavailable
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import Fault, MemoryShard, MemoryShardStore, StoreCall
-from coordinator.ports import MAX_READ_BYTES, EndedTask
+from coordinator.ports import ALONE, MAX_READ_BYTES, EndedTask
 from tests.support.core_world import FAILED, SUCCESS, spec_of
 from tests.support.virtual_loop import run_virtually
 
@@ -41,14 +41,22 @@ class SlowRecords(MemoryShardStore):
 class Bench:
     """One shard over a store in memory, and one agent."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, claimant=ALONE):
         self.loop = loop
+        self.claimant = claimant
         self.ahead_s = 0.0  # of the loop: as if the process had been stopped for so long
         self.faults = {}  # by kind of call
         self.data = MemoryShard()
         self.store = SlowRecords(shard=self.data, now_ms=lambda: 1_700_000_000_000 + int(loop.time() * 1000), fault=self.fault)
         self.shard = Shard(
-            number=0, store=self.store, codec=codec, settings=SETTINGS, clock=self, entropy=Entropy(seed=1), default_here=True
+            number=0,
+            store=self.store,
+            codec=codec,
+            settings=SETTINGS,
+            clock=self,
+            entropy=Entropy(seed=1),
+            default_here=True,
+            owner_address=lambda number: f"owner-of-{number}:7450",
         )
         self.running = None
 
@@ -61,7 +69,7 @@ class Bench:
 
     async def __aenter__(self):
         started = asyncio.Event()
-        self.running = asyncio.create_task(self.shard.run(started))
+        self.running = asyncio.create_task(self.shard.run(started, self.claimant))
         await started.wait()
         self.namespace = self.shard.namespace(DEFAULT_NAMESPACE)
         self.scheduler = self.namespace.scheduler
@@ -100,9 +108,9 @@ def quiet(caplog):
     caplog.set_level(logging.CRITICAL, logger="coordinator")
 
 
-def on_a_bench(story):
+def on_a_bench(story, claimant=ALONE):
     async def main(loop):
-        async with Bench(loop) as bench:
+        async with Bench(loop, claimant) as bench:
             await story(bench)
 
     run_virtually(main)

@@ -25,6 +25,15 @@ from coordinator.__main__ import main
             ["--webhook-allow", "10.0.0.0/8", "--webhook-allow", "10.0.0.1/8"],
             "--webhook-allow: 10.0.0.1/8 is no network (10.0.0.1/8 has host bits set): give one such as 10.0.0.0/8 or fd00::/8",
         ),
+        (["--durability", "wait-replicas"], "--durability wait-replicas is no mode: give store, or wait-replicas:N with N from 1 to 16"),
+        (
+            ["--durability", "wait-replicas:0"],
+            "--durability wait-replicas:0 is no mode: give store, or wait-replicas:N with N from 1 to 16",
+        ),
+        (
+            ["--durability", "wait-replicas:1"],
+            "--durability wait-replicas:1 needs a store with replicas, which the embedded one hasn't: give --redis-url",
+        ),
         (["--key-prefix", "{x}"], "--key-prefix: the key prefix '{x}' must not be empty or contain braces"),
         (["--key-prefix", ""], "--key-prefix: the key prefix '' must not be empty or contain braces"),
     ],

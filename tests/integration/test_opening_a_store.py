@@ -92,7 +92,7 @@ class TestOpening:
 
     async def test_nothing_hides_an_outage_by_trying_again(self, open_it, server):
         store = await open_it(redis_url=f"{url(server)}?retry_on_timeout=yes")
-        assert store._client.connection_pool.make_connection().retry.get_retries() == 0
+        assert store.topology.pool("any").make_connection().retry.get_retries() == 0
 
     async def test_a_full_store_can_be_opened_again(self, open_it, server, raw):
         await open_it(redis_url=url(server))
@@ -210,10 +210,6 @@ class TestReport:
         with pytest.raises(StoreStartError, match=f"Redis {version}: Muster needs Redis 7.0"):
             await check_store(Pretender({"redis_version": version}))
 
-    async def test_a_cluster_of_several_nodes_is_refused(self):
-        with pytest.raises(StoreStartError, match="a Redis Cluster of 3 primaries"):
-            await check_store(Pretender({"redis_version": "7.2.4", "cluster_enabled": 1}))
-
 
 class Pretender:
     """A client of a server that this machine doesn't have."""
@@ -223,6 +219,3 @@ class Pretender:
 
     async def info(self, section):
         return self._info
-
-    async def execute_command(self, *words):
-        return {"cluster_size": "3"}

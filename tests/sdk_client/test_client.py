@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from agent_node.client import stream
 from agent_node.client.handle import TaskHandle
 from agent_node.errors import (
     AlreadyExistsError,
+    InvalidArgumentError,
     NotFoundError,
     RefusedError,
     TaskCancelledError,
@@ -355,6 +357,26 @@ async def test_a_restarted_coordinator_is_found_again(service: FakeTaskService) 
 async def test_payloads_that_are_none_are_refused_before_they_are_sent(client: Client) -> None:
     with pytest.raises(ValueError, match="JSON"):
         await client.submit("t", {"x": float("nan")})
+
+
+async def test_arguments_that_cannot_be_are_named(client: Client) -> None:
+    lone: Any = "\ud800"
+    nothing: Any = None
+    for name, call in {
+        "task_type": lambda: client.submit(nothing),
+        "task_id": lambda: client.submit("t", task_id=lone),
+        "payload": lambda: client.submit("t", lone),
+        "content_type": lambda: client.submit("t", b"", content_type=lone),
+        "priority": lambda: client.submit("t", priority=cast("Any", "high")),
+        "max_retries": lambda: client.submit("t", max_retries=-1),
+        "run_timeout_s": lambda: client.submit("t", run_timeout_s=float("nan")),
+        "delay_s": lambda: client.submit("t", delay_s=cast("Any", "1")),
+        "parent_task_id": lambda: client.submit("t", parent_task_id=lone),
+        "labels": lambda: client.submit("t", labels=cast("Any", "a=b")),
+        r"labels\['n'\]": lambda: client.submit("t", labels={"n": lone}),
+    }.items():
+        with pytest.raises((InvalidArgumentError, TypeError), match=f"^{name} (is|has|can't be) .*give "):
+            await call()
     with pytest.raises(TypeError):
         await client.submit("t", {"x": object()})
     with pytest.raises(ValueError, match="not both"):

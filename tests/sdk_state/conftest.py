@@ -1,31 +1,38 @@
-"""A client's shared state against a real coordinator, and against one's side of it in memory that breaks when a test says so."""
+"""A client's shared state against a real coordinator, and against one's side of it in memory; both break when a test says so."""
 
 import pytest
 
 from agent_node import Client
 from tests.support.fake_state_service import FakeStateService, serving
 from tests.support.hosted import hosted
+from tests.support.relayed_state_service import RelayedStateService
 
 
 def pytest_generate_tests(metafunc):
-    """Whatever doesn't look into the fake, or break it, goes for the real one as well."""
-    if "backing" in metafunc.fixturenames:
-        metafunc.parametrize("backing", ["fake"] if "service" in metafunc.fixturenames else ["fake", "coordinator"])
+    """Everything holds for both."""
+    if {"backing", "service"} & set(metafunc.fixturenames):
+        metafunc.parametrize("backing", ["fake", "coordinator"])
 
 
 @pytest.fixture
-def service():
-    return FakeStateService()
+def service(backing):
+    """The coordinator's side, with a script before it."""
+    if backing == "fake":
+        yield FakeStateService()
+        return
+    relayed = RelayedStateService()
+    yield relayed
+    relayed.close()
 
 
 @pytest.fixture
 async def address(request, backing):
-    if backing == "coordinator":
+    if backing == "coordinator" and "service" not in request.fixturenames:
         async with hosted() as running:
             yield f"127.0.0.1:{running.port}"
     else:
-        fake = request.getfixturevalue("service") if "service" in request.fixturenames else FakeStateService()
-        async with serving(fake) as address:
+        service = request.getfixturevalue("service") if "service" in request.fixturenames else FakeStateService()
+        async with serving(service) as address:
             yield address
 
 

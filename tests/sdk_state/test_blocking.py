@@ -9,12 +9,7 @@ import pytest
 from agent_node import BlockingClient, ConflictError, LockLost
 from agent_node.state import BlockingState, State
 from tests.support.documents import in_a_thread
-from tests.support.fake_state_service import FakeStateService, serving
-
-
-@pytest.fixture
-def service():
-    return FakeStateService()
+from tests.support.fake_state_service import serving
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ class Host:
         return self._clients
 
 
-def _context(host, *, in_event_loop):
-    attempt = Attempt(("t-1", 17), "work", b"", "", attempt=2, run=1, last_checkpoint=b"", traceparent="", tracestate="")
+def _context(host, *, in_event_loop, fence=17):
+    attempt = Attempt(("t-1", fence), "work", b"", "", attempt=2, run=1, last_checkpoint=b"", traceparent="", tracestate="")
     return Context(attempt, host, in_event_loop=in_event_loop)
 
 
 async def test_an_async_handlers_writes(connect, service):
     host = Host(connect.address)
-    ctx = _context(host, in_event_loop=True)
+    ctx = _context(host, in_event_loop=True, fence=service.begin_attempt("t-1"))
     await ctx.state.put("k", 1)
     async with ctx.state.lock("l"):
         await ctx.state.add("n")
@@ -37,9 +37,8 @@ async def test_an_async_handlers_writes(connect, service):
     assert (await ctx.state.get("n")).author == Author(agent="worker", task_id="t-1", attempt=2)
     assert (await ctx.state.atomic_update("k", lambda entry: 2)).author.task_id == "t-1"
     assert service.entries["k"].author.attempt == 2
-    service.current_fences["t-1"] = 17
     await ctx.state.put("k", 3, fenced=True)
-    service.current_fences["t-1"] = 18
+    service.end_attempt("t-1")
     with pytest.raises(AttemptLostError):
         await ctx.state.add("n", fenced=True)
     with pytest.raises(RuntimeError, match=r"ctx\.state"):

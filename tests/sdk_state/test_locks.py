@@ -133,7 +133,7 @@ async def test_a_lease_lives_until_its_block_ends(state, service):
         assert (await anext(watch)).entry.lease_id == lease.lease_id
         await lease.revoke()
         lease.lost.set()
-        assert (await anext(watch)).kind is EventKind.EXPIRED
+        assert (await anext(watch)).kind is EventKind.DELETED
 
 
 async def test_a_lease_that_has_ended_says_so(state, service):

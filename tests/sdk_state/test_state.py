@@ -360,13 +360,12 @@ async def test_an_atomic_update_gives_up_and_passes_errors_on(state, service):
 
 
 async def test_writes_say_who_made_them_and_can_be_tied_to_an_attempt(connect, service):
-    state = connect().state_of(Author(agent="a", task_id="t", attempt=2), ("t", 17))
-    service.current_fences["t"] = 17
+    state = connect().state_of(Author(agent="a", task_id="t", attempt=2), ("t", service.begin_attempt("t")))
     await state.put("k", 1, fenced=True)
     assert (await state.get("k")).author == Author(agent="a", task_id="t", attempt=2)
     [event] = [event async for event in state.history("k")]
     assert (event.kind, event.author.task_id, event.entry.json()) == (EventKind.PUT, "t", 1)
-    service.current_fences["t"] = 18
+    service.end_attempt("t")
     with pytest.raises(AttemptLostError):
         await state.put("k", 2, fenced=True)
     with pytest.raises(AttemptLostError):

@@ -14,7 +14,7 @@ from coordinator.errors import MusterError
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.memory_store import MemoryShardStore
-from coordinator.ports import Retention
+from coordinator.ports import ALONE, Retention
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.client_session import ClientSession
 from tests.sim.receivers import SimSender
@@ -53,9 +53,9 @@ class AuditedStore(MemoryShardStore):
         super().__init__(**arguments)
         self._auditor = auditor
 
-    async def claim(self):
+    async def claim(self, claimant=ALONE):
         was_unfinished = self._shard.unfinished is not None
-        claim = await super().claim()
+        claim = await super().claim(claimant)
         self._auditor.claimed(claim.epoch, self)
         self._auditor.sim.count("snapshot cut short") if was_unfinished else None
         self._auditor.sim.count("began at a snapshot") if claim.snapshot is not None else None

@@ -90,12 +90,25 @@ class FakeStateService(StateServiceServicer):
         self._change(key, self.revision, pb.PutRequest(key=key, value=value) if kind == pb.STATE_EVENT_KIND_PUT else None, kind=kind)
         return self.revision
 
-    def end_lease(self, lease_id: int) -> None:
+    def end_lease(self, lease_id: int, kind: "pb.StateEventKind.ValueType" = pb.STATE_EVENT_KIND_EXPIRED) -> None:
         """A lease ends, and its keys with it."""
         self.leases.discard(lease_id)
         self.revision += 1
         for key in [entry.key for entry in self.entries.values() if entry.lease_id == lease_id]:
-            self._change(key, self.revision, None, kind=pb.STATE_EVENT_KIND_EXPIRED)
+            self._change(key, self.revision, None, kind=kind)
+
+    def compact(self, revision: int) -> None:
+        """Forgets what was before."""
+        self.compact_revision = revision
+
+    def begin_attempt(self, task_id: str) -> int:
+        """An agent runs a task; answers the fence of its attempt."""
+        self.current_fences[task_id] = 17
+        return 17
+
+    def end_attempt(self, task_id: str) -> None:
+        """It is over."""
+        del self.current_fences[task_id]
 
     def take_lock_away(self, name: str) -> None:
         """A lock's lease ends: the next waiter has it."""
@@ -262,7 +275,7 @@ class FakeStateService(StateServiceServicer):
 
     def _do_revoke_lease(self, request: pb.RevokeLeaseRequest, answer: pb.RevokeLeaseResponse) -> None:
         self._do_keep_lease(pb.KeepLeaseRequest(lease_id=request.lease_id), pb.KeepLeaseResponse())
-        self.end_lease(request.lease_id)
+        self.end_lease(request.lease_id, kind=pb.STATE_EVENT_KIND_DELETED)
 
     def _do_keep_lock(self, request: pb.KeepLockRequest, answer: pb.KeepLockResponse) -> None:
         if self.locks[request.name].token != request.token:

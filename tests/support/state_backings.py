@@ -26,6 +26,7 @@ from coordinator.state.ports import EventPage, Facts, StateStore, WriteAnswer, W
 from coordinator.state.redis_store import RedisStateStore
 from coordinator.state.scripts import WRITE, WRITE_FULL
 from tests.support.shard_backings import KEYS, ServerBacking
+from tests.support.topology_backings import TopologyBacking
 
 START_MS = 1_800_000_000_000
 _TIME = "call('TIME')"
@@ -77,7 +78,7 @@ class ServerStateBacking:
         clock: None leaves the scripts as they are.
     """
 
-    def __init__(self, *, server: ServerBacking, closing: AsyncExitStack, clock: StateClock | None) -> None:
+    def __init__(self, *, server: ServerBacking | TopologyBacking, closing: AsyncExitStack, clock: StateClock | None) -> None:
         self.server = server
         self._closing = closing
         self._clock = clock

@@ -689,6 +689,7 @@ class Welcome(_message.Message):
     MAX_CHECKPOINT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id, for logs."""
     max_payload_bytes: _builtins.int
@@ -697,6 +698,10 @@ class Welcome(_message.Message):
     """The largest checkpoint in bytes."""
     max_chunk_bytes: _builtins.int
     """Partial output kept per task, in bytes; what exceeds it is dropped, and counted."""
+    owner_address: _builtins.str
+    """Where the coordinator is that owns the namespace's shard, as host:port, if this stream goes to it by way of another one. The next stream
+    does better to go there directly, and back to the addresses that the agent was given when that fails. Empty: it goes there directly.
+    """
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """An attempt is given up when nothing is heard of it for this long."""
@@ -729,10 +734,11 @@ class Welcome(_message.Message):
         max_checkpoint_bytes: _builtins.int = ...,
         max_chunk_bytes: _builtins.int = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        owner_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack_timeout", b"ack_timeout", "lease", b"lease", "renew_period", b"renew_period", "session_grace", b"session_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout", b"ack_timeout", "features", b"features", "lease", b"lease", "max_checkpoint_bytes", b"max_checkpoint_bytes", "max_chunk_bytes", b"max_chunk_bytes", "max_payload_bytes", b"max_payload_bytes", "renew_period", b"renew_period", "session_grace", b"session_grace", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout", b"ack_timeout", "features", b"features", "lease", b"lease", "max_checkpoint_bytes", b"max_checkpoint_bytes", "max_chunk_bytes", b"max_chunk_bytes", "max_payload_bytes", b"max_payload_bytes", "owner_address", b"owner_address", "renew_period", b"renew_period", "session_grace", b"session_grace", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -334,22 +334,28 @@ class SessionWelcome(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_TASKS_FIELD_NUMBER: _builtins.int
+    OWNER_ADDRESS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's id, for logs."""
     max_payload_bytes: _builtins.int
     """The largest payload in bytes."""
     max_batch_tasks: _builtins.int
     """The most tasks a batch may hold."""
+    owner_address: _builtins.str
+    """Where the coordinator is that owns the namespace's shard, as host:port, if this session goes to it by way of another one. The next one
+    does better to go there directly, and back to the addresses that the client was given when that fails. Empty: it goes there directly.
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         max_payload_bytes: _builtins.int = ...,
         max_batch_tasks: _builtins.int = ...,
+        owner_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_tasks", b"max_batch_tasks", "max_payload_bytes", b"max_payload_bytes", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch_tasks", b"max_batch_tasks", "max_payload_bytes", b"max_payload_bytes", "owner_address", b"owner_address", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

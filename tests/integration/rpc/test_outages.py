@@ -30,7 +30,7 @@ async def _outage(muster, client, task_id="cause", *, kind=Fault.BEFORE):
 
 def _is_unavailable(why, reason="STORE_UNAVAILABLE"):
     assert (why.code, why.reason, why.domain) == (UNAVAILABLE, reason, "muster"), why
-    assert why.retry_after_s == 1.0
+    assert why.retry_after_s == (0.1 if reason == "SHARD_MOVED" else 1.0)
 
 
 @pytest.mark.parametrize("kind", [Fault.BEFORE, Fault.AFTER], ids=["refused", "answer lost"])
@@ -174,9 +174,9 @@ async def test_while_a_shard_is_rebuilt_every_call_says_so_and_nothing_is_made_u
         claimed = asyncio.Event()
         claim = MemoryShardStore.claim
 
-        async def held_up(store):
+        async def held_up(store, *asking):
             await claimed.wait()
-            return await claim(store)
+            return await claim(store, *asking)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MemoryShardStore, "claim", held_up)
@@ -219,9 +219,9 @@ async def test_a_fenced_coordinator_ends_its_streams_and_itself():
         async with hosted(data=data) as successor:
             assert (await successor.get("a")).agent_name == "worker"
             why = await refusal(muster.tasks.SubmitTasks(task_pb2.SubmitTasksRequest(tasks=[spec_of("b")])))
-            _is_unavailable(why, "SHARD_UNAVAILABLE")
+            _is_unavailable(why, "SHARD_MOVED")
             for stream in (client, agent):
-                _is_unavailable(await stream.end(), "SHARD_UNAVAILABLE")
+                _is_unavailable(await stream.end(), "SHARD_MOVED")
             with pytest.raises(ShardLost):
                 await muster.running.failed
             assert [one.verdict for one in await successor.submit("b")] == [1]

@@ -131,6 +131,18 @@ async def test_who_does_not_read_is_not_read_from(muster):
     call.cancel()
 
 
+async def test_only_so_much_of_a_session_is_begun_at_once(muster, session):
+    """What a message asks for beyond that waits for answers: 128 reads may be answered by 128 MiB."""
+    ops = [pb.StateOp(op_id=number, get=pb.GetRequest(keys=["k"])) for number in range(1, 201)]
+    muster.faults.reading.clear()
+    await session.send(pb.StateSessionRequest(ops=ops))
+    [served] = await eventually(lambda: list(muster.shard.client_streams), message="the session")
+    await eventually(lambda: served.unanswered >= 128, within_s=PATIENT_S, message="the reads to be begun")
+    assert served.unanswered == 128
+    muster.faults.reading.set()
+    assert len([await session.answer(op.op_id) for op in ops]) == 200
+
+
 async def test_a_wait_for_a_lock_holds_up_nothing(session):
     take = {"name": "l", "ttl": Duration(seconds=60), "wait": Duration(seconds=60)}
     [first] = await session.ask(session.op(lock=pb.LockRequest(waiter_id="a", **take)))

@@ -1,0 +1,103 @@
+"""How coordinators of one deployment know each other: what one says in another's stead is signed with the deployment's secret.
+
+A signature covers who forwards, when, the method, the namespace and what is said of the caller. Dates are the store's, which all
+coordinators of a deployment share: their own clocks may be anywhere. Within the minute that a signature lasts, whoever can read the network
+could send it again, and so could have read and changed the call itself: against that there is only TLS.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from coordinator.errors import Unavailable
+
+NAMESPACE_KEY = "muster-namespace"
+FORWARDED_KEY = "muster-forwarded"  # by whom
+CALLER_KEY = "muster-caller"  # for whom
+SHARDS_KEY = "muster-shards"  # the shards that a call about all of them is about, here
+SIGNATURE_KEY = "muster-signature"
+PEER_KEYS = frozenset((FORWARDED_KEY, CALLER_KEY, SHARDS_KEY, SIGNATURE_KEY))
+VALID_MS = 60_000
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What another coordinator of the deployment says of a call that it forwards.
+
+    Args:
+        coordinator_id: who forwards it.
+        caller: who made it.
+        shards: those that a call about all shards is about here; None for any other call.
+    """
+
+    coordinator_id: str
+    caller: str
+    shards: frozenset[int] | None = None
+
+
+forwarded: ContextVar[Forwarded | None] = ContextVar("forwarded", default=None)
+"""What is known of the call that is being handled; None when its caller sent it here. Nothing else may be read from a call's PEER_KEYS."""
+
+
+class PeerAuth:
+    """Signs and checks.
+
+    Args:
+        secret: the deployment's.
+        me: this coordinator's id.
+        date_ms: the date on the store's clock.
+    """
+
+    def __init__(self, *, secret: bytes, me: str, date_ms: Callable[[], int]) -> None:
+        self._secret = secret
+        self._me = me
+        self._date_ms = date_ms
+
+    def sign(self, method: str, *, namespace: str, caller: str, shards: Iterable[int] | None = None) -> tuple[tuple[str, str], ...]:
+        """The metadata of a call that is forwarded.
+
+        Args:
+            method: its full name.
+            namespace: what its metadata say; empty when they say nothing.
+            caller: who made it.
+            shards: those that a call about all shards is about.
+        """
+        date = str(self._date_ms())
+        numbers = "" if shards is None else ",".join(map(str, sorted(shards)))
+        signature = self._signature(self._me, date, method, namespace, caller, numbers)
+        said = ((FORWARDED_KEY, self._me), (CALLER_KEY, caller), (SIGNATURE_KEY, f"{date} {signature}"))
+        return said if shards is None else (*said, (SHARDS_KEY, numbers))
+
+    def check(self, method: str, metadata: Metadata) -> Forwarded | None:
+        """What a call's metadata say, if they are signed; None if they aren't: then whatever else they claim is nothing.
+
+        Raises:
+            Unavailable: the signature isn't one of this deployment's, or is too old (PEER_NOT_TRUSTED).
+        """
+        said = {key: value for key, value in metadata if isinstance(value, str)}
+        if SIGNATURE_KEY not in said:
+            return None
+        date, _, signature = said[SIGNATURE_KEY].partition(" ")
+        coordinator_id, caller, numbers = said.get(FORWARDED_KEY, ""), said.get(CALLER_KEY, ""), said.get(SHARDS_KEY, "")
+        expected = self._signature(coordinator_id, date, method, said.get(NAMESPACE_KEY, ""), caller, numbers)
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
+            raise Unavailable(
+                f"the call says that coordinator {coordinator_id[:64]!r} forwards it, and isn't signed with this deployment's secret: "
+                "are both started on the same store and key prefix?",
+                reason="PEER_NOT_TRUSTED",
+            )
+        if abs(int(date) - self._date_ms()) > VALID_MS:
+            raise Unavailable(
+                f"coordinator {coordinator_id[:64]!r} signed the call more than a minute ago, or ahead of the store's clock",
+                reason="PEER_NOT_TRUSTED",
+            )
+        return Forwarded(coordinator_id, caller, frozenset(map(int, numbers.split(","))) if numbers else None)
+
+    def _signature(self, *said: str) -> str:
+        # No part can hold a line break: gRPC's metadata are printable ASCII.
+        return hmac.digest(self._secret, "\n".join(said).encode(), "sha256").hex()
