@@ -109,5 +109,12 @@ PAUSE_MUTATIONS = [
     Mutation(
         "cordon: lifted, it looks again", PAUSES, "    scheduler.freed(agent)  # it has space again", "    pass  # it has space again"
     ),
+    Mutation("pause: until it is through, that is why", CORE + "explain.py", "    if scheduler.pauses.moves:\n", "    if False:\n"),
+    Mutation(
+        "cordon: nobody counts it as full",
+        CORE + "explain.py",
+        "    count = statuses.pop(AgentStatus.CONNECTED, 0)\n",
+        "    count = statuses.total()\n",
+    ),
     Mutation("cordon: is told", CORE + "explain.py", "    elif agent.status is AgentStatus.CORDONED:\n", "    elif False:\n"),
 ]

@@ -96,6 +96,7 @@ def test_each_check_fails_where_it_should(rng):
         "objects of agent",
         "rate",
         "retention",
+        "retention in quiet",
         "store's data",
         "threads of agent",
     }
