@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from agent_node.addresses import check_address
+    from agent_node.addresses import check_addresses
     from agent_node.errors import MusterError, NotFoundError
 
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     try:
         if options.address is not None:
-            check_address(options.address)
+            check_addresses(options.address)
         agent = _llm_agent(options.config) if options.agent == "llm" else load_agent(options.agent)
         agent.override(name=options.name, address=options.address, namespace=options.namespace, capacity=options.capacity)
     except (UsageError, ValueError) as error:
@@ -108,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help="the built-in LLM agent's configuration, unless the environment says it all"
     )
     parser.add_argument(
-        "--address", default=os.environ.get("MUSTER_ADDRESS") or None, metavar="HOST:PORT", help="the coordinator [MUSTER_ADDRESS]"
+        "--address",
+        default=os.environ.get("MUSTER_ADDRESS") or None,
+        metavar="HOST:PORT",
+        help="the coordinator, or several, comma separated [MUSTER_ADDRESS]",
     )
     parser.add_argument(
         "--namespace", default=os.environ.get("MUSTER_NAMESPACE") or None, help="the namespace to work in [MUSTER_NAMESPACE]"

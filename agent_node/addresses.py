@@ -3,6 +3,22 @@
 GRPC_SCHEMES = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds")
 
 
+def check_addresses(text: str) -> tuple[str, ...]:
+    """The addresses in a text, comma separated, each of which can be one.
+
+    Raises:
+        ValueError: one can't be, or there is none; the message is a sentence for whoever typed it.
+    """
+    return tuple(check_address(address) for address in split_addresses(text)) or (check_address(text),)
+
+
+def split_addresses(text: str) -> tuple[str, ...]:
+    """The addresses in a text, comma separated. One of gRPC's targets may hold commas of its own: it is one."""
+    if text.partition(":")[0] in GRPC_SCHEMES:
+        return (text,)
+    return tuple(address for part in text.split(",") if (address := part.strip()))
+
+
 def check_address(address: str) -> str:
     """The address, if it can be one: `host:port`, or a gRPC target with its scheme.
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from agent_node import clock, ids
 from agent_node.backoff import Backoff
 from agent_node.client import SubmitMiddleware
-from agent_node.connection import DEFAULT_ADDRESS, Target
+from agent_node.connection import Target, default_address
 from agent_node.context import Context
 from agent_node.handler import Handler, Isolation, Middleware
 from agent_node.handler_clients import ClientOptions
@@ -49,7 +49,7 @@ class AgentSettings:
     """Who an agent is and where it works."""
 
     name: str
-    address: str = DEFAULT_ADDRESS
+    address: str = field(default_factory=default_address)
     namespace: str = "default"
     capacity: int = 10  # tasks at a time
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,8 @@ class Agent:
     Args:
         name: unique among the namespace's live agents, and the same after a restart if you want to recognise it. By default made of
             the host's name, the process id and a random tail.
-        address: the coordinator's `host:port`.
+        address: the coordinator's `host:port`, or those of several, comma separated, or a DNS name that has several; by default
+            MUSTER_ADDRESS of the environment, or else 127.0.0.1:7450.
         namespace: an existing namespace; `serve` raises NotFoundError for another.
         capacity: how many tasks it runs at a time, 1 to 10,000; default 10.
         labels: facts that tasks can ask for (`Scheduling.selectors`), at most 32, keys and values of 1 to 128 characters.
@@ -91,7 +92,7 @@ class Agent:
         self,
         name: str | None = None,
         *,
-        address: str = DEFAULT_ADDRESS,
+        address: str | None = None,
         namespace: str = "default",
         capacity: int = 10,
         labels: Mapping[str, str] | None = None,
@@ -102,7 +103,7 @@ class Agent:
     ) -> None:
         self.settings = AgentSettings(
             name=default_agent_name() if name is None else name,
-            address=address,
+            address=address or default_address(),
             namespace=namespace,
             capacity=capacity,
             labels=dict(labels or {}),

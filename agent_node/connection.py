@@ -5,17 +5,18 @@ It knows nothing of tasks or agents.
 
 import asyncio
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from muster.v1.common_pb2 import Refusal
 
+from agent_node import clock
+from agent_node.addresses import split_addresses
 from agent_node.errors import (
     AlreadyExistsError,
     AttemptLostError,
@@ -28,10 +29,12 @@ from agent_node.errors import (
     ResultExpiredError,
     UnavailableError,
 )
+from agent_node.routes import NAMESPACE_KEY, Routes
+from agent_node.routing import BlockingRoutedChannel, RoutedChannel
+from agent_node.statuses import status_in
 
 DEFAULT_ADDRESS = "127.0.0.1:7450"
-_NAMESPACE_KEY = "muster-namespace"
-_STATUS_DETAILS_KEY = "grpc-status-details-bin"
+ADDRESS_VARIABLE = "MUSTER_ADDRESS"
 
 # Not reached, not answered, or cut off: the same call may work in a moment.
 _UNAVAILABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
@@ -67,12 +70,22 @@ class Target:
     """Where a coordinator is, and the namespace to work in.
 
     Args:
-        address: `host:port`, or any gRPC target.
+        address: `host:port`, or any gRPC target; several of the former, comma separated, for coordinators that share a store.
         namespace: an existing namespace.
     """
 
     address: str
     namespace: str = "default"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to connect, in this order. gRPC's own sentence says what is wrong with one that can't be."""
+        return split_addresses(self.address) or (self.address,)
+
+
+def default_address() -> str:
+    """Where to connect when nothing is said: MUSTER_ADDRESS, or else 127.0.0.1:7450."""
+    return os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
 
 
 async def settle() -> None:
@@ -84,19 +97,29 @@ async def settle() -> None:
     await asyncio.sleep(_SETTLE_S)
 
 
-def open_channel(target: Target) -> grpc.aio.Channel:
-    """A channel to the target. It connects at its first call, and belongs to the running event loop."""
-    return grpc.aio.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+def open_channel(target: Target, *, connect_timeout_s: float = 10.0) -> RoutedChannel:
+    """A channel to the target's coordinators. It connects at its first call, and belongs to the running event loop.
+
+    Args:
+        target: where they are.
+        connect_timeout_s: how long a call tries them in turn before one of them has ever answered.
+    """
+    return RoutedChannel(Routes(target.addresses, connect_timeout_s=connect_timeout_s, now_s=clock.now_s), options=CHANNEL_OPTIONS)
 
 
-def open_blocking_channel(target: Target) -> grpc.Channel:
+def open_single_channel(address: str) -> grpc.aio.Channel:
+    """A channel to one coordinator, for who decides for itself where to go."""
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def open_blocking_channel(target: Target, *, connect_timeout_s: float = 10.0) -> BlockingRoutedChannel:
     """The same for callers without an event loop."""
-    return grpc.insecure_channel(target.address, options=CHANNEL_OPTIONS)
+    return BlockingRoutedChannel(Routes(target.addresses, connect_timeout_s=connect_timeout_s, now_s=clock.now_s), options=CHANNEL_OPTIONS)
 
 
 def call_metadata(target: Target) -> tuple[tuple[str, str], ...]:
     """The metadata that every call must carry."""
-    return ((_NAMESPACE_KEY, target.namespace),)
+    return ((NAMESPACE_KEY, target.namespace),)
 
 
 def from_rpc_error(error: grpc.RpcError) -> MusterError:
@@ -108,7 +131,7 @@ def from_rpc_error(error: grpc.RpcError) -> MusterError:
     message = (error.details() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else None) or ""
     info, field, retry_after_s = ErrorInfo(), "", None
     violation = ""
-    for detail in _status(error).details:
+    for detail in status_in(error).details:
         bad_request, retry = BadRequest(), RetryInfo()
         if detail.Unpack(bad_request):
             if bad_request.field_violations:
@@ -186,15 +209,3 @@ def _error(
     else:
         refused = RefusedError
     return refused(message or code.name, reason=reason or code.name, field=field, retry_after_s=retry_after_s, metadata=metadata)
-
-
-def _status(error: grpc.RpcError) -> Status:
-    """The google.rpc.Status in the trailers; empty when there is none that can be read."""
-    trailers = error.trailing_metadata() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else None
-    for key, value in trailers or ():
-        if key == _STATUS_DETAILS_KEY and isinstance(value, bytes):
-            try:
-                return Status.FromString(value)
-            except DecodeError:  # a proxy's, or a newer coordinator's: the code and the message still hold
-                break
-    return Status()

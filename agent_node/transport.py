@@ -5,7 +5,6 @@ While a write is in flight everything that happens gathers in the session, and g
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import TypeAlias
@@ -15,11 +14,12 @@ from muster.v1.agent_pb2 import ConnectRequest, ConnectResponse
 from muster.v1.agent_pb2_grpc import AgentServiceStub
 
 from agent_node.backoff import Backoff
-from agent_node.connection import Target, call_metadata, from_rpc_error, open_channel
+from agent_node.connection import Target, call_metadata, from_rpc_error, open_single_channel
 from agent_node.errors import MusterError, RefusedError
 from agent_node.instructions import AnswerCheckpoint, Finish, Instruction, Reconnect, ResultRefused, SetLimits, Start, StopHandler
 from agent_node.reports import AttemptReports, CancelDelivered, Ended, Report
 from agent_node.session import Session
+from agent_node.statuses import info_in
 
 _log = logging.getLogger("muster.agent")
 
@@ -39,6 +39,7 @@ _FINAL = frozenset(
 )
 # A stream that was open for less doesn't count as a recovery: a coordinator that fails on every Hello is not to be hammered.
 _STABLE_S = 5.0
+_UNREACHABLE_S = 60.0  # then an owner that couldn't be reached is tried again, such as one behind a proxy that lets others through
 _PARTING_S = 0.5  # what the coordinator gets to end the stream after our half-close
 
 
@@ -67,8 +68,12 @@ class Transport:
         instruct: Callable[[list[HandlerInstruction]], None],
     ) -> None:
         self._session = session
-        self._home = target
-        self._target = target
+        self._given = target.addresses
+        self._turn = 0  # of these
+        self._direct = ""  # where the coordinator is said to be that owns the namespace; empty: not known
+        self._unreachable: dict[str, float] = {}  # such addresses that could not be reached, and until when they aren't tried
+        self._address = self._given[0]
+        self._metadata = call_metadata(target)
         self._agent_name = agent_name
         self._backoff = backoff
         self._now_s = now_s
@@ -128,16 +133,17 @@ class Transport:
     # the stream
 
     async def _serve_one_stream(self) -> None:
-        channel = open_channel(self._target)
+        self._address = self._direct or self._given[self._turn]
+        channel = open_single_channel(self._address)
         stream = self._session.stream_opened(self._now_s())
         self._leave_stream.clear()
         self._wake.set()
         self._arm()
         try:
-            call: Call = AgentServiceStub(channel).Connect(metadata=call_metadata(self._target))
+            call: Call = AgentServiceStub(channel).Connect(metadata=self._metadata)
             await self._exchange(call, stream)
             if not self._done.is_set() and not self._leave_stream.is_set():
-                _log.info("stream.ended agent=%s address=%s", self._agent_name, self._target.address)
+                _log.info("stream.ended agent=%s address=%s", self._agent_name, self._address)
         except grpc.aio.AioRpcError as error:
             self._forgive()
             self._judge(error)
@@ -171,6 +177,8 @@ class Transport:
             message = await call.read()
             if not isinstance(message, ConnectResponse):  # the end of the stream
                 return
+            if message.HasField("welcome"):
+                self._learn(message.welcome.owner_address)
             self._proceed(session.received(stream, message, self._now_s()))
 
     async def _write(self, call: Call) -> None:
@@ -210,15 +218,30 @@ class Transport:
             ) from None
         if error.code() in _FINAL and not self._welcomed_ever:
             raise meaning from None
-        if not self._session.is_open and self._target != self._home:
-            self._target = self._home  # where it was sent nobody answers
+        owner = info_in(error).metadata.get("owner", "")
+        if not self._session.is_open or owner:
+            self._turn_away()
+        self._learn(owner)
         self._complain(meaning)
+
+    def _learn(self, owner_address: str) -> None:
+        """Where the next stream had better go."""
+        if owner_address and self._unreachable.get(owner_address, 0.0) <= self._now_s():
+            self._direct = owner_address
+
+    def _turn_away(self) -> None:
+        """Nobody answers at the present address, or not for this agent: back to the given ones, in turn."""
+        if self._address == self._direct:
+            self._unreachable = {self._address: self._now_s() + _UNREACHABLE_S}
+            self._direct = ""
+        elif self._address == self._given[self._turn]:
+            self._turn = (self._turn + 1) % len(self._given)
 
     def _complain(self, meaning: MusterError) -> None:
         """One warning per outage: the attempts to end it are for those who look closely."""
         level = logging.DEBUG if self._complained else logging.WARNING
         self._complained = True
-        _log.log(level, "stream.lost agent=%s address=%s error=%s", self._agent_name, self._target.address, meaning)
+        _log.log(level, "stream.lost agent=%s address=%s error=%s", self._agent_name, self._address, meaning)
 
     # the session's instructions
 
@@ -262,13 +285,15 @@ class Transport:
     def _on_welcome(self) -> None:
         self._welcomed_ever = True
         self._open_since_s = self._now_s()
-        _log.info("stream.open agent=%s address=%s", self._agent_name, self._target.address)
+        _log.info("stream.open agent=%s address=%s", self._agent_name, self._address)
 
     def _on_reconnect(self, reconnect: Reconnect) -> None:
         _log.warning("stream.reconnect agent=%s to=%s reason=%s", self._agent_name, reconnect.address or "same", reconnect.reason)
         if reconnect.address:
-            self._target = dataclasses.replace(self._home, address=reconnect.address)
+            self._direct = reconnect.address
             self._go_at_once = True
+        else:  # who asks for that, or is silent, is not to be asked again first, where there are others
+            self._turn_away()
         self._leave_stream.set()
 
     # time

@@ -19,6 +19,8 @@ MIN_STORE_MEMORY = 32 * 1024 * 1024  # with less, a few large tasks would fill i
 MAX_WAIT_REPLICAS = 16
 MAX_SHARDS = 1024  # each has up to three connections to the store, and a tick a second
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0
+MAX_ID_CHARS = 128
+MIN_OWNERSHIP_TTL_S, MAX_OWNERSHIP_TTL_S = 0.5, 300.0  # with less, a busy machine would lose shards that nobody wants
 MAX_PERIOD_S = 366 * 24 * 3600
 
 
@@ -59,9 +61,34 @@ def _parser() -> argparse.ArgumentParser:
         help="serve gRPC here; port 0 takes a free one (default 127.0.0.1:7450) [MUSTER_LISTEN]",
     )
     parser.add_argument(
+        "--http-listen",
+        default=os.environ.get("MUSTER_HTTP_LISTEN"),
+        metavar="HOST:PORT",
+        help="answer /livez, /readyz and /healthz over HTTP here; port 0 takes a free one (default off) [MUSTER_HTTP_LISTEN]",
+    )
+    parser.add_argument(
         "--insecure-listen", action="store_true", help="allow an address other than loopback, without TLS and authentication"
     )
     parser.add_argument("--shards", type=int, default=16, metavar="N", help="fixed for a deployment: the store remembers it (default 16)")
+    parser.add_argument(
+        "--coordinator-id",
+        default=os.environ.get("MUSTER_COORDINATOR_ID"),
+        metavar="TEXT",
+        help="what no other coordinator of the store is called (default its address) [MUSTER_COORDINATOR_ID]",
+    )
+    parser.add_argument(
+        "--advertise-address",
+        default=os.environ.get("MUSTER_ADVERTISE_ADDRESS"),
+        metavar="HOST:PORT",
+        help="where other coordinators, agents and clients reach this one (default where it listens) [MUSTER_ADVERTISE_ADDRESS]",
+    )
+    parser.add_argument(
+        "--ownership-ttl",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="others take over a coordinator's shards when it isn't heard of for S seconds (default 3)",
+    )
     parser.add_argument("--key-prefix", default="muster", metavar="TEXT", help="what all keys in the store begin with (default muster)")
     parser.add_argument(
         "--lease", type=float, metavar="S", help="give an attempt up when nothing is heard of it for S seconds (default 30)"
@@ -116,16 +143,12 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     from coordinator.settings import CoordinatorSettings
     from coordinator.webhook_urls import WebhookRules, parse_networks
 
-    host, colon, port = options.listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"--listen {options.listen} isn't an address: give HOST:PORT, such as 127.0.0.1:7450")
-    if not _is_loopback(host.strip("[]")) and not options.insecure_listen:
-        raise ValueError(
-            f"--listen {options.listen} isn't loopback, and anyone who can reach it could do anything: "
-            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
-        )
+    _check_address("--listen", options.listen, insecure=options.insecure_listen, example="127.0.0.1:7450")
+    if options.http_listen is not None:
+        _check_address("--http-listen", options.http_listen, insecure=options.insecure_listen, example="127.0.0.1:7451")
     if not 1 <= options.shards <= MAX_SHARDS:
         raise ValueError(f"--shards {options.shards} is out of range: give 1 to {MAX_SHARDS}")
+    _check_identity(options)
     try:
         check_prefix(options.key_prefix)
     except ValueError as error:
@@ -158,16 +181,47 @@ def _settings(options: argparse.Namespace) -> CoordinatorSettings:
     return CoordinatorSettings(
         listen=options.listen,
         insecure_listen=options.insecure_listen,
+        http_listen=options.http_listen,
         data_dir=None if options.redis_url and options.data_dir is None else options.data_dir or Path("muster-data"),
         redis_url=None if options.data_dir is not None else options.redis_url,
         wait_replicas=_wait_replicas(options),
         store_memory_bytes=options.store_memory,
         shards=options.shards,
         key_prefix=options.key_prefix,
+        coordinator_id=options.coordinator_id,
+        advertise_address=options.advertise_address,
+        ownership_ttl_s=options.ownership_ttl,
         core=core,
         bounds=Bounds(webhooks=webhooks),
         snapshots=snapshots,
     )
+
+
+def _check_identity(options: argparse.Namespace) -> None:
+    """What others know this coordinator by. Raises ValueError with a sentence."""
+    name, address = options.coordinator_id, options.advertise_address
+    if name is not None and (not 0 < len(name) <= MAX_ID_CHARS or not name.isprintable()):
+        raise ValueError(f"--coordinator-id {name[:MAX_ID_CHARS]!r} is no id: give 1 to {MAX_ID_CHARS} printable characters")
+    if address is not None:
+        host, colon, port = address.rpartition(":")
+        if not host or not colon or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ValueError(f"--advertise-address {address} isn't an address: give HOST:PORT, such as 10.0.0.7:7450")
+    if not MIN_OWNERSHIP_TTL_S <= options.ownership_ttl <= MAX_OWNERSHIP_TTL_S:  # nor NaN
+        raise ValueError(
+            f"--ownership-ttl {options.ownership_ttl:g} is out of range: give {MIN_OWNERSHIP_TTL_S:g} to {MAX_OWNERSHIP_TTL_S:g} seconds"
+        )
+
+
+def _check_address(option: str, address: str, *, insecure: bool, example: str) -> None:
+    """Raises ValueError with a sentence when an address isn't one, or isn't loopback and wasn't asked for by name."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{option} {address} isn't an address: give HOST:PORT, such as {example}")
+    if not _is_loopback(host.strip("[]")) and not insecure:
+        raise ValueError(
+            f"{option} {address} isn't loopback, and anyone who can reach it could do anything: "
+            "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
+        )
 
 
 def _wait_replicas(options: argparse.Namespace) -> int:

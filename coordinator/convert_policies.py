@@ -5,11 +5,12 @@ from typing import assert_never, cast
 from google.protobuf.duration_pb2 import Duration
 from muster.v1 import common_pb2, policy_pb2
 
-from coordinator import convert, convert_limits, convert_pauses, convert_webhooks
+from coordinator import convert, convert_breakers, convert_limits, convert_pauses, convert_webhooks
 from coordinator.checks import check_name
 from coordinator.core.model import MAX_WEIGHT, MIN_WEIGHT, RetryPolicy
 from coordinator.core.pauses import end_of
 from coordinator.core.policies import (
+    BreakerPolicy,
     ConcurrencyLimitPolicy,
     CordonPolicy,
     NamespaceLimitsPolicy,
@@ -72,6 +73,8 @@ def policy_in(message: policy_pb2.Policy, field: str, rules: WebhookRules = PUBL
             convert_limits.check_rate_limit(message.rate_limit, f"{field}.rate_limit")
         case "webhook":
             convert_webhooks.policy_in(message.webhook, f"{field}.webhook", rules)
+        case "breaker":
+            convert_breakers.check_breaker(message.breaker, f"{field}.breaker")
         case _:
             raise InvalidRequest(f"{field} has no policy that this coordinator knows: set one", field=field)
     return policy_stored(message)
@@ -100,6 +103,8 @@ def policy_stored(message: policy_pb2.Policy) -> Policy:
             return convert_limits.rate_limit_stored(message.rate_limit)
         case "webhook":
             return convert_webhooks.policy_stored(message.webhook)
+        case "breaker":
+            return convert_breakers.breaker_stored(message.breaker)
         case _:
             raise JournalTooNew(_UNKNOWN)
 
@@ -157,6 +162,8 @@ def policy_out(policy: Policy) -> policy_pb2.Policy:
             return policy_pb2.Policy(rate_limit=convert_limits.rate_limit_out(policy))
         case WebhookPolicy():
             return policy_pb2.Policy(webhook=convert_webhooks.policy_out(policy))
+        case BreakerPolicy():
+            return policy_pb2.Policy(breaker=convert_breakers.breaker_out(policy))
         case unreachable:
             assert_never(unreachable)
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator import collector
+from coordinator.cluster.ports import IdInUse
 from coordinator.engine.ownership import ShardLost
 from coordinator.journal.errors import StoreStartError
 from coordinator.ports import JournalTooNew, StoreCorrupt
@@ -19,7 +20,7 @@ from coordinator.wiring import coordinator
 if TYPE_CHECKING:
     from coordinator.settings import CoordinatorSettings
 
-EXPECTED = (StoreStartError, ListenError, ShardLost, StoreCorrupt, JournalTooNew)
+EXPECTED = (StoreStartError, ListenError, IdInUse, ShardLost, StoreCorrupt, JournalTooNew)
 
 
 def run(settings: CoordinatorSettings, *, log_level: str) -> int:
@@ -52,6 +53,8 @@ async def _serve(settings: CoordinatorSettings) -> None:
         collecting = asyncio.create_task(tasks.run(), name="collector")
         host = settings.listen.rpartition(":")[0]
         print(f"muster-coordinator serving on {host}:{running.port} store={running.facts.store!r}", flush=True)
+        if settings.http_listen is not None:
+            print(f"http on {settings.http_listen.rpartition(':')[0]}:{running.http_port}", flush=True)
         print(f"durability: {running.facts.durability}", flush=True)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((stopped, running.failed, collecting), return_when=asyncio.FIRST_COMPLETED)

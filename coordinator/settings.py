@@ -20,6 +20,10 @@ class CoordinatorSettings:
 
     listen: str = DEFAULT_ADDRESS  # loopback: anything else needs `insecure_listen` until there is authentication
     insecure_listen: bool = False  # asked for by name: anyone who can reach the port can do anything
+    http_listen: str | None = None  # health over HTTP; None: not at all
+    unready_after_s: float = (
+        2.0  # its store may be out, or a shard being recovered, for so long: shorter is no reason to send calls elsewhere
+    )
     data_dir: Path | None = None  # where the embedded store lives
     redis_url: str | None = None  # a store that somebody else runs, instead
     wait_replicas: int = 0  # of the store, which have a write before it is acknowledged; 0: the store's own promise is enough
@@ -28,6 +32,7 @@ class CoordinatorSettings:
     key_prefix: str = "muster"  # several deployments may share a store
     coordinator_id: str | None = None  # what no other coordinator of the deployment is called; None is its address
     advertise_address: str | None = None  # where others reach it, as host:port; None is where it listens
+    ownership_ttl_s: float = 3.0  # of a store that others may use: how soon they take over from a coordinator that isn't heard of
     core: CoreSettings = field(default_factory=CoreSettings)
     bounds: Bounds = field(default_factory=Bounds)
     snapshots: SnapshotSettings = field(default_factory=SnapshotSettings)

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 
 from coordinator import convert_deliveries
 from coordinator.clock import BootClock
-from coordinator.cluster.directory import Directory, Owner
+from coordinator.cluster.cluster import Cluster
+from coordinator.cluster.directory import Directory
+from coordinator.cluster.health import Health
+from coordinator.cluster.lone_registry import LoneRegistry
+from coordinator.cluster.ports import Member
 from coordinator.cluster.store_date import StoreDate
 from coordinator.engine.room import StoreRoom, watch_room
 from coordinator.engine.shard import DEFAULT_NAMESPACE, Shard
 from coordinator.engine.snapshots import size_of_next
 from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
+from coordinator.http.probes import Probes
+from coordinator.identity import address_of, host_name, id_of
 from coordinator.ids import Entropy
 from coordinator.journal import codec
 from coordinator.journal.layout import shard_of
@@ -40,11 +46,15 @@ from coordinator.state.engine import StateEngine
 from coordinator.webhooks.sender import HttpWebhookSender
 
 if TYPE_CHECKING:
-    from coordinator.ports import ShardStore, StoreGauge
+    from coordinator.cluster.ports import MemberRegistry
+    from coordinator.ports import Clock, ShardStore, StoreGauge
     from coordinator.settings import CoordinatorSettings
     from coordinator.state.ports import StateStore
 
 log = logging.getLogger(__name__)
+
+LEAVE_S = 2.0  # how long a coordinator that ends tries to hand over what it owns
+MIN_REGISTRY_TIMEOUT_S = 0.5
 
 
 class Coordinator:
@@ -57,6 +67,7 @@ class Coordinator:
         shards: what it runs, by number.
         directory: who owns which shard.
         forwarding: takes calls to those owners.
+        http_port: where it answers over HTTP; 0 where it doesn't.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class Coordinator:
         shards: Sequence[Shard],
         directory: Directory,
         forwarding: Forwarding,
+        http_port: int = 0,
     ) -> None:
         self.port = port
         self.facts = facts
@@ -75,6 +87,7 @@ class Coordinator:
         self.shards = shards
         self.directory = directory
         self.forwarding = forwarding
+        self.http_port = http_port
 
 
 @asynccontextmanager
@@ -98,7 +111,15 @@ async def coordinator(settings: CoordinatorSettings) -> AsyncIterator[Coordinato
             log.warning("store.warning %s", warning)
         shard_stores = [store.shard(number) for number in range(settings.shards)]
         state_stores = [store.state(number) for number in range(settings.shards)]
-        async with serve(settings, shard_stores, state_stores, describe(store), gauge=store, peer_secret=store.peer_secret) as running:
+        async with serve(
+            settings,
+            shard_stores,
+            state_stores,
+            describe(store),
+            gauge=store,
+            peer_secret=store.peer_secret,
+            registry=store.registry(call_timeout_s=max(settings.ownership_ttl_s / 2, MIN_REGISTRY_TIMEOUT_S)),
+        ) as running:
             yield running
     finally:
         await store.close()
@@ -121,11 +142,12 @@ async def serve(
     gauge: StoreGauge | None = None,
     peer_secret: bytes | None = None,
     directory: Directory | None = None,
+    registry: MemberRegistry | None = None,
 ) -> AsyncIterator[Coordinator]:
-    """Recovers the shards of these stores, and serves them until the block ends.
+    """Listens, takes its share of the shards of these stores, recovers them, and serves them until the block ends.
 
-    Without a `gauge` the store has room for anything, without a `peer_secret` there are no other coordinators, and without a `directory`
-    this one owns all shards.
+    Without a `gauge` the store has room for anything, without a `registry` there are no other coordinators, and calls go by what
+    the cluster knows if no `directory` says otherwise.
     """
     entropy, clock, room = Entropy(), BootClock(), StoreRoom()
     home = partial(shard_of, shards=settings.shards)
@@ -138,19 +160,9 @@ async def serve(
         user_agent=f"Muster/{version('muster-agents')}",
     )
     webhooks = WebhookDispatcher(sender=sender, codec=convert_deliveries, clock=clock, entropy=entropy, settings=settings.webhooks)
+    make = partial(Shard, codec=codec, settings=settings.core, clock=clock, entropy=entropy, snapshots=settings.snapshots, room=room)
     shards = [
-        Shard(
-            number=number,
-            store=shard_store,
-            codec=codec,
-            settings=settings.core,
-            clock=clock,
-            entropy=entropy,
-            snapshots=settings.snapshots,
-            room=room,
-            default_here=home(DEFAULT_NAMESPACE) == number,
-            webhooks_due=webhooks.due,
-        )
+        make(number=number, store=shard_store, default_here=home(DEFAULT_NAMESPACE) == number, webhooks_due=webhooks.due)
         for number, shard_store in enumerate(stores)
     ]
     limits = [CurrentLimits(usual=settings.state, namespaces=shard.namespaces, room=room) for shard in shards]
@@ -160,25 +172,32 @@ async def serve(
     ]
     for shard, engine in zip(shards, engines, strict=True):
         shard.state = engine
-    product, durability = store_facts
     facts = Facts(
         version=version("muster-agents"),
         instance_id=entropy.nonce()[:16],
-        store=product,
-        durability=durability,
+        store=store_facts[0],
+        durability=store_facts[1],
         start_ms=start_ms,
     )
     stalls = LoopStalls(clock=clock)
     store_date = StoreDate(clock=clock, date_ms=start_ms, ask=stores[0].now_ms)
-    forwarding = _forwarding(directory or _all_mine(settings), home, peer_secret or entropy.nonce().encode(), store_date)
+    cluster, owners = _cluster(settings, registry, shards, facts, clock)
+    forwarding = _forwarding(directory or owners, home, peer_secret or entropy.nonce().encode(), store_date, shards)
     served = Shards(shards=shards, shard_of=home, directory=forwarding.directory)
     presence = AgentPresence(engines=engines)
     server = Server(
         tasks=TaskService(shards=served, bounds=settings.bounds, entropy=entropy),
         agents=AgentService(shards=served, bounds=settings.bounds, entropy=entropy, presence=presence),
         state=StateService(shards=served, engines=engines, limits=limits),
-        admin=AdminService(shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others),
+        admin=AdminService(
+            shards=served, facts=facts, stalls=stalls, webhooks=webhooks, webhook_rules=rules, others=forwarding.others, cluster=cluster
+        ),
         forwarding=forwarding.interceptor,
+    )
+    probes = Probes(
+        health=Health(shards=shards, directory=forwarding.directory, clock=clock, patience_s=settings.unready_after_s),
+        tell=server.tell_readiness,
+        version=facts.version,
     )
     sweeper = Sweeper(shards=shards, codec=codec, retention=settings.retention, period_s=settings.sweep_s)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -194,45 +213,84 @@ async def serve(
         reserve = partial(_next_snapshots, shards)
         work.append(asyncio.create_task(watch_room(room, gauge, reserve), name="room"))
     try:
-        started = [asyncio.Event() for _ in shards]
-        runs = zip(shards, started, strict=True)
-        work += [asyncio.create_task(shard.run(event), name=f"shard-{shard.number}") for shard, event in runs]
-        for task in work:
-            task.add_done_callback(partial(_ended, failed))
-        recovered = asyncio.gather(*(event.wait() for event in started))
-        await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            recovered.cancel()
-            failed.result()
-        port = await server.start(settings.listen)
-        yield Coordinator(port=port, facts=facts, failed=failed, shards=shards, directory=forwarding.directory, forwarding=forwarding)
+        await probes.start(settings.http_listen)  # it lives while it recovers
+        port = await server.start(settings.listen)  # before it claims anything: who has bound the address has it for itself
+        cluster.reached(address=address_of(settings.listen, port=port, advertised=settings.advertise_address), listen=settings.listen)
+        await _begin(cluster, work, failed)
+        await probes.started()
+        yield Coordinator(
+            port=port,
+            facts=facts,
+            failed=failed,
+            shards=shards,
+            directory=forwarding.directory,
+            forwarding=forwarding,
+            http_port=probes.port,
+        )
     finally:
+        await probes.ending()  # first of all, so that nobody new comes
         stalls.close()
+        if cluster.has_others:  # they go on at once, and this one forwards to them
+            await cluster.leave(within_s=LEAVE_S)
         await server.stop(settings.stop_grace_s)
         await forwarding.close()
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        await cluster.gone()
+        await probes.stop()
         await sender.close()
-        if not failed.done():
-            failed.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            failed.exception()
+        _settle(failed)
 
 
-def _forwarding(directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate) -> Forwarding:
+def _forwarding(
+    directory: Directory, home: Callable[[str], int], secret: bytes, store_date: StoreDate, shards: Sequence[Shard]
+) -> Forwarding:
     auth = PeerAuth(secret=secret, me=directory.me, date_ms=store_date.now_ms)
-    return Forwarding(directory=directory, shard_of=home, auth=auth)
+    return Forwarding(directory=directory, shard_of=home, auth=auth, is_served=lambda number: shards[number].serving)
 
 
-def _all_mine(settings: CoordinatorSettings) -> Directory:
-    me = settings.coordinator_id or settings.listen
-    mine = Owner(coordinator_id=me, address=settings.advertise_address or settings.listen)
-    return Directory(me=me, shards=settings.shards, owners=dict.fromkeys(range(settings.shards), mine))
+def _cluster(
+    settings: CoordinatorSettings, registry: MemberRegistry | None, shards: Sequence[Shard], facts: Facts, clock: Clock
+) -> tuple[Cluster, Directory]:
+    name = id_of(settings.listen, advertised=settings.advertise_address, given=settings.coordinator_id, nonce=facts.instance_id)
+    me = Member(coordinator_id=name, address="", incarnation=facts.instance_id, host=host_name(), start_ms=facts.start_ms)
+    owners = Directory(me=name, shards=settings.shards)
+    cluster = Cluster(
+        me=me,
+        lease_s=settings.ownership_ttl_s,
+        alone=registry is None,
+        registry=registry or LoneRegistry(),
+        shards=shards,
+        directory=owners,
+        clock=clock,
+    )
+    return cluster, owners
 
 
 def _next_snapshots(shards: Sequence[Shard]) -> int:
     return sum(size_of_next(shard.namespaces.values()) for shard in shards)
+
+
+async def _begin(cluster: Cluster, work: list[asyncio.Task[None]], failed: asyncio.Future[None]) -> None:
+    """Returns once all is served that is ours to begin with. From now on `failed` follows `work`, and raises here what it is."""
+    ready = asyncio.Event()
+    work.append(asyncio.create_task(cluster.run(ready), name="cluster"))
+    for task in work:
+        task.add_done_callback(partial(_ended, failed))
+    recovered = asyncio.ensure_future(ready.wait())
+    await asyncio.wait((recovered, failed), return_when=asyncio.FIRST_COMPLETED)
+    recovered.cancel()
+    if failed.done():
+        failed.result()
+
+
+def _settle(failed: asyncio.Future[None]) -> None:
+    """Nobody waits for it any more, whether something failed or not."""
+    if not failed.done():
+        failed.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        failed.exception()
 
 
 def _ended(failed: asyncio.Future[None], task: asyncio.Task[None]) -> None:

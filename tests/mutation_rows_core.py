@@ -21,8 +21,8 @@ CORE_MUTATIONS = [
     Mutation(
         "a draining agent gets nothing",
         CORE + "load_map.py",
-        "if self.status is not AgentStatus.CONNECTED:",
-        "if self.status is AgentStatus.DISCONNECTED:",
+        "if self.status is not AgentStatus.CONNECTED or self.shut:",
+        "if self.status is AgentStatus.DISCONNECTED or self.shut:",
     ),
     Mutation(
         "capability", CORE + "load_map.py", "capability is None or capability.version < needs.min_version", "capability is None and False"
@@ -33,8 +33,8 @@ CORE_MUTATIONS = [
     Mutation(
         "an agent's limit for a type",
         CORE + "load_map.py",
-        'needs.task_type if self.capabilities[needs.task_type].max_concurrent else ""',
-        '""',
+        'task_type if self.capabilities[task_type].max_concurrent or task_type in self.guarded else ""',
+        'task_type if task_type in self.guarded else ""',
     ),
     Mutation("a limit counts what ends", CORE + "load_map.py", "self.counts[spec.task_type] -= 1", "pass"),
     Mutation(

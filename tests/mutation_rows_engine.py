@@ -105,8 +105,8 @@ ENGINE_MUTATIONS = [
     Mutation(
         "what was decided is written before the shard is handed over",
         ENGINE + "shard.py",
-        "        self._last = self.commits.last\n        self._wake.set()\n",
-        "        self._last = self.commits.writing or self.commits.last\n        self._wake.set()\n",
+        "        self._offer, self._last = (offer_to, offer_ms), self.commits.last\n        self._wake.set()\n",
+        "        self._offer, self._last = (offer_to, offer_ms), self.commits.writing or self.commits.last\n        self._wake.set()\n",
     ),
     Mutation("an owner without a lease is suspended", ENGINE + "shard.py", " or self.ownership.is_over()\n", "\n"),
     Mutation(
@@ -189,8 +189,8 @@ ENGINE_MUTATIONS = [
     Mutation(
         "the store refuses another owner",
         "coordinator/journal/memory_store.py",
-        "if shard.owner is not token:\n            return AppendAnswer.FENCED",
-        "if False:\n            return AppendAnswer.FENCED",
+        "if shard.owner is not token:\n            return self._fenced()",
+        "if False:\n            return self._fenced()",
     ),
     Mutation(
         "the store knows its last commit",

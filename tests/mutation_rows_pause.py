@@ -9,7 +9,7 @@ POOLS = CORE + "pools.py"
 PAUSE_MUTATIONS = [
     Mutation("pause: of the namespace", CORE + "placement.py", "if scheduler.pauses.everything is not None:", "if False:"),
     Mutation("pause: of lanes that are there", PAUSES, "                    load.park(lane)\n", "                    pass\n"),
-    Mutation("pause: of lanes that come", LOAD_MAP, "        if not self._is_paused(lane.task_type):\n", "        if True:\n"),
+    Mutation("pause: of lanes that come", LOAD_MAP, "        if not self.is_paused(lane.task_type):\n", "        if True:\n"),
     Mutation(
         "pause: of agents that come",
         LOAD_MAP,

@@ -124,9 +124,11 @@ STATE_ENGINE_MUTATIONS = [
     Mutation(
         "the reader hands out only what is above",
         STATE + "watches.py",
-        "if watch.position < revision or watch.taking == revision:",
-        "if True:",
+        "if (watch.position < revision or watch.taking == revision) and watch.wants(event):",
+        "if watch.wants(event):",
     ),
+    Mutation("a watch is told of its kinds alone", STATE + "watch.py", "self.kinds is None or event.kind in self.kinds", "True"),
+    Mutation("the reader looks at the kind", STATE + "watches.py", ") and watch.wants(event):", "):"),
     Mutation("a watch joins where the reader is", STATE + "watches.py", "if watch.position < self._position:", "if False:"),
     Mutation("what was read apart isn't read twice", STATE + "watches.py", "if event.revision <= had:", "if False:"),
     Mutation("a slow watch is left behind", STATE + "watches.py", "if watch.taking != event.revision and watch.is_full():", "if False:"),

@@ -1,6 +1,7 @@
 """The guards of core and engine, each with what stands in its place once it is removed."""
 
 from tests.mutation_row import Mutation
+from tests.mutation_rows_breakers import BREAKER_MUTATIONS
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
 from tests.mutation_rows_operations import OPERATION_MUTATIONS
@@ -17,6 +18,7 @@ MUTATIONS: list[Mutation] = [
     *TIME_MUTATIONS,
     *OPERATION_MUTATIONS,
     *PAUSE_MUTATIONS,
+    *BREAKER_MUTATIONS,
     *ENGINE_MUTATIONS,
     *WEBHOOK_MUTATIONS,
     *STATE_ENGINE_MUTATIONS,

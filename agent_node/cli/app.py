@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from agent_node.cli import (
+    breaker_commands,
+    cluster_command,
     dead_letter_command,
     fleet_commands,
     limit_commands,
@@ -50,7 +52,9 @@ def build_app() -> typer.Typer:
         address: Annotated[
             str,
             typer.Option(
-                "--address", metavar="HOST:PORT", help=f"The coordinator. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]"
+                "--address",
+                metavar="HOST:PORT",
+                help=f"The coordinator, or several, comma separated. [env var: {ADDRESS_VARIABLE}] [default: {DEFAULT_ADDRESS}]",
             ),
         ] = "",
         namespace: Annotated[
@@ -71,10 +75,12 @@ def build_app() -> typer.Typer:
     fleet_commands.register(app)
     queue_commands.register(app)
     pause_commands.register(app)
+    cluster_command.register(app)
     app.add_typer(namespace_commands.build(), name="namespaces")
     app.add_typer(policy_commands.build(), name="policies")
     app.add_typer(state_commands.build(), name="state")
     app.add_typer(limit_commands.build(), name="limits")
+    app.add_typer(breaker_commands.build(), name="breakers")
     app.add_typer(webhook_commands.build(), name="webhooks")
     app.add_typer(bench_commands.build(), name="bench")
     return app

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent_node.addresses import check_address
+from agent_node.addresses import check_addresses
 from agent_node.cli.exits import CommandFailure, ExitCode, exit_code_of, sentence_of, without_controls
 from agent_node.errors import MusterError
 
@@ -34,7 +34,10 @@ CONNECT_TIMEOUT_S = 5.0  # a person waits: a wrong address should show soon
 DEBUG_VARIABLE = "MUSTER_DEBUG"
 
 AddressOption = Annotated[
-    str | None, typer.Option("--address", metavar="HOST:PORT", help=f"The coordinator. MUSTER_ADDRESS, else {DEFAULT_ADDRESS}.")
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help=f"The coordinator, or several, comma separated. MUSTER_ADDRESS, else {DEFAULT_ADDRESS}."
+    ),
 ]
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", metavar="NAME", help=f"The namespace. MUSTER_NAMESPACE, else {DEFAULT_NAMESPACE}.")
@@ -56,7 +59,7 @@ class Invocation:
 
     @property
     def coordinator_address(self) -> str:
-        """Where to find the coordinator, as host:port."""
+        """Where to find the coordinator, as host:port; several are comma separated."""
         return self.address or self.usual_address
 
     def with_options(self, *, address: str | None, namespace: str | None, as_json: bool) -> "Invocation":
@@ -74,11 +77,12 @@ class Invocation:
 
 
 def usable(address: str) -> str:
-    """The address, if it can be one. Raises CommandFailure."""
+    """The address, or the comma-separated ones, if they can be some. Raises CommandFailure."""
     try:
-        return check_address(address)
+        check_addresses(address)
     except ValueError as error:
         raise CommandFailure(f"{error}.", ExitCode.USAGE) from None
+    return address
 
 
 def command(

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from agent_node.cli.exits import CommandFailure, ExitCode
 from agent_node.cli.invocation import Invocation, command
-from agent_node.cli.payloads import guess_content_type
+from agent_node.cli.payloads import BINARY_TYPE, guess_content_type
 from agent_node.cli.submit_command import read_payload
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ IfRevision = Annotated[
     ),
 ]
 _IMPORTS_AT_A_TIME = 256
+
+
+class Kind(Enum):
+    """What happened to a key, as it is typed."""
+
+    PUT = "put"
+    DELETED = "deleted"
+    EXPIRED = "expired"
 
 
 def build() -> typer.Typer:
@@ -68,7 +77,7 @@ async def get(invocation: Invocation, *, keys: Annotated[list[str], typer.Argume
         for entry in entries:
             print_record(entry_record(entry))
     elif len(keys) == 1 and entries:
-        _write_value(entries[0].value)
+        _write_value(entries[0])
     elif entries:
         from agent_node.cli.terminal import stdout_console
 
@@ -165,16 +174,24 @@ async def watch(
         ),
     ] = None,
     previous: Annotated[bool, typer.Option("--previous", help="Print the value before, too (with --json).")] = False,
+    only: Annotated[list[Kind] | None, typer.Option("--only", help="Print events of this kind alone. May be repeated.")] = None,
 ) -> None:
     """Follow a key, or all keys with a prefix, until Ctrl-C."""
     from agent_node.cli.records import print_record
     from agent_node.cli.state_records import event_line, event_record
     from agent_node.cli.terminal import stdout_console
+    from agent_node.state.values import EventKind
 
     whole = prefix or not key
     console = stdout_console()
     async with invocation.connect() as client:
-        watched = client.state.watch("" if whole else key, prefix=key if whole else None, start_revision=from_revision, previous=previous)
+        watched = client.state.watch(
+            "" if whole else key,
+            prefix=key if whole else None,
+            start_revision=from_revision,
+            previous=previous,
+            kinds=[EventKind[kind.name] for kind in only or ()],
+        )
         async with watched:
             async for event in watched:
                 if invocation.as_json:
@@ -302,7 +319,7 @@ async def import_lines(
     What only the coordinator can refuse, such as a value over the namespace's limit, stops it: then it says how many keys are set.
     """
     from agent_node.cli.state_records import Line, import_line
-    from agent_node.errors import ConflictError, RefusedError
+    from agent_node.errors import ConflictError, RefusedError, UnavailableError
 
     texts = read_payload(None, file).decode(errors="surrogateescape").split("\n")
     lines = [import_line(text, number) for number, text in enumerate(texts, start=1) if text.strip()]
@@ -317,16 +334,20 @@ async def import_lines(
                 return False
             return True
 
-        for start in range(0, len(lines), _IMPORTS_AT_A_TIME):
-            batch = lines[start : start + _IMPORTS_AT_A_TIME]
-            answers = await asyncio.gather(*map(put_one, batch), return_exceptions=True)
-            written += sum(answer is True for answer in answers)
-            left += sum(answer is False for answer in answers)
-            for line, answer in zip(batch, answers, strict=True):
-                if isinstance(answer, RefusedError):
-                    raise CommandFailure(f"{line.key!r} is refused: {answer}; {written} others are imported.", ExitCode.REFUSED)
-                if isinstance(answer, BaseException):
-                    raise answer
+        try:
+            for start in range(0, len(lines), _IMPORTS_AT_A_TIME):
+                batch = lines[start : start + _IMPORTS_AT_A_TIME]
+                answers = await asyncio.gather(*map(put_one, batch), return_exceptions=True)
+                written += sum(answer is True for answer in answers)
+                left += sum(answer is False for answer in answers)
+                for line, answer in zip(batch, answers, strict=True):
+                    if isinstance(answer, RefusedError):
+                        raise CommandFailure(f"{line.key!r} is refused: {answer}; {written} others are imported.", ExitCode.REFUSED)
+                    if isinstance(answer, BaseException):
+                        raise answer
+        except (asyncio.CancelledError, UnavailableError):
+            print(f"muster: at least {written} of {len(lines)} lines are imported, and the others can be: do it again.", file=sys.stderr)
+            raise
     _say(invocation, {"imported": written, "left": left}, f"{written} imported" + (f", {left} were there already." if left else "."))
 
 
@@ -370,10 +391,16 @@ def _say(invocation: Invocation, record: "dict[str, str | int | None]", sentence
     stdout_console().print(sentence)
 
 
-def _write_value(value: bytes) -> None:
-    """The value byte for byte; a line break is only added on a terminal."""
+def _write_value(entry: "Entry") -> None:
+    """The value byte for byte; on a terminal as text without what would steer it, or how many bytes it is."""
+    if sys.stdout.isatty():
+        from agent_node.cli.exits import without_controls
+
+        try:
+            print(without_controls(entry.value.decode()).removesuffix("\n"))
+        except UnicodeDecodeError:
+            print(f"{len(entry.value)} bytes of {entry.content_type or BINARY_TYPE}: redirect them to a file.")
+        return
     sys.stdout.flush()
-    sys.stdout.buffer.write(value)
-    if sys.stdout.isatty() and not value.endswith(b"\n"):
-        sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.write(entry.value)
     sys.stdout.buffer.flush()

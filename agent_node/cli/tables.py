@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from agent_node.cli.breaker_cells import breaker_cells, breaker_line
 from agent_node.cli.limit_cells import concurrency_cells, rate_cells
 from agent_node.cli.pause_cells import cordon_cells, pause_cells
 from agent_node.cli.payloads import payload_text
@@ -229,6 +230,7 @@ def agents_table(agents: Iterable[agent_pb2.AgentInfo]) -> Table:
         state = short_name(agent_pb2.AgentState.Name(agent.state), "AGENT_STATE_")
         if agent.cordon_reason and agent.state == agent_pb2.AGENT_STATE_CORDONED:
             state += f" ({agent.cordon_reason})"
+        state += breaker_line(agent.breakers)
         table.add_row(
             Text(agent.agent_name),
             Text(state, AGENT_STYLES.get(agent.state, "")),
@@ -255,6 +257,7 @@ def statistics(
             ("coordinator", f"{about.version}, since {local_time(about.start_time)}"),
             ("store", store),
             ("durability", Text(about.durability)),
+            *([("lost writes", Text(f"{about.lost_writes}: see the coordinator's log", "bold red"))] if about.lost_writes else []),
             (
                 "agents",
                 f"{connected} connected, {f'{cordoned} cordoned, ' if cordoned else ''}{load.running} of {load.capacity} slots in use",
@@ -336,6 +339,7 @@ POLICY_CELLS: dict[str | None, Callable[[policy_pb2.Policy], tuple[str, str]]] =
     "cordon": cordon_cells,
     "concurrency_limit": concurrency_cells,
     "rate_limit": rate_cells,
+    "breaker": breaker_cells,
     "webhook": lambda policy: (policy.webhook.task_type, _webhook_rule(policy.webhook)),
 }
 

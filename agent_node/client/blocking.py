@@ -33,7 +33,7 @@ from agent_node.client.scheduling import Scheduling
 from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskOutput, TaskRequest, view_of
 from agent_node.client.watch import WatchedEvent
 from agent_node.client.webhook import Webhook
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, from_rpc_error, open_blocking_channel
+from agent_node.connection import Target, call_metadata, default_address, from_rpc_error, open_blocking_channel
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.payloads import Payloads
 
@@ -102,7 +102,8 @@ class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
     It may be shared by threads. Methods take and raise what those of `Client` do.
 
     Args:
-        address: `host:port` of any coordinator; default 127.0.0.1:7450.
+        address: `host:port` of any coordinator, or of several, comma separated, or a DNS name that has several; by default MUSTER_ADDRESS
+            of the environment, or else 127.0.0.1:7450.
         namespace: the namespace to work in; it must exist.
         max_in_flight: submits without an acknowledgement, before `submit` waits for its turn; default 10,000.
         give_up_s: how many seconds a submit is sent again, and a watch resumed, over broken connections; default 300.
@@ -118,7 +119,7 @@ class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | None = None,
         *,
         namespace: str = "default",
         max_in_flight: int = 10_000,
@@ -129,9 +130,9 @@ class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
         middleware: Sequence[SubmitMiddleware] = (),
         channel: grpc.Channel | None = None,
     ) -> None:
-        self.target = Target(address, namespace)
+        self.target = Target(address or default_address(), namespace)
         self._client = Client(
-            address,
+            self.target.address,
             namespace=namespace,
             max_in_flight=max_in_flight,
             give_up_s=give_up_s,
@@ -143,7 +144,7 @@ class BlockingClient(BlockingFleetCalls, BlockingOperationCalls):
         self._call_timeout_s = call_timeout_s
         self._metadata = call_metadata(self.target)
         self._own_channel = channel is None
-        self._channel = channel if channel is not None else open_blocking_channel(self.target)
+        self._channel = channel if channel is not None else open_blocking_channel(self.target, connect_timeout_s=connect_timeout_s)
         self._tasks = TaskServiceStub(self._channel)
         self._agents = AgentServiceStub(self._channel)
         self._admin = AdminServiceStub(self._channel)

@@ -7,6 +7,8 @@ from muster.v1.admin_pb2 import (
     DeleteNamespaceRequest,
     DeleteNamespaceResponse,
     DeletePoliciesRequest,
+    GetClusterRequest,
+    GetClusterResponse,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -22,11 +24,12 @@ from muster.v1.admin_pb2 import (
     ListWebhookDeliveriesRequest,
     ListWebhookDeliveriesResponse,
     Namespace,
+    ResetBreakersRequest,
     RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
     WebhookDeliveryState,
 )
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.agent_pb2 import AgentInfo, Breaker, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.blocking_calls import BlockingCalls
@@ -76,6 +79,10 @@ class BlockingFleetCalls(BlockingCalls):
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return self._call(self._admin.GetCoordinator, GetCoordinatorRequest())
 
+    def cluster(self) -> GetClusterResponse:
+        """The coordinators that share the store, and who owns which shard."""
+        return self._call(self._admin.GetCluster, GetClusterRequest())
+
     def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
         """Sets policies of the namespace: all of them, or none; see `Client.set_policies`."""
         return self._call(self._admin.SetPolicies, SetPoliciesRequest(policies=policies)).policies
@@ -106,6 +113,10 @@ class BlockingFleetCalls(BlockingCalls):
     def uncordon(self, agent_name: str) -> bool:
         """Lets an agent get new work again. Returns whether it was cordoned."""
         return bool(self.delete_policies([cordon_name(agent_name)]))
+
+    def reset_breakers(self, agent_name: str, task_type: str = "") -> Sequence[Breaker]:
+        """Closes an agent's circuit breakers, so that it gets work again; see `Client.reset_breakers`."""
+        return list(self._call(self._admin.ResetBreakers, ResetBreakersRequest(agent_name=agent_name, task_type=task_type)).breakers)
 
     def webhook_deliveries(self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100) -> ListWebhookDeliveriesResponse:
         """The oldest of the webhooks' deliveries that wait or were given up; see `Client.webhook_deliveries`."""

@@ -34,7 +34,7 @@ from agent_node.client.tasks import Chunk, Payload, Priority, RetryPolicy, TaskR
 from agent_node.client.unary_calls import Opened
 from agent_node.client.watch import Watch, WatchCall, WatchedEvent, chunks, events
 from agent_node.client.webhook import Webhook
-from agent_node.connection import DEFAULT_ADDRESS, Target, call_metadata, open_channel, settle
+from agent_node.connection import Target, call_metadata, default_address, open_channel, settle
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.ids import new_task_id
 from agent_node.payloads import Payloads
@@ -60,7 +60,8 @@ class Client(FleetCalls, OperationCalls):
     Every method raises RefusedError (or a subclass) for what the coordinator refuses, and UnavailableError when it can't be reached.
 
     Args:
-        address: `host:port` of any coordinator; default 127.0.0.1:7450.
+        address: `host:port` of any coordinator, or of several, comma separated, or a DNS name that has several; by default MUSTER_ADDRESS
+            of the environment, or else 127.0.0.1:7450.
         namespace: the namespace to work in; it must exist.
         max_in_flight: submits without an acknowledgement, before `submit` waits for its turn; default 10,000.
         give_up_s: how many seconds a submit is sent again, and a watch resumed, over broken connections; default 300.
@@ -76,7 +77,7 @@ class Client(FleetCalls, OperationCalls):
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | None = None,
         *,
         namespace: str = "default",
         max_in_flight: int = 10_000,
@@ -89,7 +90,7 @@ class Client(FleetCalls, OperationCalls):
     ) -> None:
         if max_in_flight < 1:
             raise ValueError("max_in_flight must be at least 1")
-        self.target = Target(address, namespace)
+        self.target = Target(address or default_address(), namespace)
         super().__init__(metadata=call_metadata(self.target), call_timeout_s=call_timeout_s)
         self._max_in_flight = max_in_flight
         self._give_up_s = give_up_s
@@ -404,7 +405,7 @@ class Client(FleetCalls, OperationCalls):
         return self._opened
 
     def _open(self) -> Opened:
-        channel = open_channel(self.target)
+        channel = open_channel(self.target, connect_timeout_s=self._connect_timeout_s)
         tasks = TaskServiceStub(channel)
         stream = SessionStream(
             open_call=lambda: tasks.Session(metadata=self._metadata),

@@ -7,6 +7,8 @@ from muster.v1.admin_pb2 import (
     DeleteNamespaceRequest,
     DeleteNamespaceResponse,
     DeletePoliciesRequest,
+    GetClusterRequest,
+    GetClusterResponse,
     GetCoordinatorRequest,
     GetCoordinatorResponse,
     GetLoadMapRequest,
@@ -22,11 +24,12 @@ from muster.v1.admin_pb2 import (
     ListWebhookDeliveriesRequest,
     ListWebhookDeliveriesResponse,
     Namespace,
+    ResetBreakersRequest,
     RetryWebhookDeliveriesRequest,
     SetPoliciesRequest,
     WebhookDeliveryState,
 )
-from muster.v1.agent_pb2 import AgentInfo, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
+from muster.v1.agent_pb2 import AgentInfo, Breaker, DrainAgentRequest, DrainAgentResponse, ListAgentsRequest
 from muster.v1.policy_pb2 import Policy, PolicyKind, PolicyName
 
 from agent_node.client.pauses import cordon_name, cordon_policy, pause_name, pause_policy
@@ -105,6 +108,10 @@ class FleetCalls(UnaryCalls):
         """What the coordinator is: version, store, what its acknowledgements survive."""
         return await self._call(self._live.admin.GetCoordinator, GetCoordinatorRequest())
 
+    async def cluster(self) -> GetClusterResponse:
+        """The coordinators that share the store, and who owns which shard."""
+        return await self._call(self._live.admin.GetCluster, GetClusterRequest())
+
     async def set_policies(self, policies: Iterable[Policy]) -> Sequence[Policy]:
         """Sets policies of the namespace, each in place of the one with its kind and key: all of them, or none.
 
@@ -168,6 +175,19 @@ class FleetCalls(UnaryCalls):
     async def uncordon(self, agent_name: str) -> bool:
         """Lets an agent get new work again. Returns whether it was cordoned."""
         return bool(await self.delete_policies([cordon_name(agent_name)]))
+
+    async def reset_breakers(self, agent_name: str, task_type: str = "") -> Sequence[Breaker]:
+        """Closes an agent's circuit breakers, so that it gets work again. Returns those that weren't closed, as they were.
+
+        Args:
+            agent_name: the agent, connected or not.
+            task_type: its breaker for this type alone; empty: all of them.
+
+        Raises:
+            NotFoundError: no such agent is connected or has breakers.
+        """
+        request = ResetBreakersRequest(agent_name=agent_name, task_type=task_type)
+        return list((await self._call(self._live.admin.ResetBreakers, request)).breakers)
 
     async def webhook_deliveries(
         self, state: WebhookDeliveryState.ValueType | None = None, *, limit: int = 100

@@ -5,7 +5,7 @@ from agent_node.state.blocking import BlockingLock, BlockingState
 from agent_node.state.locks import Lease, Lock
 from agent_node.state.state import State
 from agent_node.state.txn import Txn, TxnResult
-from agent_node.state.values import Author, Entry, LockHolder, LockInfo, LockWaiter, StateEvent, StateStats
+from agent_node.state.values import Author, Entry, EventKind, LockHolder, LockInfo, LockWaiter, StateEvent, StateStats
 from agent_node.state.watches import StateWatch
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "BlockingLock",
     "BlockingState",
     "Entry",
+    "EventKind",
     "Lease",
     "Lock",
     "LockHolder",

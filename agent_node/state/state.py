@@ -18,7 +18,7 @@ from agent_node.state import wire
 from agent_node.state.link import StateLink
 from agent_node.state.locks import Lease, Lock, held_locks, lease_id_of
 from agent_node.state.txn import Txn
-from agent_node.state.values import Author, Entry, LockInfo, StateEvent, StateStats
+from agent_node.state.values import Author, Entry, EventKind, LockInfo, StateEvent, StateStats
 from agent_node.state.watches import StateWatch
 from agent_node.typed import to_json
 
@@ -275,7 +275,15 @@ class State:
 
     # watching
 
-    def watch(self, key: str = "", *, prefix: str | None = None, start_revision: int | None = None, previous: bool = False) -> StateWatch:
+    def watch(
+        self,
+        key: str = "",
+        *,
+        prefix: str | None = None,
+        start_revision: int | None = None,
+        previous: bool = False,
+        kinds: Iterable[EventKind] = (),
+    ) -> StateWatch:
         """Follows a key, or all keys with a prefix: an asynchronous iterator of events, in order, each once, over broken connections too.
 
         It begins at once: use it as `async with state.watch(...) as watch`, and what is written inside is seen. Leaving the block, or
@@ -286,6 +294,7 @@ class State:
             prefix: instead of it, what the keys begin with; "" is all.
             start_revision: the first revision to see; None is what comes from now on.
             previous: events have the entry before, too.
+            kinds: only events of these kinds, such as `{EventKind.DELETED, EventKind.EXPIRED}`; none is all.
 
         Raises:
             ValueError: not exactly one of key and prefix is given.
@@ -299,6 +308,7 @@ class State:
             is_prefix=prefix is not None,
             start_revision=count("start_revision", start_revision or 0),
             previous=previous,
+            kinds=_kinds(kinds),
         )
 
     async def subscribe(
@@ -395,6 +405,15 @@ class State:
 
     async def _update(self, op: StateOp, key: str, if_revision: int | None, *, fenced: bool) -> Entry:
         return wire.entry_updated(await self.write(op, key=key, if_revision=if_revision, fenced=fenced))
+
+
+def _kinds(kinds: Iterable[EventKind]) -> frozenset[EventKind]:
+    no_text("kinds", kinds)
+    found = frozenset(kinds)
+    for kind in found:
+        if not isinstance(kind, EventKind):
+            raise TypeError(f"kinds has {kind!r}: give members of EventKind")
+    return found
 
 
 def _as_json(name: str, value: object) -> bytes:

@@ -19,7 +19,7 @@ from agent_node.connection import from_rpc_error
 from agent_node.errors import MusterError, UnavailableError
 from agent_node.state import wire
 from agent_node.state.session import TRANSIENT
-from agent_node.state.values import StateEvent
+from agent_node.state.values import EventKind, StateEvent
 
 WatchCall = grpc.aio.StreamStreamCall[WatchRequest, WatchResponse]
 
@@ -32,12 +32,23 @@ MAX_WAITING_EVENTS = 10_000  # of one watch, until it is paused
 class StateWatch:
     """One watch: an asynchronous iterator of StateEvents, and a context manager that ends it. See `State.watch`."""
 
-    def __init__(self, watches: "Watches", watch_id: int, key: str, *, is_prefix: bool, start_revision: int, previous: bool) -> None:
+    def __init__(
+        self,
+        watches: "Watches",
+        watch_id: int,
+        key: str,
+        *,
+        is_prefix: bool,
+        start_revision: int,
+        previous: bool,
+        kinds: frozenset[EventKind],
+    ) -> None:
         self._watches = watches
         self.watch_id = watch_id
         self.key = key
         self.is_prefix = is_prefix
         self.previous = previous
+        self.kinds = kinds  # none is all
         self.next_revision = start_revision  # where it goes on after a break; 0 until it is known
         self.paused = False  # the coordinator has been told to stop sending, until there is room
         self._events: deque[StateEvent] = deque()
@@ -143,11 +154,11 @@ class Watches:
         self._failing_since_s: float | None = None
         self._closed = False
 
-    def open(self, key: str, *, is_prefix: bool, start_revision: int, previous: bool) -> StateWatch:
+    def open(self, key: str, *, is_prefix: bool, start_revision: int, previous: bool, kinds: frozenset[EventKind]) -> StateWatch:
         """Begins a watch."""
         if self._closed:
             raise UnavailableError("the client is closed")
-        watch = StateWatch(self, next(self._ids), key, is_prefix=is_prefix, start_revision=start_revision, previous=previous)
+        watch = StateWatch(self, next(self._ids), key, is_prefix=is_prefix, start_revision=start_revision, previous=previous, kinds=kinds)
         self._create(watch)
         if self._root is None:
             self._root = self._loop.create_task(self._run(), name="muster-state-watches")
@@ -178,7 +189,9 @@ class Watches:
 
     def _create(self, watch: StateWatch) -> None:
         watch.begin_again()
-        request = wire.create_watch(watch.watch_id, watch.key, watch.next_revision, is_prefix=watch.is_prefix, previous=watch.previous)
+        request = wire.create_watch(
+            watch.watch_id, watch.key, watch.next_revision, is_prefix=watch.is_prefix, previous=watch.previous, kinds=watch.kinds
+        )
         self._watches[watch.watch_id] = watch  # what no message can be made of would end every stream that it is asked for on
         self._say(request)
 

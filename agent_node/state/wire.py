@@ -357,9 +357,12 @@ class WatchNews:
     error: MusterError | None = None
 
 
-def create_watch(watch_id: int, key: str, start_revision: int, *, is_prefix: bool, previous: bool) -> WatchRequest:
+def create_watch(
+    watch_id: int, key: str, start_revision: int, *, is_prefix: bool, previous: bool, kinds: Iterable[EventKind]
+) -> WatchRequest:
     """Begins a watch."""
     create = pb.CreateWatch(watch_id=watch_id, key=key, prefix=is_prefix, start_revision=start_revision, previous=previous)
+    create.kinds.extend(number for number, kind in _KINDS.items() if kind in kinds)
     return WatchRequest(create=[create])
 
 

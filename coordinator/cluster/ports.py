@@ -65,6 +65,14 @@ class IdInUse(Exception):
     """Another coordinator that lives has this one's id; the message says where, and what to do."""
 
 
+def id_in_use(other: Member) -> str:
+    """The sentence for somebody whose id another coordinator has."""
+    return (
+        f"a coordinator with the id {other.coordinator_id!r} serves at {other.address} already: "
+        "give each coordinator of a deployment an id of its own with --coordinator-id"
+    )
+
+
 class MemberRegistry(Protocol):
     """The coordinators that share a store. It is a hint: who owns a shard is what the shard's head says."""
 
@@ -84,3 +92,6 @@ class MemberRegistry(Protocol):
 
     async def nudged(self) -> None:
         """Waits until somebody nudges. It may return without, when a nudge may have been missed."""
+
+    async def close(self) -> None:
+        """Lets go of what it holds."""

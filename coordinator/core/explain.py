@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
+from coordinator.core.breakers import Breaker, BreakerState, fails_everywhere, in_the_way
 from coordinator.core.limits import ConcurrencyLimiter, RateLimiter
 from coordinator.core.load_map import Agent, AgentStatus
 from coordinator.core.model import WAITING, Needs, Priority, Task
@@ -32,6 +33,7 @@ class WaitKind(Enum):
     CONCURRENCY_LIMIT = 8
     RATE_LIMIT = 9
     PAUSED = 10
+    BREAKER_OPEN = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class RuledOut(Enum):
     AT_TYPE_LIMIT = 9
     RESERVED = 10  # for a task that takes more slots
     CORDONED = 11
+    BREAKER_OPEN = 12
 
 
 Reasons = list[tuple[RuledOut, str]]
@@ -78,10 +81,21 @@ def ruled_out(agent: Agent, needs: Needs, cordon_reason: str = "") -> Reasons:
         reasons.append((RuledOut.DRAINING, "it is draining"))
     elif agent.status is AgentStatus.CORDONED:
         reasons.append((RuledOut.CORDONED, f"it is cordoned{because(cordon_reason)}"))
+    reasons += [(RuledOut.BREAKER_OPEN, told(breaker)) for breaker in in_the_way(agent, needs.task_type)]
     reasons += _unfit(agent, needs)
     if agent.status is AgentStatus.CONNECTED:
         reasons += _busy(agent, needs)
     return reasons
+
+
+def told(breaker: Breaker) -> str:
+    """How a breaker is, and why."""
+    whose = f"its breaker for {breaker.key}" if breaker.key else "its breaker"
+    if breaker.state is BreakerState.HALF_OPEN:
+        how = f"waits for its probe {breaker.probe.task.spec.task_id}" if breaker.probe is not None else "waits for a probe"
+    else:
+        how = f"is {breaker.state.name.lower()}"
+    return f"{whose} {how}: {breaker.reason}"
 
 
 def _unfit(agent: Agent, needs: Needs) -> Iterator[tuple[RuledOut, str]]:
@@ -143,11 +157,28 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     how = sorted((status.name.lower() for status in statuses), reverse=True)
     if not count:
         return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is {' or '.join(how)}")
+    able = [agent for group in groups for agent in group.agents.values() if agent.status is AgentStatus.CONNECTED]
+    shut = [agent for agent in able if in_the_way(agent, needs.task_type)]
+    if len(shut) == len(able):
+        return _shut_out(shut, offer, needs.task_type)
+    count -= len(shut)
     who = f"all {count} agents that offer {offer} are full" if count > 1 else f"the one agent that offers {offer} is full"
     if statuses:
         who = f"{who}, and {statuses.total()} more {'are' if statuses.total() > 1 else 'is'} {' or '.join(how)}"
     turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
-    return WaitReason(WaitKind.AGENTS_FULL, f"{who}{turn}")
+    others = f", and the breakers of {len(shut)} more are open" if shut else ""
+    return WaitReason(WaitKind.AGENTS_FULL, f"{who}{turn}{others}")
+
+
+def _shut_out(agents: Sequence[Agent], offer: str, task_type: str) -> WaitReason:
+    """Nobody may take a task, as far as breakers go: which agent's is looked at first, and when."""
+    standing = [in_the_way(agent, task_type) for agent in agents]
+    untils = [[0 if one.state is BreakerState.HALF_OPEN else one.until_ms for one in those] for those in standing]
+    first_ms, those = min(((max(until), those) for until, those in zip(untils, standing, strict=True)), key=lambda one: one[0])
+    whose = (
+        f"all {len(agents)} agents that offer {offer} fail at their tasks" if len(agents) > 1 else f"the agent that offers {offer} fails"
+    )
+    return WaitReason(WaitKind.BREAKER_OPEN, f"{whose}: of {those[0].agent}, {told(those[0])}", first_ms)
 
 
 def _paused(standing: StandingPolicy) -> WaitReason:
@@ -247,6 +278,8 @@ def explain(scheduler: Scheduler, task: Task) -> Explanation:
     level = scheduler.ages.level(task) if task.place else task.spec.priority
     if level > task.spec.priority:
         summary += f" It has waited so long that it counts as {Priority(level).name}."
+    if count := fails_everywhere(scheduler, needs.task_type):
+        summary += f" {needs.task_type} fails at all {count} agents that offer it, so it is hardly the agents' fault."
     if ahead:
         key = task.spec.scheduling.fairness_key
         of_key = f" of its key {key}" if key else ""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from coordinator.core.breakers import OWN, SHUT, BreakerState
 from coordinator.core.load_map import AgentStatus
 from coordinator.core.model import WAITING, TaskState
 from coordinator.core.pauses import end_of
@@ -52,6 +53,7 @@ def check(scheduler: Scheduler) -> None:
     _check_index(scheduler)
     _check_statistics(scheduler)
     _check_pauses(scheduler)
+    _check_breakers(scheduler)
     for task in state.ended.values():
         _hold(task.spec.task_id not in state.tasks, f"{task} is both live and ended")
     for agent in load.agents.values():
@@ -84,6 +86,30 @@ def _check_pauses(scheduler: Scheduler) -> None:
     for agent in scheduler.load.agents.values():
         cordoned = PolicyName(PolicyKind.CORDON, agent.name) in policies
         _hold(agent.status is not (AgentStatus.CONNECTED if cordoned else AgentStatus.CORDONED), f"{agent} isn't as its cordon is")
+
+
+def _check_breakers(scheduler: Scheduler) -> None:
+    """Agents are as their breakers say, each breaker that isn't closed will be looked at, and it has one probe at most."""
+    by_agent, load = scheduler.breakers.by_agent, scheduler.load
+    for name, own in by_agent.items():
+        agent = load.agents.get(name)
+        _hold(bool(own), f"{name} has no breaker, and is kept")
+        _hold(agent is None or not agent.session or agent.breakers is own, f"{agent} doesn't know its breakers")
+        for key, breaker in own.items():
+            _hold((breaker.agent, breaker.key) == (name, key), f"{breaker} isn't where it belongs")
+            _hold(breaker.due_slot != 0, f"{breaker} will not be looked at again")
+            _hold(breaker.probe is None or breaker.state is BreakerState.HALF_OPEN, f"{breaker} has a probe")
+            if (probe := breaker.probe) is not None:
+                _hold(agent is not None and agent.running.get(probe.task.number) is probe, f"{breaker} waits for a probe that nobody runs")
+                _hold(key in (OWN, probe.task.spec.task_type), f"{breaker} waits for another type's probe")
+    for agent in load.agents.values():
+        breakers = agent.breakers or {}
+        shut = {key: one.state is BreakerState.HALF_OPEN and one.probe is None for key, one in breakers.items() if one.state in SHUT}
+        _hold(agent.shut == (not shut.pop(OWN, True)), f"{agent} isn't as its own breaker is")
+        _hold(agent.guarded == shut, f"{agent} is kept from {agent.guarded}, and its breakers are {breakers}")
+    for group in {agent.group: None for agent in load.agents.values() if agent.group is not None}:
+        guarded = Counter(key for agent in group.agents.values() for key in agent.guarded if key in group.capabilities)
+        _hold(guarded == group.guarded, f"a class counts {group.guarded}, and its agents are kept from {guarded}")
 
 
 def _check_webhooks(scheduler: Scheduler) -> None:

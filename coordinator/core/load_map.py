@@ -8,13 +8,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from itertools import count
+from typing import TYPE_CHECKING
 
 from coordinator.core.fairness import Starts
+from coordinator.core.guards import count_guards
 from coordinator.core.lazy_heap import LazyHeap, Rank, Ranked
 from coordinator.core.line import Line
 from coordinator.core.model import INFINITY, Attempt, Capability, Needs
 from coordinator.core.pools import Pools
 from coordinator.core.ready_queue import Lane
+
+if TYPE_CHECKING:
+    from coordinator.core.breakers import Breaker
 
 LOAD_STEPS = 16
 """How finely loads are told apart: exactly for capacities up to this, and to this share of the capacity above.
@@ -38,6 +43,7 @@ class Agent:
     """One agent: its session and what it runs."""
 
     __slots__ = (
+        "breakers",
         "busy",
         "capabilities",
         "capacity",
@@ -45,6 +51,7 @@ class Agent:
         "due_slot",
         "grace_until_s",
         "group",
+        "guarded",
         "labels",
         "loop_lag_s",
         "name",
@@ -54,6 +61,7 @@ class Agent:
         "running",
         "sdk",
         "session",
+        "shut",
         "since_ms",
         "status",
     )
@@ -76,13 +84,20 @@ class Agent:
         self.busy = 0  # slots that what it runs takes
         self.counts: dict[str, int] = {}  # how many it runs of the types that have a limit of their own
         self.reserved = 0  # it is kept for a task of so many slots, and takes none of fewer
+        self.breakers: dict[str, Breaker] | None = None  # by task type, and its own; None while there are none: nearly always
+        self.shut = False  # its own breaker is open
+        self.guarded: dict[str, bool] = {}  # types with a breaker that isn't closed, and whether it may be given one now
         self.due_slot = 0  # the timer wheel's: its grace
 
     def free_slots(self) -> int:
         """How many more attempts it may be given now: the scheduler's only test besides capability."""
-        if self.status is not AgentStatus.CONNECTED:
+        if self.status is not AgentStatus.CONNECTED or self.shut:
             return 0
         return min(self.capacity, self.ready_limit) - self.busy
+
+    def may_take(self, task_type: str) -> bool:
+        """Whether its breaker for a type lets a task through."""
+        return self.guarded.get(task_type, True)
 
     def begin(self, attempt: Attempt) -> None:
         """It runs an attempt more."""
@@ -126,10 +141,10 @@ class Room(Ranked):
     def __init__(self, group: "AgentClass", limited_type: str, slots: int, serial: int, ranks: Iterator[int]) -> None:
         super().__init__(serial)
         self.group = group
-        self.limited_type = limited_type  # the type whose limit it watches; empty when there is none
+        self.limited_type = limited_type  # the type whose limit, or whose breakers, it watches; empty when there is none
         self.slots = slots  # that a task takes
         self.is_plain = not limited_type and slots == 1
-        self.users = 0  # lanes that need just this
+        self.users = 0  # lanes that need just this, and one more if it is that of a guarded type: see guards
         self.lanes: LazyHeap[Line] = LazyHeap()
         self._ranks = ranks
         self._buckets: dict[int, OrderedDict[Agent, None]] = {}
@@ -139,9 +154,13 @@ class Room(Ranked):
 
     def has_space(self, agent: Agent) -> bool:
         """Whether an agent of the class could take one more."""
-        return agent.free_slots() >= self.slots >= agent.reserved and (
-            not self.limited_type or agent.counts[self.limited_type] < agent.capabilities[self.limited_type].max_concurrent
-        )
+        if not agent.free_slots() >= self.slots >= agent.reserved:
+            return False
+        task_type = self.limited_type
+        if not task_type:
+            return True
+        most = agent.capabilities[task_type].max_concurrent
+        return (not most or agent.counts[task_type] < most) and agent.may_take(task_type)
 
     def touch(self, agent: Agent) -> None:
         """Its load or its limit changed: it is put right before the next pick, once however much changed."""
@@ -202,7 +221,7 @@ Facts = tuple[tuple[tuple[str, Capability], ...], tuple[tuple[str, str], ...]]
 class AgentClass:
     """Agents with equal capabilities and labels. Nearly always it has one room."""
 
-    __slots__ = ("_ranks", "_serials", "agents", "capabilities", "facts", "labels", "plain", "rooms", "starts")
+    __slots__ = ("_ranks", "_serials", "agents", "capabilities", "facts", "guarded", "labels", "plain", "rooms", "starts")
 
     def __init__(self, facts: Facts, serials: Iterator[int], ranks: Iterator[int]) -> None:
         self.facts = facts
@@ -210,6 +229,7 @@ class AgentClass:
         self.labels = dict(facts[1])
         self.agents: dict[str, Agent] = {}
         self.starts = Starts()
+        self.guarded: dict[str, int] = {}  # types, and at how many of its agents a breaker isn't closed: they have rooms of their own
         self._serials = serials
         self._ranks = ranks
         self.rooms: dict[tuple[str, int], Room] = {}
@@ -244,9 +264,7 @@ class AgentClass:
 
     def link(self, lane: Lane) -> Room:
         """Its agents can take from the lane: each stands in the other's heap, if it has something to offer."""
-        key = self._key(lane.needs)
-        room = self.rooms.get(key) or self._add_room(key)
-        room.users += 1
+        room = self.use(self._key(lane.needs))
         lane.rooms[room] = None
         lane.takers.tell(room)
         # With its rank: a slot that is freed beside 100,000 lanes that nobody has looked at yet would look at all of them at once.
@@ -261,13 +279,24 @@ class AgentClass:
         del lane.rooms[room]
         lane.takers.discard(room)
         room.lanes.discard(lane)
+        self.disuse(room)
+        return room
+
+    def use(self, key: tuple[str, int]) -> Room:
+        """The room of a type, or of none, and so many slots; it stays until it is used no more."""
+        room = self.rooms.get(key) or self._add_room(key)
+        room.users += 1
+        return room
+
+    def disuse(self, room: Room) -> None:
+        """One user less."""
         room.users -= 1
         if not room.users and room is not self.plain:
             del self.rooms[room.limited_type, room.slots]
-        return room
 
     def _key(self, needs: Needs) -> tuple[str, int]:
-        return needs.task_type if self.capabilities[needs.task_type].max_concurrent else "", needs.slots
+        task_type = needs.task_type
+        return task_type if self.capabilities[task_type].max_concurrent or task_type in self.guarded else "", needs.slots
 
     def _add_room(self, key: tuple[str, int]) -> Room:
         room = self.rooms[key] = Room(self, key[0], key[1], next(self._serials), self._ranks)
@@ -286,7 +315,7 @@ class LoadMap:
 
     def __init__(self, pools: Pools, *, is_paused: Callable[[str], bool] = lambda _: False) -> None:
         self.pools = pools
-        self._is_paused = is_paused
+        self.is_paused = is_paused
         self.agents: dict[str, Agent] = {}
         self.by_session: dict[str, Agent] = {}
         self._classes: dict[Facts, AgentClass] = {}
@@ -311,7 +340,7 @@ class LoadMap:
         """A lane has come to be: those who can take from it must know it."""
         self._lanes.setdefault(lane.task_type, {})[lane] = None
         lane.parked = True
-        if not self._is_paused(lane.task_type):
+        if not self.is_paused(lane.task_type):
             self.unpark(lane)
 
     def close(self, lane: Lane) -> None:
@@ -376,8 +405,10 @@ class LoadMap:
         if agent.group is not group:
             self.leave(agent)
             agent.group = group
-        group.add(agent)
+            group.add(agent)
+            count_guards(self, group, agent.guarded.keys(), 1)
         for room in group.rooms.values():
+            room.touch(agent)
             room.improved()
 
     def leave(self, agent: Agent) -> None:
@@ -387,7 +418,9 @@ class LoadMap:
             return
         group.remove(agent)
         agent.group = None
-        if not group.agents:
+        if group.agents:
+            count_guards(self, group, agent.guarded.keys(), -1)
+        else:
             del self._classes[group.facts]
             unlinked = []
             for task_type in group.capabilities:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+from coordinator.core.breaker_rules import BreakerRules
+
 if TYPE_CHECKING:
     from coordinator.core.fairness import Charge
     from coordinator.core.history import HistoryEntry
@@ -241,6 +243,7 @@ class Settings:
     sticky_slack: float = 0.25  # a sticky key's agent is preferred while at most this share of a capacity busier than the least loaded
     max_pending_webhooks: int = 100_000  # G7: to tasks' own webhooks, and again to those of all types together; about 500 bytes each
     max_sticky_keys: int = 100_000  # remembered: about 250 bytes each
+    breakers: BreakerRules = field(default_factory=BreakerRules)  # where no policy says otherwise
 
 
 class Spec:

@@ -6,6 +6,7 @@ lanes that have just got a better head and the classes that have just got a slot
 
 import heapq
 
+from coordinator.core import breakers
 from coordinator.core.effects import Assign
 from coordinator.core.events import Assigned
 from coordinator.core.expiries import fail_waiting
@@ -181,6 +182,8 @@ def _assign(scheduler: Scheduler, task: Task, agent: Agent, charge: Charge | Non
     attempt = Attempt(task, now.mono_s, now.mono_s + settings.lease_s, now.mono_s + settings.ack_timeout_s)
     attempt.charge = charge
     agent.begin(attempt)
+    if agent.breakers is not None:
+        breakers.began(agent, attempt)
     scheduler.liveness.arm(attempt, attempt.due_s())
     if agent.group is not None:
         for room in agent.group.rooms.values():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from coordinator.core.breaker_rules import BreakerRules
 from coordinator.core.events import PolicyDeleted, PolicySet
 from coordinator.core.model import Now, RetryPolicy, TaskState
 
@@ -32,6 +33,7 @@ class PolicyKind(IntEnum):
     RATE_LIMIT = 6
     NAMESPACE_LIMITS = 7
     WEBHOOK = 8
+    BREAKER = 9
 
 
 class PolicyName(NamedTuple):
@@ -130,6 +132,37 @@ class CordonPolicy:
         return PolicyName(PolicyKind.CORDON, self.agent)
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When agents' circuit breakers open, and for how long; what is None is as the namespace's policy says, or else the coordinator."""
+
+    task_type: str  # a name, or a prefix and `*`; empty is every type, and agents' own breakers
+    consecutive_failures: int | None = None
+    failure_rate: float | None = None
+    min_results: int | None = None
+    window_s: float | None = None
+    open_s: float | None = None
+    max_open_s: float | None = None
+    max_open_share: float | None = None
+
+    @property
+    def name(self) -> PolicyName:
+        """Its kind and key."""
+        return PolicyName(PolicyKind.BREAKER, self.task_type)
+
+    def over(self, usual: BreakerRules) -> BreakerRules:
+        """The rules where all else is as `usual`."""
+        return BreakerRules(
+            consecutive_failures=usual.consecutive_failures if self.consecutive_failures is None else self.consecutive_failures,
+            failure_rate=usual.failure_rate if self.failure_rate is None else self.failure_rate,
+            min_results=usual.min_results if self.min_results is None else self.min_results,
+            window_s=usual.window_s if self.window_s is None else self.window_s,
+            open_s=usual.open_s if self.open_s is None else self.open_s,
+            max_open_s=usual.max_open_s if self.max_open_s is None else self.max_open_s,
+            max_open_share=usual.max_open_share if self.max_open_share is None else self.max_open_share,
+        )
+
+
 TYPE_KEY = "task_type="
 """How the key of a limit of a task type begins, to tell it from a limit of a concurrency or rate key."""
 
@@ -209,6 +242,7 @@ Policy = (
     | RateLimitPolicy
     | NamespaceLimitsPolicy
     | WebhookPolicy
+    | BreakerPolicy
 )
 
 

@@ -66,7 +66,7 @@ def _reserve(lane: Line, rank: Rank, freed: Sequence[Room]) -> Agent | None:
     """The least loaded agent of a class that has got space and whose next task by order is the lane's."""
     for room in freed:
         group = room.group
-        agent = group.plain.least_loaded()
+        agent = group.rooms.get((lane.needs.task_type, 1), group.plain).least_loaded()
         if agent is None or agent.reserved or not _could_take(agent, lane):
             continue
         rivals = (room.lanes.best() for room in group.rooms.values())  # types with a limit at the agent have rooms of their own
@@ -82,6 +82,8 @@ def _could_take(agent: Agent, lane: Line) -> bool:
     group = agent.group
     return (
         agent.status is AgentStatus.CONNECTED
+        and not agent.shut
+        and agent.may_take(lane.needs.task_type)
         and group is not None
         and group.room_for(lane.needs) in lane.rooms
         and min(agent.capacity, agent.ready_limit) >= lane.slots

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from coordinator.core.breakers import succeeded, unsuccessful
 from coordinator.core.effects import ChunkEmitted, ProgressMade
 from coordinator.core.events import (
     Acknowledged,
@@ -118,11 +119,15 @@ def finish(scheduler: Scheduler, agent: Agent, task_id: str, fence: int, result:
         return task
     if type(result) is Success:  # the common case first, without the cost of `match`
         scheduler.apply(Completed(task.number, result.outcome, result.usage), now)
-        scheduler.release(task, now, result.cost)
+        attempt = scheduler.release(task, now, result.cost)
+        if agent.breakers is not None and attempt is not None:
+            succeeded(scheduler, agent, attempt, now)
         scheduler.ended(task, now)
         return Verdict.ACCEPTED
     scheduler.apply_sized(_unsuccessful(scheduler, task, result, now), now)
-    scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)
+    attempt = scheduler.release(task, now, 0.0 if isinstance(result, GivenBack) else result.cost)
+    if attempt is not None:
+        unsuccessful(scheduler, agent, attempt, result.failure if isinstance(result, Failed) else None, now)
     scheduler.after_attempt(task, now)
     return Verdict.ACCEPTED
 
@@ -158,7 +163,9 @@ def give_up(scheduler: Scheduler, task: Task, failure: Failure, cost: Cost, now:
     undelivered = cost is Cost.DELIVERY and failed.disposition is Disposition.RETRY
     scheduler.totals.crashed += cost is Cost.CRASH
     scheduler.apply_sized(Returned(task.number, failure.message, cost) if undelivered else failed, now)
-    scheduler.release(task, now)
+    agent, attempt = scheduler.load.agents.get(task.agent), scheduler.release(task, now)
+    if agent is not None and attempt is not None:
+        unsuccessful(scheduler, agent, attempt, failure, now)
     scheduler.after_attempt(task, now)
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from coordinator.core.breakers import Breakers, follow_breakers
 from coordinator.core.effects import Effect, TaskChanged, TaskEnded
 from coordinator.core.events import Acknowledged, AnyEvent, BecameReady, ChunkStored, Event
 from coordinator.core.evolve import evolve
@@ -99,6 +100,7 @@ class Scheduler:
         self.type_retries: dict[str, RetryPolicy] = {}  # of task types that have one of their own
         self.sticky: OrderedDict[str, str] = OrderedDict()  # which agent served each sticky key last, the latest last
         self.reserved: dict[Line, Agent | None] = {}  # lanes of heavy tasks, and whom each has kept: see preferences
+        self.breakers = Breakers(settings.breakers)
         self.liveness: TimerWheel[Attempt | Agent] = TimerWheel(slot_width=0.25)  # seconds; leases are tens of them
         self.dates: TimerWheel[Backoff | Expiry] = TimerWheel(slot_width=20)  # milliseconds; backoffs are hundreds of them and up
         self.backoffs: dict[int, Backoff] = {}
@@ -271,6 +273,8 @@ class Scheduler:
                 follow_cordon(self, name)
             case PolicyKind.CONCURRENCY_LIMIT | PolicyKind.RATE_LIMIT:
                 follow(self, name, now)
+            case PolicyKind.BREAKER:
+                follow_breakers(self, name)
             case PolicyKind.WEBHOOK:
                 pass  # what is delivered looks at the policy that holds then
 
@@ -283,7 +287,8 @@ class Scheduler:
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
         dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.due_ms()
-        return self.liveness.next_due(), min((due_ms for due_ms in dues if due_ms is not None), default=None)
+        waits = [due_s for due_s in (self.liveness.next_due(), self.breakers.wheel.next_due()) if due_s is not None]
+        return min(waits, default=None), min((due_ms for due_ms in dues if due_ms is not None), default=None)
 
     def rebuild(self, now: Now) -> Iterator[None]:
         """Derives queue, load map and timers from the state, after recovery; stops now and then, to be gone on with soon.

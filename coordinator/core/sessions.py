@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from coordinator.core.breakers import greet
 from coordinator.core.effects import CloseSession, DrainSession
 from coordinator.core.events import Cost
 from coordinator.core.load_map import Agent, AgentStatus
@@ -64,6 +65,7 @@ def hello(scheduler: Scheduler, session: str, said: Hello, now: Now) -> list[Rec
         if number not in kept:
             _omitted(scheduler, attempt, now)
 
+    greet(scheduler, agent)
     agent.can(said.capabilities, said.labels)
     scheduler.load.join(agent)
     return verdicts

@@ -1,5 +1,6 @@
 """Time passes: backoffs end, and attempts are given up whose lease, acknowledgement, run or progress deadline has passed."""
 
+from coordinator.core.breakers import end_waits
 from coordinator.core.effects import StopAttempt
 from coordinator.core.events import Cost
 from coordinator.core.expiries import become_ready, expiry_due
@@ -18,6 +19,7 @@ def tick(scheduler: Scheduler, now: Now) -> None:
     """Does what is due at `now`."""
     scheduler.statistics.tick(now.date_ms)
     journal_acknowledgements(scheduler, now)
+    end_waits(scheduler, now)
     scheduler.ages.at(now.date_ms)
     for fifo in scheduler.ages.wheel.take_due(now.date_ms, at_most=MAX_AGED):
         if fifo.aged():

@@ -30,8 +30,14 @@ class Recovered:
     journal_bytes: int = 0  # of the entries that were replayed
 
 
-async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recovered:
+async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed: Callable[[Commit], None] = lambda _: None) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
+
+    Args:
+        store: of the shard.
+        codec: how it is written.
+        claim: ours.
+        replayed: is told of each entry behind the snapshot.
 
     Raises:
         StoreOutage: the store can't be read now.
@@ -49,7 +55,9 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim) -> Recov
                 await _lost_or_corrupt(
                     store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
                 )
-            _replay(codec.decode(blob), recovered)
+            commit = codec.decode(blob)
+            _replay(commit, recovered)
+            replayed(commit)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
             since_rest += len(blob)

@@ -1,7 +1,6 @@
-"""The single writer of a shard.
+"""The single writer of a shard: it decides and applies commands in memory at once, and every answer waits for the commit that has them.
 
-Commands are decided and applied in memory at once; every answer waits for the commit that holds the decision. It must not know gRPC, nor
-which store it writes to.
+It must not know gRPC, nor which store it writes to.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from coordinator.core.state import State
 from coordinator.core.ticks import tick
 from coordinator.core.webhooks import Delivery
 from coordinator.engine.commits import CommitQueue, PendingCommit
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
 from coordinator.engine.records import RecordReader
@@ -43,10 +43,6 @@ TICKS_PER_STALL = 4  # at least: else every tick would look like a stall
 MIN_TICK_S = 0.005  # what is due by the clock may not be by the date of the commit that gathers: no spinning until it is written
 
 
-def _to_nobody(_shard: "Shard", _namespace: Namespace, _deliveries: Iterable[Delivery]) -> None:
-    """Nobody delivers webhooks: they stay due."""
-
-
 class Shard:
     """One shard: its journal, its namespaces, and the loop that writes.
 
@@ -61,7 +57,6 @@ class Shard:
         room: in the store, which shards share.
         default_here: whether the namespace "default" lives in this shard, and is made if it isn't there.
         webhooks_due: takes what is to be delivered, by namespace; without it, nothing is.
-        owner_address: where the shard is served, as far as anybody knows, once it isn't here any more.
     """
 
     def __init__(
@@ -77,7 +72,6 @@ class Shard:
         room: StoreRoom | None = None,
         default_here: bool = False,
         webhooks_due: "Callable[[Shard, Namespace, Iterable[Delivery]], None] | None" = None,
-        owner_address: Callable[[int], str] = lambda _number: "",
     ) -> None:
         self.number = number
         self.settings = settings
@@ -88,7 +82,7 @@ class Shard:
         self.client_streams: set[ClientStream] = set()
         self.outage_since_s: float | None = None
         self.redrives = False  # a task was redriven, so that there may be more: commits are looked through for it
-        self._webhooks_due = partial(webhooks_due or _to_nobody, self)
+        self._webhooks_due = partial(webhooks_due or (lambda *_: None), self)
         self._releaser = Releaser(
             namespaces=self.namespaces,
             deleted=self.deleted,
@@ -103,11 +97,14 @@ class Shard:
         self._default_here = default_here
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
+        self.lost = LostWrites(shard=number)
         self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
         self.sequence = 0  # of the last commit that is durable, or being written
-        self._owner_address = owner_address
+        self.owned = False
+        self.changed: Callable[[], None] = lambda: None  # called when it was claimed, is served, or isn't any more
+        self.owner_address: Callable[[int], str] = lambda _: ""  # where it is served once it isn't here, if that is known
         self._last: PendingCommit | None = None  # the one to write before the shard is handed over
         self._offer = ("", 0)
         self._time = Timekeeper(clock=clock, date_ms=0, stall_s=settings.lease_s / 4)
@@ -139,26 +136,30 @@ class Shard:
             started.set()
             try:
                 await run_together(self._write(), self.state.run(self.namespaces))
+                self.serving = False  # before anybody else can
                 await release(self.store, offer_to=self._offer[0], offer_ms=self._offer[1])
+                self.owned = False
+                return self._stop_serving(moved(self.owner_address(self.number)))
             except StoreCorrupt as error:
                 log.warning("shard.rebuild shard=%d reason=%s", self.number, error)
                 self._stop_serving(Unavailable("the shard is being rebuilt from its journal: try again", reason="SHARD_UNAVAILABLE"))
             except BaseException:
-                self._stop_serving(moved(self._owner_address(self.number)))
+                self._stop_serving(moved(self.owner_address(self.number)))
                 raise
-            else:
-                return self._stop_serving(moved(self._owner_address(self.number)))
 
     async def _recover(self, claimant: Claimant) -> None:
         claim, self.ownership = await claimed(self.store, claimant, clock=self._clock)
-        self.epoch, self.since_ms, self.sequence = claim.epoch, claim.date_ms, claim.sequence
+        self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
+        self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim)
+            recovered = await recover(self.store, self._codec, claim, self.lost.replayed)
+            self.lost.recovered(claim.epoch, claim.sequence)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self.deleted |= dict.fromkeys(recovered.deleted)
         self.serving = True
+        self.changed()
         self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
@@ -168,10 +169,14 @@ class Shard:
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self.epoch, self.sequence)
         self._arm_timer()
 
+    @property
+    def snapshot_sequence(self) -> int:
+        """Of the commit after which the last snapshot was taken; 0 without one."""
+        return self._snapshots.sequence
+
     def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
         """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
-        self._offer = (offer_to, offer_ms)
-        self._last = self.commits.last
+        self._offer, self._last = (offer_to, offer_ms), self.commits.last
         self._wake.set()
 
     def _new_namespace(self, name: str, created_ms: int, state: State) -> Namespace:
@@ -182,6 +187,7 @@ class Shard:
 
     def _stop_serving(self, error: Unavailable) -> None:
         self.serving = False
+        self.changed()
         self._snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
@@ -408,6 +414,7 @@ class Shard:
             lambda: self.store.append(sequence=sequence, commit_nonce=nonce, blob=blob, ended=ended, redriven=redriven),
             since_ms=commit.date_ms,
         )
+        self.lost.acknowledged(self.epoch, sequence)
         self._snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 
 class SharedState(Protocol):
-    """The shared state of a shard's namespaces."""
+    """The shared state of a shard's namespaces. `lost_revisions` are those that the store had acknowledged, and lost, so far."""
+
+    lost_revisions: int
 
     async def run(self, namespaces: Collection[str]) -> None:
         """Serves until cancelled, under the shard's present claim. Before and after, everything is refused with Unavailable.
@@ -37,6 +39,8 @@ class SharedState(Protocol):
 
 class NoSharedState:
     """A shard without: for tests of what has nothing to do with it."""
+
+    lost_revisions = 0
 
     async def run(self, namespaces: Collection[str]) -> None:  # noqa: ARG002 - the port's
         """See SharedState."""

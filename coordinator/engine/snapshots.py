@@ -58,6 +58,7 @@ class Snapshotter:
         self, *, shard: int, store: ShardStore, codec: JournalCodec, settings: SnapshotSettings, entropy: Entropy, room: StoreRoom
     ) -> None:
         self.journal_bytes = 0  # written since the last snapshot
+        self.sequence = 0  # of the journal entry after which the last one was taken
         self._shard = shard
         self._store = store
         self._codec = codec
@@ -73,6 +74,7 @@ class Snapshotter:
     def recovered(self, snapshot: StoredSnapshot | None, journal_bytes: int) -> None:
         """The shard begins to serve, from `snapshot` and this much of the journal behind it. What is left to trim is trimmed."""
         self.journal_bytes = journal_bytes
+        self.sequence = snapshot.sequence if snapshot is not None else 0
         self._outgrow_bytes = snapshot.size_bytes if snapshot is not None else 0
         self._not_before_bytes = 0
         if snapshot is not None:
@@ -152,7 +154,7 @@ class Snapshotter:
         finally:
             _end(walks)
         self.journal_bytes -= before_bytes
-        self._outgrow_bytes, self._not_before_bytes = size_bytes, 0
+        self._outgrow_bytes, self._not_before_bytes, self.sequence = size_bytes, 0, sequence
         log.info("snapshot.taken shard=%d sequence=%d pieces=%d bytes=%d", self._shard, sequence, pieces, size_bytes)
         await self._trim()
 

@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import AskError, ClusterDownError, MasterDownError, NoPermissionError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 Address = tuple[str, int]
 
@@ -15,6 +16,13 @@ _ELSEWHERE_CODES = ("READONLY", "MOVED", "ASK", "CLUSTERDOWN", "MASTERDOWN")
 
 class _Breaking:
     """It breaks when its server says that it isn't the one to ask: the next call connects anew, to whatever is there by then."""
+
+    async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+        try:
+            await super().send_packed_command(*arguments, **options)  # type: ignore[misc]
+        except (RuntimeError, AttributeError) as error:  # uvloop's and redis-py's words for a connection that broke a moment ago
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise RedisConnectionError(f"the connection is broken: {error}") from error
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:

@@ -21,7 +21,9 @@ With the key prefix `muster`, shard 3 is
     muster:{s3}:terms:<namespace>          zset    the terms whose lists aren't empty, each with the last position of its list's first entry
     muster:{s3}:state:<namespace>:…                shared state: `coordinator/state/layout.py` has what follows, and a version of its own
 
-and beside the shards there is `muster:deployment`, a hash with `format_version` and `shards`.
+and beside the shards there are `muster:{cluster}:members`, a hash that holds, by coordinator id, until when
+the coordinator lives (by the store's time) and what it says of itself as JSON, and `muster:deployment`, a hash with `format_version`,
+`shards`, and `peer_secret`.
 
 All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's
 id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
@@ -127,6 +129,18 @@ def deployment_key(prefix: str) -> str:
     """The key of the deployment's record."""
     check_prefix(prefix)
     return f"{prefix}:deployment"
+
+
+def members_key(prefix: str) -> str:
+    """The key of the register of coordinators."""
+    check_prefix(prefix)
+    return f"{prefix}:{{cluster}}:members"
+
+
+def nudge_channel(prefix: str) -> str:
+    """The channel on which coordinators wake each other."""
+    check_prefix(prefix)
+    return f"{prefix}:cluster"
 
 
 def check_prefix(prefix: str) -> None:

@@ -111,6 +111,7 @@ class MemoryShardStore:
         self._now_ms = now_ms
         self._fault = fault
         self._token: object = object()
+        self._epoch = 0
 
     def owns(self) -> bool:
         """Whether the shard is still this store's: shared state in memory asks before each write."""
@@ -125,11 +126,11 @@ class MemoryShardStore:
             _after(fault)
             return held
         shard.claimant, shard.lease_until_ms, shard.offered_until_ms = claimant, now + claimant.lease_ms, 0
-        shard.epoch = max(shard.epoch + 1, now)
+        shard.epoch = max(shard.epoch + 1, self._epoch + 1, now)
         shard.owner = token = object()
         shard.unfinished = None
         _after(fault)
-        self._token = token
+        self._token, self._epoch = token, shard.epoch
         snapshot = shard.snapshot.stored() if shard.snapshot is not None else None
         return Claim(epoch=shard.epoch, sequence=shard.sequence, date_ms=now, snapshot=snapshot)
 
@@ -160,7 +161,7 @@ class MemoryShardStore:
     ) -> AppendAnswer:
         shard = self._shard
         if shard.owner is not token:
-            return AppendAnswer.FENCED
+            return self._fenced()
         if shard.sequence == sequence and shard.commit_nonce == commit_nonce:
             self._extend()
             return AppendAnswer.ALREADY_MINE
@@ -201,11 +202,15 @@ class MemoryShardStore:
         fault = await self._before(StoreCall.CONFIRM)
         answer = AppendAnswer.APPLIED if self._shard.sequence == sequence else AppendAnswer.DIVERGED
         if self._shard.owner is not token:
-            answer = AppendAnswer.FENCED
+            answer = self._fenced()
         if answer is AppendAnswer.APPLIED:
             self._extend()
         _after(fault)
         return Appended(answer=answer, date_ms=self._now_ms())
+
+    def _fenced(self) -> AppendAnswer:
+        """By a later claim. If an earlier one is the last, the store has lost ours."""
+        return AppendAnswer.DIVERGED if self._shard.epoch < self._epoch else AppendAnswer.FENCED
 
     async def release(self, *, offer_to: str = "", offer_ms: int = 0) -> bool:
         """See ShardStore."""

@@ -7,13 +7,15 @@ from urllib.parse import quote
 
 from redis.exceptions import AuthenticationError, RedisError
 
+from coordinator.cluster.ports import MemberRegistry
 from coordinator.journal.deployment import Deployment, open_deployment
 from coordinator.journal.embedded import EmbeddedServer
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.finding import find_store, without_secrets
 from coordinator.journal.ids import new_nonce
-from coordinator.journal.layout import ShardKeys, check_prefix, deployment_key
+from coordinator.journal.layout import ShardKeys, check_prefix, deployment_key, members_key
 from coordinator.journal.redis_errors import as_store_errors
+from coordinator.journal.redis_registry import RedisMemberRegistry
 from coordinator.journal.redis_store import RedisShardStore
 from coordinator.journal.replica_checks import check_replicas
 from coordinator.journal.replica_wait import ReplicaWait
@@ -45,6 +47,7 @@ class Store:
         self._report = report
         self._deployment = deployment
         self._server = server
+        self._key_prefix = key_prefix
         self._call_timeout_s = call_timeout_s
         keys = [ShardKeys(prefix=key_prefix, shard=number) for number in range(deployment.shards)]
         self._heads = [shard.head for shard in keys]
@@ -74,9 +77,17 @@ class Store:
         """What the coordinators that share it know each other by."""
         return self._deployment.peer_secret
 
+    def registry(self, *, call_timeout_s: float) -> MemberRegistry | None:
+        """Who else uses it; None for a store of our own, which nobody else can."""
+        if self._server is not None:
+            return None
+        return RedisMemberRegistry(
+            pool=self._topology.pool(members_key(self._key_prefix)), key_prefix=self._key_prefix, call_timeout_s=call_timeout_s
+        )
+
     @property
     def topology(self) -> Topology:
-        """Where its servers are. `topology.client(key)` is the client for what lies beside the shards, one for each key."""
+        """Where its servers are. `topology.pool(key)` makes connections for what lies beside the shards, a pool for each key."""
         return self._topology
 
     def shard(self, number: int) -> ShardStore:

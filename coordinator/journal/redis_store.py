@@ -85,6 +85,7 @@ class RedisShardStore:
         self._reads = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)
         self._snapshots = OrderedConnection(pool=pool, call_timeout_s=call_timeout_s)  # a commit needn't wait until a megabyte is sent
         self._confirmed = ConfirmedWrites(connection=self._writes, wait=wait, head=keys.head, token=self.token, timeout_s=call_timeout_s)
+        self._epoch = 0  # of the last claim
         self._token = ""  # no owner has an empty token: before a claim every append is FENCED
         self._confirm = CONFIRM
 
@@ -99,12 +100,12 @@ class RedisShardStore:
             answer = await self._confirmed.run(
                 CLAIM,
                 keys=(self._keys.head, self._keys.journal, *self._keys.snapshots),
-                arguments=(nonce, claimant.lease_ms, claimant.coordinator_id, claimant.address),
+                arguments=(nonce, claimant.lease_ms, claimant.coordinator_id, claimant.address, self._epoch),
             )
         if answer[0] == b"HELD":
             return Held(coordinator_id=answer[1].decode(), address=answer[2].decode(), for_ms=answer[3])
         epoch, sequence, date_ms, *snapshot = answer
-        self._token = f"{epoch}:{nonce}"
+        self._epoch, self._token = epoch, f"{epoch}:{nonce}"
         self._confirm = RENEW if claimant.lease_ms else CONFIRM
         return Claim(epoch=epoch, sequence=sequence, date_ms=date_ms, snapshot=StoredSnapshot(*snapshot) if snapshot[0] else None)
 
@@ -147,13 +148,19 @@ class RedisShardStore:
             arguments += group.values
         with as_store_errors():
             answer, date_ms = await self._confirmed.run(APPEND, keys=keys, arguments=arguments)
-        return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+            return Appended(answer=await self._became(answer), date_ms=date_ms)
 
     async def confirm(self, *, sequence: int) -> Appended:
         """See ShardStore."""
         with as_store_errors():
             answer, date_ms = await self._confirmed.run(self._confirm, keys=(self._keys.head,), arguments=(self._token, sequence))
-        return Appended(answer=_ANSWERS[answer], date_ms=date_ms)
+            return Appended(answer=await self._became(answer), date_ms=date_ms)
+
+    async def _became(self, answer: bytes) -> AppendAnswer:
+        """FENCED is by a later claim. If an earlier one is the last, the store has lost ours, and nobody else has the shard by it."""
+        if answer == b"FENCED" and int(await self._writes.call("HGET", self._keys.head, "epoch") or 0) < self._epoch:
+            return AppendAnswer.DIVERGED
+        return _ANSWERS[answer]
 
     async def release(self, *, offer_to: str = "", offer_ms: int = 0) -> bool:
         """See ShardStore."""

@@ -24,7 +24,8 @@ class Script:
 
 CLAIM: Final = Script("""#!lua flags=allow-oom
 -- Takes the shard, and removes half a snapshot. KEYS: head, journal, snapshot a, snapshot b. ARGV: nonce of the new owner, for how many
--- ms it may have the shard without being heard of (0: nobody else can come, and it is taken from whoever has it), its id, its address.
+-- ms it may have the shard without being heard of (0: nobody else can come, and it is taken from whoever has it), its id, its address, and
+-- the epoch that it had before (0: none).
 -- Answers the epoch, the last sequence, the time in ms, and the snapshot's sequence, pieces and bytes (zeros: there is none); or HELD, by
 -- whom, where, and for how many ms more, when another's lease runs, or an offer to another; or an error when head and journal, or head and
 -- snapshot, disagree.
@@ -56,7 +57,7 @@ if head[3] then
     return redis.error_reply('CORRUPT the snapshot at ' .. head[4] .. ' has ' .. pieces .. ' pieces, but had ' .. head[5])
   end
 end
-local epoch = math.max(tonumber(head[1] or '0') + 1, now)
+local epoch = math.max(tonumber(head[1] or '0') + 1, ARGV[5] + 1, now) -- the store may have lost the one that it had before
 local epoch_text = string.format('%.0f', epoch)
 redis.call('UNLINK', unpack(other))
 redis.call('HDEL', KEYS[1], 'unfinished', 'lease_ms', 'lease_until', 'offered_to', 'offered_until')

@@ -218,7 +218,7 @@ async def ask_most(asks: Sequence[Coroutine[Any, Any, T]], failed: Callable[[Exc
                 answers.append(await next_done)
             except TimeoutError:
                 break
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError, AttributeError) as error:  # the last two are of connections that break meanwhile
                 failed(error)
             if len(answers) > len(tasks) // 2:
                 break

@@ -14,6 +14,8 @@ from coordinator.errors import InvalidRequest, Unavailable
 from coordinator.ports import StoreCorrupt, StoreOutage
 from coordinator.rpc import bulk_calls
 from coordinator.rpc.agent_service import load_map_rows
+from coordinator.rpc.breaker_calls import reset_breakers
+from coordinator.rpc.cluster_calls import cluster_view
 from coordinator.rpc.limit_calls import list_limits
 from coordinator.rpc.namespace_calls import delete, list_namespaces, namespace_view
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
@@ -22,6 +24,7 @@ from coordinator.rpc.shards import MAX_SHOWN_CHARS
 from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
 if TYPE_CHECKING:
+    from coordinator.cluster.cluster import Cluster
     from coordinator.engine.webhooks import WebhookDispatcher
     from coordinator.loop_stalls import LoopStalls
     from coordinator.rpc.everywhere import Others
@@ -53,11 +56,21 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         webhooks: knows how deliveries fare.
         webhook_rules: where webhooks may go.
         others: the other coordinators.
+        cluster: who owns what.
     """
 
     def __init__(
-        self, *, shards: Shards, facts: Facts, stalls: LoopStalls, webhooks: WebhookDispatcher, webhook_rules: WebhookRules, others: Others
+        self,
+        *,
+        shards: Shards,
+        facts: Facts,
+        stalls: LoopStalls,
+        webhooks: WebhookDispatcher,
+        webhook_rules: WebhookRules,
+        others: Others,
+        cluster: Cluster,
     ) -> None:
+        self._cluster = cluster
         self._others = others
         self._shards = shards
         self._facts = facts
@@ -118,7 +131,11 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             start_time=convert.timestamp(self._facts.start_ms),
             store_available=all(shard.outage_since_s is None for shard in self._shards.all),
             worst_loop_stall=convert.duration(self._stalls.take_worst_s()),
+            lost_writes=sum(shard.lost.entries + shard.state.lost_revisions for shard in self._shards.all),
         )
+
+    async def GetCluster(self, request: admin_pb2.GetClusterRequest, context: Context) -> admin_pb2.GetClusterResponse:
+        return cluster_view(self._cluster)
 
     async def SetPolicies(self, request: admin_pb2.SetPoliciesRequest, context: Context) -> admin_pb2.SetPoliciesResponse:
         return await set_policies(*self._shards.called(context), request, self._webhook_rules)
@@ -159,3 +176,6 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
         return await list_limits(*self._shards.called(context), request)
+
+    async def ResetBreakers(self, request: admin_pb2.ResetBreakersRequest, context: Context) -> admin_pb2.ResetBreakersResponse:
+        return await reset_breakers(*self._shards.called(context), request)

@@ -105,7 +105,8 @@ class AgentPresence:
             changed = [corner for corner in self._corners.values() if corner.dirty]
             await asyncio.gather(*(corner.write() for corner in changed))
             for corner in changed:
-                if corner.shard.deleted.get(corner.namespace, corner) is not corner:  # the namespace was deleted
+                # The namespace was deleted, or somebody else's by now, or will be made anew.
+                if not corner.shard.serving or corner.shard.deleted.get(corner.namespace, corner) is not corner:
                     del self._corners[corner.namespace]
             if any(corner.dirty for corner in self._corners.values()):
                 await asyncio.sleep(self._retry_s)

@@ -9,6 +9,7 @@ from muster.v1 import agent_pb2, agent_pb2_grpc
 
 from coordinator import convert
 from coordinator.checks import check_name
+from coordinator.convert_breakers import breakers_shown
 from coordinator.convert_scheduling import capabilities_out
 from coordinator.core import sessions
 from coordinator.core.load_map import Agent
@@ -113,6 +114,7 @@ def agent_view(scheduler: Scheduler, agent: Agent) -> agent_pb2.AgentInfo:
         sdk=agent.sdk,
         loop_lag=convert.duration(agent.loop_lag_s),
         cordon_reason=cordon.reason if cordon is not None else "",
+        breakers=breakers_shown(agent.breakers),
     )
 
 
@@ -127,6 +129,7 @@ def load_map_rows(scheduler: Scheduler, agents: Iterable[Agent]) -> list[agent_p
             row.ClearField("task_ids")
             row.ClearField("labels")
             row.ClearField("capabilities")
+            row.ClearField("breakers")
         rows.append(row)
     return rows
 

@@ -330,6 +330,10 @@ class AgentStream:
         self.sender.end(SessionSuperseded(message))
 
     def close(self, error: Unavailable) -> None:
+        if error.reason == "SHARD_MOVED":  # the agent goes at once, with what it runs
+            self._others.go_away.address = error.metadata.get("owner", "")
+            self._others.go_away.reason = error.message
+            self._gathered()
         self.sender.end(error)
 
     def gone(self, message: str) -> None:

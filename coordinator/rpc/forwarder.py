@@ -16,7 +16,7 @@ import grpc.aio
 from coordinator.errors import Unavailable
 from coordinator.rpc.forwarded_calls import ForwardedCalls
 from coordinator.rpc.owners import UNTOUCHED_KEY, Owners, moved
-from coordinator.rpc.peer_auth import NAMESPACE_KEY, PEER_KEYS, PeerAuth
+from coordinator.rpc.peer_auth import NAMESPACE_KEY, PEER_KEYS, PeerAuth, forwarded
 from coordinator.rpc.status import OWNER_KEY
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Forwarder:
                 context.set_trailing_metadata((*await call.trailing_metadata(), (OWNER_KEY, owner.address)))
             return response
 
-        reached = await self._owners.reach(shard, self._owners.patience_ends_s())
+        reached = await self._first(shard)
         may_repeat = True
         while reached is not None:
             try:
@@ -111,7 +111,7 @@ class Forwarder:
         Raises:
             Unavailable: no owner can be reached, or the shard has moved.
         """
-        reached = await self._owners.reach(shard, self._owners.patience_ends_s())
+        reached = await self._first(shard)
         may_repeat = True
         try:
             while reached is not None:
@@ -140,6 +140,13 @@ class Forwarder:
                 await asyncio.wait((sender,))
         if not sender.cancelled() and (error := sender.exception()) is not None:
             raise error
+
+    async def _first(self, shard: int) -> tuple[Owner, Peer] | None:
+        """Whom to try first, or None if the shard is ours. What another coordinator hands on is for us, or for nobody: one hop."""
+        if forwarded.get() is not None:
+            await self._owners.until_here(shard)
+            return None
+        return await self._owners.reach(shard, self._owners.patience_ends_s())
 
     async def _next(self, shard: int, owner: Owner, refused: Refused, context: Context, *, may_repeat: bool) -> tuple[Owner, Peer] | None:
         """Whom to try after a refusal, or None if the shard has become ours. Where there is nobody, the call ends with the refusal."""

@@ -31,14 +31,15 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
     """Hands each call to whoever owns its shard. What belongs here passes at the price of a look at its metadata.
 
     Args:
-        directory: who owns what.
+        owners: who owns what.
         shard_of: the number of a namespace's shard.
         auth: checks who forwards a call to us.
         forwarder: takes the others' calls to them.
     """
 
-    def __init__(self, *, directory: Directory, shard_of: Callable[[str], int], auth: PeerAuth, forwarder: Forwarder) -> None:
-        self._directory = directory
+    def __init__(self, *, owners: Owners, shard_of: Callable[[str], int], auth: PeerAuth, forwarder: Forwarder) -> None:
+        self._owners = owners
+        self._directory = owners.directory
         self._shard_of = shard_of
         self._auth = auth
         self._forwarder = forwarder
@@ -69,9 +70,9 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
                 if len(names) > 1:  # refused where all bad calls are
                     return handler
                 shard = self._shard_of(names[0] if names else DEFAULT_NAMESPACE)
-                if self._directory.is_mine(shard):
+                if self._owners.is_here(shard):
                     return handler
-                if is_signed:  # one hop, or coordinators that disagree would send it round and round
+                if is_signed and not self._directory.is_mine(shard):  # one hop, or coordinators that disagree would send it round and round
                     return _refusing(handler, moved(shard, self._directory.owner_of(shard)))
                 return self._elsewhere(method, shard, handler)
             case Route.NAMED:
@@ -113,9 +114,9 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
         async def unary(request: bytes, context: Context) -> Any:
             parsed = _parse(handler, request)
             shard = self._shard_of(parsed.name)
-            if self._directory.is_mine(shard):
+            if self._owners.is_here(shard):
                 return await here(request, context)
-            if is_forwarded:
+            if is_forwarded and not self._directory.is_mine(shard):
                 await _refuse(context, moved(shard, self._directory.owner_of(shard)))
             return await self._forwarder.unary(method, shard, request, context, here)
 
@@ -168,17 +169,18 @@ class Forwarding:
         directory: who owns what.
         shard_of: the number of a namespace's shard.
         auth: knows the other coordinators.
+        is_served: whether a shard of this coordinator has been recovered.
     """
 
-    def __init__(self, *, directory: Directory, shard_of: Callable[[str], int], auth: PeerAuth) -> None:
+    def __init__(self, *, directory: Directory, shard_of: Callable[[str], int], auth: PeerAuth, is_served: Callable[[int], bool]) -> None:
         self.directory = directory
         self.auth = auth
         self.peers = Peers()
-        owners = Owners(directory=directory, peers=self.peers)
+        owners = Owners(directory=directory, peers=self.peers, is_served=is_served)
         self.others = Others(owners=owners, auth=auth)
         self._calls = ForwardedCalls(directory=directory)
         forwarder = Forwarder(owners=owners, auth=auth, calls=self._calls)
-        self.interceptor = ForwardingInterceptor(directory=directory, shard_of=shard_of, auth=auth, forwarder=forwarder)
+        self.interceptor = ForwardingInterceptor(owners=owners, shard_of=shard_of, auth=auth, forwarder=forwarder)
 
     async def run(self) -> None:
         """Follows what changes: channels to coordinators that own nothing are closed, and calls whose shards moved are ended."""

@@ -26,6 +26,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.default_compression_algorithm", 0),  # none: who wants it compresses payloads
 )
 CLOSE_GRACE_S = 30.0  # for calls to a coordinator that owns nothing any more: it ends them itself
 
@@ -39,7 +40,7 @@ class Peer:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS, compression=grpc.Compression.NoCompression)
+        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self._unary: dict[str, Any] = {}
         self._streams: dict[str, Any] = {}
 
@@ -69,7 +70,7 @@ class Peer:
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                         return False
                     await self._channel.wait_for_state_change(state)
-        except TimeoutError:
+        except (TimeoutError, grpc.aio.UsageError):  # or it was let go of meanwhile
             return False
         return True
 

@@ -27,10 +27,10 @@ _METHODS: dict[str, dict[Route, str]] = {
     },
     "AdminService": {
         Route.NAMESPACE: "GetQueueStats GetQueueHistory GetLoadMap SetPolicies DeletePolicies ListPolicies CancelMatchingTasks"
-        " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits",
+        " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits ResetBreakers",
         Route.NAMED: "CreateNamespace DeleteNamespace",
         Route.EVERYWHERE: "ListNamespaces",
-        Route.HERE: "GetCoordinator",
+        Route.HERE: "GetCoordinator GetCluster",
     },
 }
 

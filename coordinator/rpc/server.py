@@ -82,16 +82,15 @@ class Server:
         except RuntimeError as error:
             raise ListenError(f"can't listen on {address}: it is in use, or isn't this machine's; choose another with --listen") from error
         await self._server.start()
-        await self.set_serving(serving=True)
         return port
 
-    async def set_serving(self, *, serving: bool) -> None:
-        """What health checks are told, for the server and for each service."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def tell_readiness(self, is_ready: bool) -> None:  # noqa: FBT001 - what health checks are told
+        """What health checks and their watches are told, for the server and for each service."""
+        status = health_pb2.HealthCheckResponse.SERVING if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, status)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, and ends open ones after `grace_s`."""
-        await self.set_serving(serving=False)
+        await self.tell_readiness(False)
         await self._server.stop(grace_s)

@@ -32,7 +32,7 @@ _Response = opaque(pb.StateSessionResponse, "StateSessionResponse.answers")
 
 
 class StateSession:
-    """One session of one client. Its operations take effect in their order, and are answered in any.
+    """One session of one client. What it asks of a key takes effect in its order; operations are answered in any.
 
     Args:
         shard: the shard that its namespace lives in.

@@ -15,6 +15,7 @@ from coordinator.errors import InvalidRequest, MusterError, NotFound, Unavailabl
 from coordinator.rpc.opaque import opaque
 from coordinator.rpc.outgoing import MAX_MESSAGE_BYTES, Sender
 from coordinator.rpc.status import refusal_of
+from coordinator.state.model import EventKind
 
 if TYPE_CHECKING:
     from coordinator.engine.shard import Shard
@@ -51,6 +52,13 @@ class EventBytes:
 
 
 _event_bytes = EventBytes()
+
+
+def _kind_in(kind: int, field: str) -> EventKind:
+    try:
+        return EventKind(kind)
+    except ValueError:
+        raise InvalidRequest(f"{field} is {kind}, which is no kind of event: leave it out to see all", field=field) from None
 
 
 class StateWatching:
@@ -113,6 +121,7 @@ class StateWatching:
             is_prefix=create.prefix,
             start_revision=check_number(create.start_revision, f"{field}.start_revision"),
             previous=create.previous,
+            kinds=[_kind_in(kind, f"{field}.kinds[{place}]") for place, kind in enumerate(create.kinds)],
         )
         self._watches.add(create.watch_id)
 

@@ -126,7 +126,7 @@ local function expire(head)
       if kind == 107 then
         revision = revision + 1
         at = revision
-        remove(rest, '\\3', '', format('%.0f-0', revision), pack('>I8', revision), 0)
+        remove({rest}, '\\3', '', 0)
       elseif kind == 108 then
         count = max(end_lease(rest, '\\3', ''), 1)
         at = revision

@@ -48,6 +48,8 @@ class StateEngine:
         self._namespaces: dict[str, NamespaceState] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._failure: asyncio.Future[None] | None = None  # while it serves
+        self._known: dict[str, Header] = {}  # where the state was that was served before
+        self.lost_revisions = 0
 
     # --- life -------------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +75,8 @@ class StateEngine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._namespaces.clear()
+            for name in list(self._namespaces):
+                self._close(name)
 
     def open(self, namespace: str) -> None:
         """A namespace was made: what ends in it by itself does from now on. Again is no error."""
@@ -85,6 +88,8 @@ class StateEngine:
                 entropy=self._entropy,
                 limits=partial(self._limits, namespace),
                 hot=self._hot,
+                known=self._known.get(namespace, _NOWHERE),
+                lost=self._lost,
             )
             self._start(state.run(), namespace)
 
@@ -94,6 +99,7 @@ class StateEngine:
             if name == namespace:
                 task.cancel()
         state = self._namespaces.pop(namespace, None)
+        self._known.pop(namespace, None)
         if state is not None:
             state.close(Unavailable(f"namespace {namespace!r} was deleted", reason="NAMESPACE_BEING_DELETED"))
 
@@ -232,6 +238,15 @@ class StateEngine:
             raise state
         return state
 
+    def _close(self, namespace: str) -> None:
+        """It is served no more, or anew: then the store must not be behind what it has shown."""
+        header = self._namespaces.pop(namespace).writer.header
+        if header.incarnation:
+            self._known[namespace] = header
+
+    def _lost(self, revisions: int) -> None:
+        self.lost_revisions += revisions
+
     def _start(self, work: Coroutine[Any, Any, None], namespace: str) -> None:
         task = asyncio.get_running_loop().create_task(work, name=f"muster-state {namespace}")
         self._tasks[task] = namespace
@@ -246,7 +261,7 @@ class StateEngine:
             if not self._failure.done():
                 self._failure.set_exception(error)
         elif namespace and (state := self._namespaces.get(namespace)) is not None and state.closed is not None:
-            del self._namespaces[namespace]
+            self._close(namespace)
             self.open(namespace)
 
 

@@ -17,10 +17,7 @@ local function value_of(key, entry)
   return sub(entry, #entry - unpack_at('>I4', entry, 50) + 1)
 end
 local function size_of(key, entry) return #key + unpack_at('>I4', entry, 50) end
-local function write_event(key, id, packed_id, n, event)
-  call('XADD', EVENTS, id, 'e', event)
-  call('ZADD', HISTORY, 0, pack('>I2', #key) .. key .. packed_id .. pack('>I4', n))
-end
+local function in_history(key, packed_id, n) return pack('>I2', #key) .. key .. packed_id .. pack('>I4', n) end
 
 -- Operations: P or B sets a key, and p or b leaves its end as it is; B and b are of a value that is kept apart. D deletes a key, X those
 -- with a prefix, R reads a key.
@@ -41,7 +38,8 @@ local function put(key, op, value, id, packed_id, n)
   local whole = stored .. value
   local inline = byte(op) == 80
   if inline then stored = whole end
-  write_event(key, id, packed_id, n, '\\1' .. before .. NOW .. pack('>I2', #key) .. key .. whole)
+  call('XADD', EVENTS, id, 'e', '\\1' .. before .. NOW .. pack('>I2', #key) .. key .. whole)
+  call('ZADD', HISTORY, 0, in_history(key, packed_id, n))
   call('HSET', ENTRIES, key, stored)
   if not inline then
     call('HSET', VALUES, key, value)
@@ -65,17 +63,49 @@ local function put(key, op, value, id, packed_id, n)
   return written .. new_lease
 end
 
-local function remove(key, kind, author, id, packed_id, n)
-  local entry = entry_of(key)
-  local lease = sub(entry, 34, 41)
-  write_event(key, id, packed_id, n, kind .. sub(entry, 1, 8) .. NOW .. pack('>I2', #key) .. key .. author)
-  call('HDEL', ENTRIES, key)
-  if byte(entry, 33) == 66 then call('HDEL', VALUES, key) end
-  call('ZREM', INDEX, key)
-  if lease ~= ZERO then call('ZREM', LEASE_KEYS, lease .. key) end
-  if sub(entry, 42, 49) ~= ZERO then call('ZREM', DEADLINES, 'k' .. key) end
-  bytes = bytes - size_of(key, entry)
-  seen[key] = false
+-- Loads the entries of keys into seen.
+local function load(keys)
+  for from = 1, #keys, 1000 do
+    local to = min(from + 999, #keys)
+    local entries = call('HMGET', ENTRIES, unpack(keys, from, to))
+    for i = from, to do
+      if seen[keys[i]] == nil then seen[keys[i]] = entries[i - from + 1] end
+    end
+  end
+end
+-- Removes those of the keys that are there, in this revision, whose next event is the nth. Answers the number of the event after them.
+-- Many keys go with few calls: only the events are a call each.
+local function remove(keys, kind, author, n)
+  local id, packed_id = format('%.0f-', revision), pack('>I8', revision)
+  for from = 1, #keys, 500 do
+    local gone, apart, leased, ending, history = {}, {}, {}, {}, {}
+    for i = from, min(from + 499, #keys) do
+      local key = keys[i]
+      local entry = entry_of(key)
+      if entry then
+        call('XADD', EVENTS, id .. n, 'e', kind .. sub(entry, 1, 8) .. NOW .. pack('>I2', #key) .. key .. author)
+        gone[#gone + 1] = key
+        history[#history + 1] = 0
+        history[#history + 1] = in_history(key, packed_id, n)
+        if byte(entry, 33) == 66 then apart[#apart + 1] = key end
+        local lease = sub(entry, 34, 41)
+        if lease ~= ZERO then leased[#leased + 1] = lease .. key end
+        if sub(entry, 42, 49) ~= ZERO then ending[#ending + 1] = 'k' .. key end
+        bytes = bytes - size_of(key, entry)
+        seen[key] = false
+        n = n + 1
+      end
+    end
+    if #gone > 0 then
+      call('ZADD', HISTORY, unpack(history))
+      call('HDEL', ENTRIES, unpack(gone))
+      call('ZREM', INDEX, unpack(gone))
+    end
+    if #apart > 0 then call('HDEL', VALUES, unpack(apart)) end
+    if #leased > 0 then call('ZREM', LEASE_KEYS, unpack(leased)) end
+    if #ending > 0 then call('ZREM', DEADLINES, unpack(ending)) end
+  end
+  return n
 end
 
 local function lease_range(lease) return '[' .. lease, '(' .. pack('>I8', unpack_at('>I8', lease) + 1) end
@@ -83,10 +113,10 @@ local function end_lease(lease, kind, author)
   local from, to = lease_range(lease)
   local members = call('ZRANGEBYLEX', LEASE_KEYS, from, to)
   revision = revision + 1
-  local packed_id = pack('>I8', revision)
-  for i = 1, #members do
-    remove(sub(members[i], 9), kind, author, format('%.0f-%d', revision, i - 1), packed_id, i - 1)
-  end
+  local keys = {}
+  for i = 1, #members do keys[i] = sub(members[i], 9) end
+  load(keys)
+  remove(keys, kind, author, 0)
   call('HDEL', LEASES, lease)
   call('ZREM', DEADLINES, 'l' .. lease)
   return #members
@@ -95,13 +125,7 @@ end
 -- Loads the entries of all keys with a prefix into seen, and answers the keys.
 local function load_prefix(prefix)
   local keys = call('ZRANGEBYLEX', INDEX, '[' .. prefix, '(' .. prefix .. '\\255')
-  for from = 1, #keys, 1000 do
-    local to = min(from + 999, #keys)
-    local entries = call('HMGET', ENTRIES, unpack(keys, from, to))
-    for i = from, to do
-      if seen[keys[i]] == nil then seen[keys[i]] = entries[i - from + 1] end
-    end
-  end
+  load(keys)
   return keys
 end
 """
@@ -213,13 +237,7 @@ local function transact(author, first_lock, first_compare, first_then, first_els
       written = written .. put(key, op, ARGV[i + 2], format('%.0f-%d', revision, n), packed_id, n)
       n, count, i = n + 1, count + 1, i + 3
     else
-      local keys = doomed[i] or (kind == 68 and {key}) or {}
-      for j = 1, #keys do
-        if entry_of(keys[j]) then
-          remove(keys[j], '\\2', author, format('%.0f-%d', revision, n), packed_id, n)
-          n = n + 1
-        end
-      end
+      n = remove(doomed[i] or (kind == 68 and {key}) or {}, '\\2', author, n)
       i = i + 2
     end
   end

@@ -80,10 +80,12 @@ class MemoryNamespace:
         self._full = False
         self._batch_room = 0
 
-    def recover(self, known_revision: int, incarnation: str) -> None:
-        """Goes on above what the store has lost."""
-        if self.revision < known_revision:
+    def recover(self, known_revision: int, incarnation: str) -> int:
+        """Goes on above what the store has lost. Answers how much."""
+        lost = max(known_revision - self.revision, 0)
+        if lost:
             self.revision, self.compact_revision, self.incarnation = known_revision, known_revision + 1, incarnation
+        return lost
 
     def begin_batch(self, limits: Limits, now: int) -> None:
         """Begins a batch: a new generation of kept verdicts every ten minutes, and forgets the one before the last; so with clients."""

@@ -71,10 +71,10 @@ class MemoryStateStore:
         if not self._owns():
             return Written(answer=WriteAnswer.FENCED, verdicts=(), revision=0, date_ms=now, next_due_ms=None, incarnation="")
         held = self._state.namespaces.setdefault(name, MemoryNamespace(incarnation=nonce))
-        answer = WriteAnswer.ALREADY_MINE
+        answer, lost = WriteAnswer.ALREADY_MINE, 0
         if held.last[0] != nonce:
             answer = WriteAnswer.APPLIED
-            held.recover(known_revision, nonce)
+            lost = held.recover(known_revision, nonce)
             held.begin_batch(limits, now)
             held.last = (nonce, [held.apply(command, limits, now, full=self._state.full or limits.store_full) for command in commands])
         return Written(
@@ -84,6 +84,7 @@ class MemoryStateStore:
             date_ms=now,
             next_due_ms=held.deadlines.next_ms(),
             incarnation=held.incarnation,
+            lost=lost,
         )
 
     async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:

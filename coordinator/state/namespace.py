@@ -13,8 +13,8 @@ from coordinator.state.hot import HotEntries, Job
 from coordinator.state.lock_waits import LockWaits
 from coordinator.state.model import Entry, Grant, Limits, Verdict
 from coordinator.state.outages import LAST_RETRY_S, Outage, read_within
-from coordinator.state.ports import StateStore, Written
-from coordinator.state.reads import Reads
+from coordinator.state.ports import EntryPage, EventPage, Facts, StateStore, Written
+from coordinator.state.reads import Reads, lost_writes
 from coordinator.state.watches import Watches
 from coordinator.state.writer import Header, WriteAnswered, Writer
 
@@ -24,12 +24,28 @@ T = TypeVar("T")
 
 
 class NamespaceState:
-    """One namespace's shared state, from when it is opened until it is closed. See StateEngine for the arguments."""
+    """One namespace's shared state, from when it is opened until it is closed. See StateEngine for the arguments.
+
+    Args:
+        known: where the state was when it was last seen here.
+        lost: is told how many revisions the store has lost.
+    """
 
     def __init__(
-        self, *, name: str, store: StateStore, clock: Clock, entropy: Entropy, limits: Callable[[], Limits], hot: HotEntries
+        self,
+        *,
+        name: str,
+        store: StateStore,
+        clock: Clock,
+        entropy: Entropy,
+        limits: Callable[[], Limits],
+        hot: HotEntries,
+        known: Header,
+        lost: Callable[[int], None],
     ) -> None:
         self.name = name
+        self._known = known
+        self._lost = lost
         self.closed: Unavailable | None = None
         self._store = store
         self._outage = Outage(namespace=name, clock=clock, over=self._outage_over)
@@ -67,7 +83,7 @@ class NamespaceState:
 
     async def _open(self) -> None:
         facts = await self._outage.until_answered(lambda: self._store.facts(self.name))
-        self.writer.opened(Header(facts.revision, facts.incarnation))
+        self.writer.opened(Header(facts.revision, facts.incarnation), self._known)
         self.reads.opened()
         self.watches.open()
         self.watches.written()
@@ -98,7 +114,12 @@ class NamespaceState:
             Unavailable: the store didn't answer in a second, or the engine stopped.
         """
         await self.reads.when_done(behind)
-        return await self.reads.ask(ask)
+        known = self.writer.seen_revision
+        answer = await self.reads.ask(ask)
+        if isinstance(answer, EntryPage | EventPage | Facts) and answer.revision < known:
+            self.writer.store_is_behind()
+            raise lost_writes()
+        return answer
 
     def seen(self, revision: int) -> None:
         """The store has shown a revision: one that isn't known yet is of a write that isn't answered yet."""
@@ -112,9 +133,16 @@ class NamespaceState:
         self.reads.written()
         self.watches.written()
 
-    def lost(self) -> None:
+    def lost(self, revisions: int) -> None:
         """See Follower."""
-        log.error("state.lost namespace=%s revision=%d", self.name, self.writer.header.revision)
+        log.error(
+            "state.lost namespace=%s revisions=%d revision=%d: the store has gone back behind what it acknowledged, as in a failover to "
+            "a replica that was behind. What was written last is gone: write it again, and prevent it with --durability wait-replicas:1",
+            self.name,
+            revisions,
+            self.writer.header.revision,
+        )
+        self._lost(revisions)
         self.watches.lost()
 
     def granted(self, grants: Sequence[Grant]) -> None:

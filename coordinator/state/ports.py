@@ -21,7 +21,8 @@ class WriteAnswer(Enum):
 class Written:
     """A batch's verdicts, one a command in order; the namespace's revision and incarnation after it; the store's time.
 
-    `next_due_ms` is the date of the next deadline, None when nothing ends. When FENCED, there is nothing but the time.
+    `next_due_ms` is the date of the next deadline, None when nothing ends. When FENCED, there is nothing but the time. `lost` is by how
+    many revisions the store was behind `known_revision`.
     """
 
     answer: WriteAnswer
@@ -30,6 +31,7 @@ class Written:
     date_ms: int
     next_due_ms: int | None
     incarnation: str
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

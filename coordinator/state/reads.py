@@ -119,7 +119,7 @@ class Reads:
             self._under_way.append(get)
             for key in get[0]:
                 places.setdefault(key, len(places))
-        keys = list(places)
+        keys, known = list(places), self._writer.seen_revision
         try:
             revision, entries = await self.ask(lambda: self._store.get(self._namespace, keys, max_bytes=MAX_GET_BYTES))
         except Unavailable as failure:
@@ -130,6 +130,11 @@ class Reads:
         self._writer.seen(revision)
         header = Header(revision, self._writer.header.incarnation)
         under_way, self._under_way = self._under_way, []
+        if revision < known:
+            self._writer.store_is_behind()
+            for _, answered in under_way:
+                answered(lost_writes(), self._writer.header)
+            return
         for number, (asked, answered) in enumerate(under_way):
             if len(entries) == len(keys) or all(places[key] < len(entries) for key in asked):
                 answered([entries[places[key]] for key in asked], header)
@@ -143,6 +148,11 @@ class Reads:
 def _reached(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
+
+
+def lost_writes() -> Unavailable:
+    """A read has shown less than what was acknowledged: it is answered once the store goes on above that."""
+    return Unavailable("the store has lost writes that were acknowledged, and goes on above them in a moment: try again")
 
 
 def _too_large() -> LimitReached:

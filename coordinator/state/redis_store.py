@@ -72,8 +72,9 @@ class RedisStateStore:
                 what, date_ms, *rest = await run(write_full, full=True)
         answer = _ANSWERS[what]
         if answer is WriteAnswer.FENCED:
+            await self._require_later_claim()
             return Written(answer=answer, verdicts=(), revision=0, date_ms=date_ms, next_due_ms=None, incarnation="")
-        revision, incarnation, next_due, verdicts = rest
+        revision, incarnation, next_due, verdicts, *lost = rest
         with _as_stored():
             return Written(
                 answer=answer,
@@ -82,7 +83,15 @@ class RedisStateStore:
                 date_ms=date_ms,
                 next_due_ms=int(next_due) if next_due else None,
                 incarnation=incarnation.decode(),
+                lost=lost[0] if lost else 0,
             )
+
+    async def _require_later_claim(self) -> None:
+        """FENCED is by a later claim. If an earlier one is the last, the store has lost ours: the shard finds out, and claims it again."""
+        with as_store_errors():
+            epoch = await self._writes.call("HGET", self._keys.shard.head, "epoch")
+        if int(epoch or 0) < int(self._token().partition(":")[0] or 0):
+            raise StoreCorrupt("the store has lost the claim of the shard")
 
     async def get(self, namespace: str, keys: Sequence[str], *, max_bytes: int = MAX_READ_BYTES) -> tuple[int, Sequence[Entry | None]]:
         """See StateStore."""

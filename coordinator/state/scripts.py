@@ -27,7 +27,8 @@ _NAMES: Final = "\n".join(
 # What all commands share: the checks of the whole batch, kept verdicts, and verdicts as they are answered.
 _BEGIN: Final = """
 -- KEYS: the shard's head, then PARTS of layout. ARGV: token, nonce, limits and the like, how many commands, then the commands (`packing`).
--- Answers APPLIED, ALREADY_MINE or FENCED, the time in ms, and but for FENCED revision, incarnation, next deadline, verdicts.
+-- Answers APPLIED, ALREADY_MINE or FENCED, the time in ms, and but for FENCED revision, incarnation, next deadline, verdicts; and with
+-- APPLIED by how many revisions the store was behind what its owner knows.
 local call, pack, unpack_at = redis.call, struct.pack, struct.unpack
 local sub, byte, format, max, min, floor = string.sub, string.byte, string.format, math.max, math.min, math.floor
 local time = call('TIME')
@@ -51,7 +52,8 @@ local known_revision, full, max_keys, max_bytes, max_deletes, max_locks, max_wai
 local incarnation, revision, compact = meta[3] or ARGV[2], tonumber(meta[4] or 0), tonumber(meta[5] or 1)
 local bytes, place, extended = tonumber(meta[6] or 0), tonumber(meta[7] or 0), tonumber(meta[8] or 0)
 local generation, since, era, began = tonumber(meta[9] or 0), tonumber(meta[10] or now), tonumber(meta[11] or 0), tonumber(meta[12] or 0)
-if revision < known_revision then  -- the store has lost writes
+local lost = max(known_revision - revision, 0)
+if lost > 0 then  -- the store has lost writes
   revision, compact, incarnation = known_revision, known_revision + 1, ARGV[2]
 end
 
@@ -146,7 +148,7 @@ local verdicts = table.concat(answers)
 call('SET', LAST, verdicts)
 call('HSET', META, 'version', meta[1] or VERSION, 'nonce', ARGV[2], 'incarnation', incarnation, 'revision', revision, 'compact', compact,
   'bytes', bytes, 'place', place, 'extended', extended, 'generation', generation, 'since', since, 'era', era, 'began', began)
-return {'APPLIED', now, format('%.0f', revision), incarnation, next_due(), verdicts}
+return {'APPLIED', now, format('%.0f', revision), incarnation, next_due(), verdicts, lost}
 """
 
 _BODY: Final = _NAMES + _BEGIN + KEYS_AND_LEASES + TRANSACTION + LOCKS + UPKEEP + _RUN

@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from coordinator.errors import MusterError, Unavailable
-from coordinator.state.model import Entry, Event
+from coordinator.state.model import Entry, Event, EventKind
 
 MAX_QUEUED_EVENTS = 2_000  # of one watch; whole revisions, so one more of them
 MAX_QUEUED_BYTES = 1024 * 1024
@@ -63,6 +63,7 @@ class Watch:
         "in_turn",
         "is_prefix",
         "key",
+        "kinds",
         "mode",
         "position",
         "previous",
@@ -74,12 +75,15 @@ class Watch:
         "watch_id",
     )
 
-    def __init__(self, stream: Stream, watch_id: int, key: str, *, is_prefix: bool, previous: bool, position: int) -> None:
+    def __init__(
+        self, stream: Stream, watch_id: int, key: str, *, is_prefix: bool, previous: bool, kinds: frozenset[EventKind] | None, position: int
+    ) -> None:
         self.stream = stream
         self.watch_id = watch_id
         self.key = key
         self.is_prefix = is_prefix
         self.previous = previous
+        self.kinds = kinds  # what it is told of; None is everything
         self.position = position  # all up to here is queued or told, or didn't concern it; once live, the reader's counts if it is higher
         self.mode = Mode.BEHIND
         self.in_turn = False  # it waits to read by itself
@@ -95,8 +99,12 @@ class Watch:
         return len(self.queue) >= MAX_QUEUED_EVENTS or self.bytes >= MAX_QUEUED_BYTES
 
     def sees(self, event: Event) -> bool:
-        """Whether it follows the event's key."""
-        return event.key.startswith(self.key) if self.is_prefix else event.key == self.key
+        """Whether it follows the event's key, and events of its kind."""
+        return (event.key.startswith(self.key) if self.is_prefix else event.key == self.key) and self.wants(event)
+
+    def wants(self, event: Event) -> bool:
+        """Whether it follows events of this one's kind."""
+        return self.kinds is None or event.kind in self.kinds
 
     def add(self, event: Event) -> None:
         """An event to be told."""

@@ -1,10 +1,10 @@
 """The watches of one client's stream, and the news of them in the order in which it came up."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from coordinator.errors import InvalidRequest, LimitReached, Unavailable
-from coordinator.state.model import Entry, Event
+from coordinator.state.model import Entry, Event, EventKind
 from coordinator.state.watch import EVENT_BYTES, Mode, News, Watch, event_bytes
 from coordinator.state.watches import Watches
 from coordinator.state.writer import Header
@@ -26,7 +26,16 @@ class WatchStream:
         self._error: Unavailable | None = watches.closed
         watches.streams.add(self)
 
-    def create(self, watch_id: int, key: str, *, is_prefix: bool, start_revision: int = 0, previous: bool = False) -> None:
+    def create(
+        self,
+        watch_id: int,
+        key: str,
+        *,
+        is_prefix: bool,
+        start_revision: int = 0,
+        previous: bool = False,
+        kinds: Collection[EventKind] = (),
+    ) -> None:
         """Begins a watch; `take` tells that it has begun.
 
         Args:
@@ -35,6 +44,7 @@ class WatchStream:
             is_prefix: whether it is what keys begin with.
             start_revision: the first revision to see; 0 is what comes from now on.
             previous: whether to tell what was there before each change.
+            kinds: what to tell of; none is everything.
 
         Raises:
             InvalidRequest: the number is taken.
@@ -50,7 +60,8 @@ class WatchStream:
                 allowed=MAX_WATCHES,
                 retry_after_s=None,
             )
-        watch = Watch(self, watch_id, key, is_prefix=is_prefix, previous=previous, position=start_revision - 1)
+        wanted = frozenset(kinds) or None
+        watch = Watch(self, watch_id, key, is_prefix=is_prefix, previous=previous, kinds=wanted, position=start_revision - 1)
         self._watches[watch_id] = watch
         if self._all.opened:
             self._all.follow(watch)

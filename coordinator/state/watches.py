@@ -174,7 +174,7 @@ class Watches:
             for event in events:
                 self._remember(event)
                 for watch in self._index.concerned(event.key):
-                    if watch.position < revision or watch.taking == revision:
+                    if (watch.position < revision or watch.taking == revision) and watch.wants(event):
                         handed_out += 1
                         self._hand(watch, event)
             self._position = max(self._position, revision)

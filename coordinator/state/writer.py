@@ -52,8 +52,8 @@ class Follower(Protocol):
     def written(self, written: Written) -> None:
         """Everybody is answered, but for updates that are computed again."""
 
-    def lost(self) -> None:
-        """The store has lost writes: it has another incarnation."""
+    def lost(self, revisions: int) -> None:
+        """The store has lost writes, so many revisions at least: it has another incarnation."""
 
     def granted(self, grants: Sequence[Grant]) -> None:
         """Locks were handed on."""
@@ -108,6 +108,7 @@ class Writer:
         self._number = 0  # of the last write that was taken
         self._under_way: list[_Queued] = []
         self._wake = asyncio.Event()
+        self._is_behind = False  # the store has shown less than we know: it is written to, so that it goes on above that
         self._hot = hot
         self._space = hot.new_space()
         self._is_hot = False  # since something was updated: until then nobody looks at which keys are written
@@ -153,6 +154,11 @@ class Writer:
         self._wake.set()
         return self._number
 
+    def store_is_behind(self) -> None:
+        """The store has shown a revision below one that it had shown before: it has lost writes."""
+        self._is_behind = True
+        self._wake.set()
+
     def wake(self) -> None:
         """A chore is due."""
         self._wake.set()
@@ -169,10 +175,14 @@ class Writer:
             return self._under_way[0].number - 1
         return self._queue[0].number - 1 if self._queue else self._number
 
-    def opened(self, header: Header) -> None:
-        """The state is there, and where it is."""
+    def opened(self, header: Header, known: Header) -> None:
+        """The state is there, and where it is; and where it was when it was last seen here, if it was."""
         self.header = header
         self._written_revision = self.seen_revision = header.revision
+        if header.revision < known.revision and header.incarnation == known.incarnation:
+            self.header = known  # as its first write will make it be: nobody is told of a revision that is used again
+            self.seen_revision = known.revision
+            self.store_is_behind()
 
     def seen(self, revision: int) -> None:
         """The store has shown a revision."""
@@ -208,7 +218,7 @@ class Writer:
             self._wake.set()
         loading = asyncio.get_running_loop().create_task(self._load(cold), name="state load") if cold else None
         try:
-            if call.commands or chores:
+            if call.commands or chores or self._is_behind:
                 await self._write(call, chores)
             if loading is not None:
                 self._loaded = await loading
@@ -262,12 +272,13 @@ class Writer:
         )
         if written.answer is WriteAnswer.FENCED:
             raise ShardLost(f"the shard of namespace {self._namespace!r} was taken over by another coordinator")
+        self._is_behind = False
         before, self._written_revision = self._written_revision, written.revision
         incarnation, self.seen_revision = self.header.incarnation, max(self.seen_revision, written.revision)
         self.header = Header(self.seen_revision, written.incarnation)
         if incarnation and written.incarnation != incarnation:
             self._space = self._hot.new_space()
-            self._follower.lost()
+            self._follower.lost(max(written.lost, 1))
         self._settle(call, written.verdicts, before, limits.max_read_bytes)
         for chore, verdict in zip(chores, written.verdicts[len(call.commands) :], strict=True):
             if isinstance(chore, ExpireDue) and verdict.number:

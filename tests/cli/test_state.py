@@ -1,6 +1,10 @@
 """`muster state`, against a coordinator's side of shared state in memory."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 from muster.v1 import state_pb2 as pb
@@ -43,6 +47,27 @@ def test_put_and_get(run):
     missing = run("get", "b")
     assert missing.exit_code == 3
     assert "no key 'b'" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (b"text\n", b"text\r\n"),
+        (b"\x1b[31mred\x07", b"[31mred\r\n"),
+        (b"\x00\xff\x1b", b"3 bytes of application/octet-stream: redirect them"),
+    ],
+)
+def test_a_value_cannot_steer_a_terminal(service, value, shown):
+    """In a pipe it is what it is, byte for byte."""
+    service.write("k", value)
+    controller, far_end = pty.openpty()
+    with in_a_thread(serving(service)) as address:
+        command = [sys.executable, "-m", "agent_node.cli", "--address", address, "state", "get", "k"]
+        assert subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=30).stdout == value
+        subprocess.run(command, stdout=far_end, check=True, timeout=30)
+    os.close(far_end)
+    assert os.read(controller, 65536).startswith(shown)
+    os.close(controller)
 
 
 def test_conditions_and_leases(run, service):

@@ -1,6 +1,7 @@
 """What only shared state in Redis has to withstand: kills, full memory, lost answers, a newer layout, foreign bytes, a cluster's rules."""
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from coordinator.state.layout import PARTS, StateKeys
 from coordinator.state.model import (
     AcquireLock,
     Compact,
+    Delete,
     ExpireDue,
     GrantLease,
     KeepLease,
@@ -212,6 +214,42 @@ async def test_a_put_takes_few_commands(server_state, server_writer):
     await server_writer.batch(*puts(100))
     calls, _ = await calls_of(server_state, server_writer.batch(*puts(100)))
     assert {name: count for name, count in calls.items() if count >= 100} == {"hget": 101, "xadd": 100, "zadd": 100, "hset": 101}
+
+
+@pytest.mark.parametrize("way", ["a prefix", "a lease"])
+async def test_many_keys_go_at_once_with_few_commands(server_state, server_writer, way):
+    """Of every kind, more than go with one command, in one revision; and nothing is left of them in any index."""
+    await server_writer.put("other")
+    lease = await server_writer.lease(60_000)
+    operations = [Put(f"p/{number:04}", BIG if number % 3 else b"v", lease_id=lease) for number in range(1_203)]
+    if way == "a prefix":
+        operations[7::9] = [replace(each, lease_id=0, ttl_ms=5_000) for each in operations[7::9]]
+    await server_writer.batch(Transaction(tuple(operations)))
+    end = Transaction((Delete("p/", prefix=True),)) if way == "a prefix" else RevokeLease(lease)
+    calls, written = await calls_of(server_state, server_writer.batch(end))
+    assert (written.verdicts[0].revision, await server_writer.keys()) == (written.revision, ["other"])
+    assert calls["xadd"] == 1_203
+    assert all(count < 20 for name, count in calls.items() if name != "xadd")
+    events = (await server_writer.events(after=written.revision - 1)).events
+    assert [event.key for event in events] == [each.key for each in operations]
+    assert (await server_writer.facts()).bytes == len("other") + 1
+    if way == "a prefix":
+        await server_writer.do(RevokeLease(lease))
+    last = await server_writer.put("other")
+    await server_writer.do(Compact(last, 10_000))
+    parts = {
+        part: await sizes_of(server_state, part) for part in ("entries", "index", "values", "deadlines", "lease_keys", "history", "events")
+    }
+    assert parts == {"entries": 1, "index": 1, "values": 0, "deadlines": 0, "lease_keys": 0, "history": 1, "events": 1}
+
+
+async def sizes_of(backing, part):
+    """How many things are in a part of the namespace's state."""
+    name = NAMES.part("default", part)
+    count = {b"hash": backing.client.hlen, b"zset": backing.client.zcard, b"stream": backing.client.xlen}.get(
+        await backing.client.type(name)
+    )
+    return await count(name) if count else 0
 
 
 async def test_time_is_the_stores(server_state):

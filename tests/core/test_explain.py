@@ -40,6 +40,9 @@ def test_all_are_full(world):
         world.submit(task_id)
     assert kind(world) is WaitKind.AGENTS_FULL
     assert "the one agent that offers work is full" in waits_for(world.scheduler, world.task("task")).message
+    answer = explain(world.scheduler, world.task("task"))
+    assert answer.ahead == 1
+    assert answer.agents[0][1] == [(RuledOut.AT_CAPACITY, "it runs 1 of 1")]
 
 
 def test_who_drains_or_is_cordoned_is_not_counted_as_full(world):
@@ -66,9 +69,6 @@ def test_while_a_pause_is_lifted_bit_by_bit_that_is_why(world, monkeypatch):
     assert (reason.kind, "a pause is being set or lifted" in reason.message) == (WaitKind.QUEUED, True)
     world.advance(1, ticks=9)
     assert world.running("agent") == ["task"]
-    answer = explain(world.scheduler, world.task("task"))
-    assert answer.ahead == 1
-    assert answer.agents[0][1] == [(RuledOut.AT_CAPACITY, "it runs 1 of 1")]
 
 
 def test_it_is_in_backoff(world):

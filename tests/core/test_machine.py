@@ -8,84 +8,44 @@ from collections import Counter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from muster.v1 import common_pb2
 
 from coordinator.core import pauses, submits
+from coordinator.core.breakers import JITTER, reset
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
-from coordinator.core.model import ENDED, Capability, Progress, RetryPolicy, Settings
+from coordinator.core.model import ENDED, Capability, Progress
 from coordinator.core.operations import Priorities
-from coordinator.core.policies import ConcurrencyLimitPolicy, CordonPolicy, PausePolicy, RateLimitPolicy, WhenFull
+from coordinator.core.policies import BreakerPolicy
 from coordinator.core.reports import RenewVerdict, SignOfLife, Verdict, checkpoint, chunk
 from coordinator.core.sessions import ReconcileVerdict, draining
 from coordinator.core.submits import CancelVerdict, Refused
-from tests.support.core_world import FAILED, FAILED_FOR_GOOD, GIVEN_BACK, STOPPED, SUCCESS, CoreWorld, durable, replay, spec_of
+from tests.support.core_world import FAILED, SUCCESS, CoreWorld, durable, replay, spec_of
 from tests.support.known_tasks import kept, told_by
+from tests.support.machine_choices import (
+    AGENTS,
+    BREAKERS,
+    IDS,
+    JUMPS_S,
+    LABELS,
+    LIMITS,
+    OFFERS,
+    PAUSES,
+    PICKS,
+    RESULTS,
+    SCHEDULING,
+    SETTINGS,
+    TIMING,
+)
 from tests.support.oracle import Oracle
 
-SETTINGS = Settings(max_deliveries=3, retry=RetryPolicy(max_retries=1, max_crashes=1), ageing_period_s=20, max_sticky_keys=1)
-AGENTS = st.sampled_from(["ann", "bob", "cai"])
-IDS = st.integers(0, 9).map("task{}".format)
-RESULTS = st.sampled_from([SUCCESS, FAILED, FAILED_FOR_GOOD, STOPPED, GIVEN_BACK])
-PICKS = st.integers(0, 30)
-OFFERS = ["ab", "abc", "a", "c"]
-LABELS = st.sampled_from([{}, {"zone": "x"}, {"zone": "y", "gpu": "yes"}])
-SELECTORS = [
-    [],
-    [common_pb2.LabelSelector(label="zone", operator=common_pb2.LABEL_OPERATOR_IN, values=["x", "y"])],
-    [common_pb2.LabelSelector(label="zone", operator=common_pb2.LABEL_OPERATOR_NOT_IN, values=["x"])],
-    [common_pb2.LabelSelector(label="gpu", operator=common_pb2.LABEL_OPERATOR_EXISTS)],
-    [common_pb2.LabelSelector(label="gpu", operator=common_pb2.LABEL_OPERATOR_NOT_EXISTS)],
-]
-SCHEDULING = st.just({}) | st.fixed_dictionaries(
-    {},
-    optional={
-        "fairness_key": st.sampled_from(["x", "y"]),
-        "cost": st.sampled_from([0.5, 3]),
-        "slots": st.integers(1, 3),
-        "selectors": st.sampled_from(SELECTORS),
-        "min_version": st.integers(0, 2),
-        "sticky_key": st.sampled_from(["u", "v"]),
-        "concurrency_key": st.sampled_from(["c1", "c2", "d"]),
-        "rate_key": st.sampled_from(["r1", "r2", "s"]),
-    },
-)
-TIMING = st.just({}) | st.fixed_dictionaries(
-    {},
-    optional={
-        "delay_s": st.sampled_from([0.5, 5, 30]),
-        "queue_timeout_s": st.sampled_from([0.7, 11]),
-        "deadline_s": st.sampled_from([31, 60, 1001]),
-    },
-)
-PATTERNS = {"concurrency_key": ["c*", "c1", "d", "*"], "rate_key": ["r*", "r1", "s", "*"], "task_type": ["a", "b", "*"]}
-LIMITS = st.one_of(
-    st.builds(
-        ConcurrencyLimitPolicy,
-        st.sampled_from(PATTERNS["concurrency_key"]),
-        st.just(""),
-        st.integers(0, 3),
-        st.sampled_from([WhenFull.WAIT, *WhenFull]),
-    ),
-    st.builds(ConcurrencyLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3)),
-    st.builds(RateLimitPolicy, st.sampled_from(PATTERNS["rate_key"]), st.just(""), st.integers(0, 3), st.just(10_000)),
-    st.builds(RateLimitPolicy, st.just(""), st.sampled_from(PATTERNS["task_type"]), st.integers(0, 3), st.just(10_000)),
-)
-PAUSES = st.builds(
-    PausePolicy,
-    st.sampled_from(["a", "b", "*", ""]).map(lambda one: "a*" if one == "*" else one),
-    st.just(""),
-    st.sampled_from([0, 0, 5000]),
-) | st.builds(CordonPolicy, AGENTS)
 MAX_MOVED = pauses.MAX_MOVED
-JUMPS_S = st.sampled_from([0.1, 0.6, 1, 5, 10.5, 15.5, 31, 1000])
 
 
 class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.world = CoreWorld(settings=SETTINGS)
-        self.oracle = Oracle(SETTINGS)
+        self.oracle = Oracle(SETTINGS, jitter=JITTER * self.world.jitter)
         self.claims = []  # (agent, task id, fence) of every assignment ever made
         self.settled = set()  # ids that only the store knows
         self.ends = Counter()
@@ -94,13 +54,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         fleet=st.dictionaries(AGENTS, st.tuples(st.sampled_from(["ab", "abc", "a", "c"]), st.integers(1, 3)), max_size=3),
         tasks=st.dictionaries(IDS, st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=2, max_size=8),
+        opens_at_once=st.booleans(),
         max_moved=st.sampled_from([1, 3, pauses.MAX_MOVED]),
     )
-    def begin(self, fleet, tasks, max_moved):
+    def begin(self, fleet, tasks, opens_at_once, max_moved):
         """Most runs begin with agents at work: else they would have to be found by chance. In many, pauses go bit by bit."""
         pauses.MAX_MOVED = max_moved
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
+        if opens_at_once:
+            self.set_breaker_policy(BreakerPolicy("", consecutive_failures=1))
         for task_id, (task_type, priority) in tasks.items():
             self.submit(task_id, {}, {}, task_type=task_type, priority=priority, max_retries=None, max_crashes=None)
 
@@ -271,6 +234,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.judge()
 
     @precondition(lambda self: self.held())
+    @rule(pick=PICKS, seconds=st.sampled_from([0, 0.1, 4.5, 9]))
+    def a_bad_day(self, pick, seconds):
+        """An agent fails at all that it has, and at what it is given for it; some time later it may be tried again."""
+        _, worst = self.one_of(self.held(), pick)
+        for _ in range(4):
+            mine = [task_id for task_id, held in self.held() if held.agent == worst.agent]
+            if not mine:
+                break
+            held = self.oracle.held[self.oracle.numbers[mine[0]]]
+            assert self.world.finish(held.agent, mine[0], FAILED, fence=held.fence) is Verdict.ACCEPTED
+            self.oracle.stories[self.oracle.numbers[mine[0]]].accepted_fence = held.fence
+            self.judge()
+        if seconds:
+            self.time_passes(seconds, 2)
+
+    @precondition(lambda self: self.held())
     @rule(pick=PICKS, result=RESULTS)
     def result_comes_twice(self, pick, result):
         task_id, held = self.one_of(self.held(), pick)
@@ -298,6 +277,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pause=PAUSES)
     def pause_or_cordon(self, pause):
         self.world.set_policy(pause)
+        self.judge()
+
+    @rule(policy=BREAKERS)
+    def set_breaker_policy(self, policy):
+        self.world.set_policy(policy)
+        self.judge()
+
+    @rule(name=AGENTS, task_type=st.sampled_from(["", "a", "b"]))
+    def reset_breakers(self, name, task_type):
+        reset(self.world.scheduler, name, task_type)
+        self.world.commit()
+        self.oracle.breakers.reset(name, task_type)
         self.judge()
 
     @rule(pick=PICKS)
@@ -391,8 +382,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
         assert not (quiet and events), f"a report that doesn't count decided {events}"
         self.oracle.kept = {agent.name: agent.reserved for agent in self.world.scheduler.load.agents.values() if agent.reserved}
-        pausing = bool(self.world.scheduler.pauses.moves)
-        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs, pausing=pausing)
+        scheduler = self.world.scheduler
+        standing, pausing = scheduler.breakers.by_agent, bool(scheduler.pauses.moves)
+        self.oracle.observe(events, self.world.now, scheduler.backoffs, standing, pausing=pausing)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
         self.ends.update(effect.task.number for effect in effects if isinstance(effect, TaskEnded))

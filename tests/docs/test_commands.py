@@ -19,7 +19,7 @@ from tests.support.tree import ROOT
 
 _EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
 _TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-_KNOWN_ELSEWHERE = {"cp", "echo", "export", "jq", "kill", "python", "wait"}
+_KNOWN_ELSEWHERE = {"curl", "cp", "echo", "export", "jq", "kill", "python", "wait"}
 _SHELL_BLOCKS = [
     block for document in [*DOCUMENTS, ROOT / "examples" / "README.md"] if document.exists() for block in blocks(document, "sh")
 ]

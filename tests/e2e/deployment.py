@@ -28,6 +28,7 @@ class Deployment:
         options: the coordinator's, beside its data directory and address.
         module: what is run as the coordinator.
         agent: what is run as an agent, for `python -m agent_node`.
+        store: the coordinator's options that say where its store is; without them, it has one of its own in its data directory.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Deployment:
         options: Sequence[str] = (),
         module: str = "coordinator",
         agent: str = "tests.e2e.workers:agent",
+        store: Sequence[str] = (),
     ) -> None:
         self.data_dir = folder / "data"
         self.executions = folder / "executions"
@@ -50,6 +52,7 @@ class Deployment:
         self._options = options
         self._module = module
         self._agent = agent
+        self._store = store or ("--data-dir", str(self.data_dir))
 
     @property
     def address(self) -> str:
@@ -59,7 +62,7 @@ class Deployment:
 
     async def start_coordinator(self, *options: str) -> Child:
         """Starts it, always on the same port, and returns when it serves."""
-        self.coordinator = self.spawn_coordinator("--data-dir", str(self.data_dir), *self._options, *options, port=self.port)
+        self.coordinator = self.spawn_coordinator(*self._store, *self._options, *options, port=self.port)
         self.port = await serving_port(self.coordinator)
         return self.coordinator
 
@@ -157,9 +160,9 @@ async def serving_port(coordinator: Child) -> int:
 
 
 @asynccontextmanager
-async def deployed(children: Children, folder: Path, *options: str, **modules: str) -> AsyncIterator[Deployment]:
+async def deployed(children: Children, folder: Path, *options: str, store: Sequence[str] = (), **modules: str) -> AsyncIterator[Deployment]:
     """A deployment whose coordinator serves. Its processes end with the block, the store too, however its coordinator ended."""
-    deployment = Deployment(children=children, folder=folder, options=options, **modules)
+    deployment = Deployment(children=children, folder=folder, options=options, store=store, **modules)
     try:
         await deployment.start_coordinator()
         yield deployment

@@ -81,9 +81,9 @@ class Audit:
         assert not faults, f"{len(faults)} faults, such as: " + "; ".join(faults[:10])
 
 
-async def audit(socket: Path, *, namespace: str = "default", shards: int = 16) -> Audit:
-    """Reads everything of a namespace from the store that listens at `socket`; nothing is changed."""
-    client = Redis(unix_socket_path=str(socket), protocol=2)
+async def audit(store: Path | Redis, *, namespace: str = "default", shards: int = 16) -> Audit:
+    """Reads everything of a namespace from the store that listens at a socket, or answers this client; nothing is changed."""
+    client = Redis(unix_socket_path=str(store), protocol=2) if isinstance(store, Path) else store
     keys = ShardKeys(prefix="muster", shard=shard_of(namespace, shards=shards))
     found = Audit()
     lives: dict[int, Life] = {}

@@ -1,19 +1,14 @@
 """One writer (G8), and starts that fail with one sentence: whose store, directory or port is taken, and by whom."""
 
 import asyncio
-import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 
 from agent_node import Client, NotFoundError
-from coordinator.journal.server_binary import find_server_binary
-from tests.e2e.deployment import START_S, Deployment, deployed, serving_port
-from tests.e2e.journal_audit import audit
-from tests.support.eventually import eventually
+from tests.e2e.deployment import START_S, Deployment, deployed
 from tests.support.processes import Child, Children
 
 pytestmark = pytest.mark.e2e
@@ -69,69 +64,3 @@ async def test_it_serves_soon_after_its_start(children: Children, tmp_path: Path
         print(f"served again {loop.time() - again_s:.2f} s after kill -9")
     assert took_s < 5
     assert loop.time() - again_s < 10
-
-
-class SharedStore:
-    """A Redis that no coordinator started."""
-
-    def __init__(self, *, children: Children, folder: Path) -> None:
-        self.socket = folder / "shared.sock"
-        flags = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always"]
-        self._child = children.start([str(find_server_binary()), *flags, "--save", "", "--maxmemory-policy", "noeviction"], name="redis")
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        return ("--redis-url", f"unix://{self.socket}")
-
-    async def until_ready(self) -> None:
-        async def ready() -> bool:
-            if not self.socket.exists():
-                return False
-            client = Redis(unix_socket_path=str(self.socket))
-            try:
-                return bool(await client.ping())
-            finally:
-                await client.aclose()
-
-        await eventually(ready, within_s=START_S, message="the shared store to answer")
-
-
-async def test_the_second_on_one_store_takes_over_and_nothing_is_lost(children: Children, tmp_path: Path) -> None:
-    short = tmp_path if len(os.fsencode(tmp_path)) < 80 else Path("/tmp")
-    store = SharedStore(children=children, folder=short)
-    await store.until_ready()
-    deployment = Deployment(children=children, folder=tmp_path)
-    timing = ("--lease", "2", "--session-grace", "2")
-    first = deployment.spawn_coordinator(*store.options, *timing)
-    deployment.port = await serving_port(first)
-    stranded = deployment.start_agent("agent-of-first")
-    async with Client(deployment.address, give_up_s=1) as client:
-        running = [await client.submit("at-gate", "taken over", want_result=False) for _ in range(3)]
-        waiting = [await client.submit("nobody-yet", want_result=False) for _ in range(3)]
-        ended = await client.submit("digest", b"ended before")
-        output = await ended.result(timeout_s=20)
-        await deployment.until_recorded("started", count=3)
-
-        second = deployment.spawn_coordinator(*store.options, *timing)
-        second_port = await serving_port(second)
-    # It has nothing to write, and notices all the same.
-    assert await first.wait_for_exit(within_s=START_S) == 1
-    sentence = first.output().splitlines()[-1]
-    assert re.fullmatch(r"muster-coordinator: shard \d+ was taken over by another coordinator.*", sentence), first.output()
-    assert "Traceback" not in first.output()
-
-    deployment.port = second_port
-    deployment.start_agent("agent-of-second")
-    async with Client(deployment.address) as client:
-        assert (await client.attach(ended.task_id).result(timeout_s=20)).payload == output.payload
-        await deployment.until_recorded("started", count=6, within_s=20)  # the first agent knows no other address
-        stranded.kill()
-        deployment.open_gate("taken over")
-        for handle in running:
-            assert (await client.attach(handle.task_id).result(timeout_s=20)).agent_name == "agent-of-second"
-        await client.cancel([handle.task_id for handle in waiting])
-        found = await audit(store.socket)
-    known = {handle.task_id for handle in [*running, *waiting, ended]}
-    assert known <= found.lives.keys()
-    found.check(ended=known)
-    assert len(found.epochs) == 2

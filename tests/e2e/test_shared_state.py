@@ -88,6 +88,31 @@ async def test_a_stopped_holder_writes_nothing_when_it_goes_on(deployment: Deplo
     assert (entry.text(), entry.revision) == ("mine", revision)
 
 
+async def test_a_stopped_agent_writes_nothing_for_an_attempt_that_it_lost(deployment: Deployment, client: Client) -> None:
+    async def written_by(attempt: int) -> bool:
+        entry = await client.state.get("written")
+        return entry is not None and entry.json() == attempt
+
+    first = deployment.start_agent("first")
+    await deployment.agent_connected(client, "first")
+    task = await client.submit("write-fenced")
+    await eventually(lambda: written_by(1), within_s=20, message="the first attempt to write")
+    deployment.start_agent("second")
+    await deployment.agent_connected(client, "second")
+    first.send(signal.SIGSTOP)
+    await eventually(lambda: written_by(2), within_s=30, message="the second attempt to write")
+    first.send(signal.SIGCONT)
+    await deployment.until_recorded("wrote late", task_id=task.task_id, within_s=30)
+    [late] = deployment.recorded("wrote late")
+    assert (late["agent"], late["attempt"], late["late"]) == ("first", 1, 0)
+    assert await written_by(2)
+    deployment.open_gate("enough")
+    await task.result(timeout_s=20)
+    authors = [(event.author.agent, event.author.attempt) async for event in client.state.history("written", page_size=1_000)]
+    assert authors == sorted(authors)
+    assert set(authors) == {("first", 1), ("second", 2)}
+
+
 async def test_an_add_counts_once_whatever_is_killed(deployment: Deployment, client: Client) -> None:
     stopping = False
     counted = 0

@@ -1,244 +1,16 @@
 """Shared state is linearizable while coordinators and stores are killed: all that concurrent clients were answered has one order."""
 
-import asyncio
-import contextlib
 import dataclasses
-import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
-import grpc
 import pytest
-from muster.v1 import state_pb2 as pb
-from muster.v1.state_pb2_grpc import StateServiceStub
 
-from agent_node import Client, ConflictError, LockLost
-from agent_node.state.values import Entry
-from tests.e2e.deployment import Deployment
-from tests.support.eventually import eventually
+from tests.e2e.deployment import Deployment, deployed
+from tests.e2e.state_clients import GUARDED, STEP, recorded
 from tests.support.linearizability import UNKNOWN, Operation
-from tests.support.state_model import (
-    Acquire,
-    Add,
-    Conflict,
-    Delete,
-    Read,
-    Refused,
-    Release,
-    Seen,
-    Write,
-    Written,
-    find_state_violation,
-)
+from tests.support.state_model import Acquire, Add, Read, Write, Written, find_state_violation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # `make chaos` goes on for longer
-
-KEYS = ("alone", "guarded", "pair/x", "pair/y")
-PAIR = KEYS[2:]
-GUARDED = "guarded"
-STEP = 1000  # between the values that are put, so that additions never make one of them
-PER_PHASE = 700  # answers between two kills
-LOCK_MS = 200  # so short that some holders lose it
-
-
-class Clients:
-    """Clients that do something at random until they are told to stop, and the history of it.
-
-    Args:
-        rng: decides what they do.
-    """
-
-    def __init__(self, rng: random.Random) -> None:
-        self.history: list[Operation] = []
-        self.stopping = False
-        self._rng = rng
-        self._value = 0
-        self._revision = dict.fromkeys(KEYS, 0)  # the last one that anybody saw: conditions on it hold often, not always
-        self._tokens: list[int] = []  # of the guarded key's lock, those of former holders too
-
-    async def through_sdk(self, name: str, client: Client) -> None:
-        """One client of the SDK's: it waits outages out, repeats what was not answered, and counts once."""
-        state = client.state
-        while not self.stopping:
-            key = self._rng.choice(KEYS)
-            match self._rng.randrange(8):
-                case 0:
-                    await self._record(name, Read((key,)), lambda key=key: self._read(client, (key,)))
-                case 1:
-                    await self._record(name, Read(PAIR), lambda: self._read(client, PAIR))
-                case 2:
-                    await self._put(name, client, key, if_revision=None)
-                case 3:
-                    await self._put(name, client, key, if_revision=self._revision[key])
-                case 4:
-                    await self._record(name, Delete(key), lambda key=key: state.delete(key))
-                case 5:
-                    await self._record(name, Add(key, 1), lambda key=key: self._add(client, key))
-                case 6:
-                    keys = self._rng.choice([PAIR, PAIR[::-1], (key,)])
-                    await self._txn(name, client, keys)
-                case _:
-                    await self._put_under_lock(name, client)
-
-    async def by_hand(self, name: str, address: str, client: Client) -> None:
-        """One client that repeats nothing, and that goes on writing under locks that it may long have lost."""
-        async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel:
-            stub = StateServiceStub(channel)
-            while not self.stopping:
-                key, value = self._rng.choice(KEYS), self._next_value()
-                token = self._rng.choice(self._tokens[-3:]) if self._tokens else 0
-                match self._rng.randrange(8 if token else 6):
-                    case 0 | 1 | 2 | 3:
-                        put = pb.PutRequest(key=key, value=b"%d" % value)
-                        answer = await self._record(name, Write(((key, value),)), lambda put=put: written(stub.Put(put)))
-                    case 4 | 5:
-                        add = pb.UpdateRequest(key=key, add="1")
-                        answer = await self._record(name, Add(key, 1), lambda add=add: added(stub.Update(add)))
-                    case 6:
-                        answer = await self._put_and_release(name, stub, token, may_release=False)
-                    case _:
-                        ask = pb.LockRequest(name=GUARDED, waiter_id=f"{name}/{value}")
-                        ask.ttl.FromMilliseconds(LOCK_MS)
-                        ask.wait.FromSeconds(10)
-                        answer = await self._record(name, Acquire(GUARDED), lambda ask=ask: acquired(stub.Lock(ask)))
-                        if isinstance(answer, int) and answer:
-                            self._tokens.append(answer)
-                            answer = await self._put_and_release(name, stub, answer, may_release=self._rng.random() < 0.9)
-                if answer is UNKNOWN:
-                    # Only so many calls are left open: the next one when the coordinator is there again for this channel, and the store
-                    # for writes, which are refused at once while it is out.
-                    await channel.channel_ready()
-                    await client.state.put("probe", 0)
-
-    async def _put_and_release(self, name: str, stub: StateServiceStub, token: int, *, may_release: bool) -> object:
-        """Writes under a lock, and lets it go, or leaves that to its lease."""
-        value = self._next_value()
-        held = pb.WriteOptions(required_locks=[pb.RequiredLock(name=GUARDED, token=token)])
-        put = pb.PutRequest(key=GUARDED, value=b"%d" % value, options=held)
-        answer = await self._record(name, Write(((GUARDED, value),), token=token), lambda: written(stub.Put(put)))
-        if answer is UNKNOWN or not may_release:
-            return answer
-        unlock = pb.UnlockRequest(name=GUARDED, token=token)
-        return await self._record(name, Release(GUARDED, token), lambda: released(stub.Unlock(unlock)))
-
-    async def _record(self, name: str, call: object, ask: Callable[[], Awaitable[object]]) -> object:
-        """Calls, and notes when, and what came of it."""
-        loop = asyncio.get_running_loop()
-        called_s = loop.time()
-        answer: object = UNKNOWN
-        try:
-            answer = await ask()
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-                raise
-        finally:  # a block that lost its lock is cancelled: what it asked for may come all the same
-            self.history.append(Operation(name, call, answer, called_s, loop.time()))
-        return answer
-
-    def _next_value(self) -> int:
-        self._value += STEP
-        return self._value
-
-    def _saw(self, entry: Entry | None) -> Seen | None:
-        if entry is None:
-            return None
-        self._revision[entry.key] = entry.revision
-        return Seen(entry.json(int), entry.revision, entry.version)
-
-    async def _read(self, client: Client, keys: tuple[str, ...]) -> object:
-        found = await client.state.get_many(keys)
-        return tuple(self._saw(found.get(key)) for key in keys)
-
-    async def _put(self, name: str, client: Client, key: str, *, if_revision: int | None, token: int = 0) -> None:
-        value = self._next_value()
-
-        async def ask() -> object:
-            try:
-                return Written(await client.state.put(key, value, if_revision=if_revision))
-            except ConflictError as error:
-                return Conflict(self._saw(error.entry))
-            except LockLost:
-                return Refused()
-
-        await self._record(name, Write(((key, value),), if_revision, token), ask)
-
-    async def _put_under_lock(self, name: str, client: Client) -> None:
-        loop = asyncio.get_running_loop()
-        called_s = loop.time()
-        with contextlib.suppress(LockLost, TimeoutError):
-            async with client.state.lock(GUARDED, ttl_s=2, wait_s=20) as lock:
-                self.history.append(Operation(name, Acquire(GUARDED), lock.token, called_s, loop.time()))
-                self._tokens.append(lock.token)
-                await self._put(name, client, GUARDED, if_revision=None, token=lock.token)
-
-    async def _add(self, client: Client, key: str) -> object:
-        return self._saw(await client.state.add(key, 1))
-
-    async def _txn(self, name: str, client: Client, keys: tuple[str, ...]) -> None:
-        puts = tuple((key, self._next_value()) for key in keys)
-        if_revision = self._revision[keys[0]]
-
-        async def ask() -> object:
-            txn = client.state.txn()
-            txn = txn.if_revision(keys[0], if_revision) if if_revision else txn.if_missing(keys[0])
-            for key, value in puts:
-                txn.put(key, value)
-            result = await txn.otherwise_get(keys[0]).commit()
-            return Written(result.revision) if result.succeeded else Conflict(self._saw(result.entries.get(keys[0])))
-
-        await self._record(name, Write(puts, if_revision), ask)
-
-
-async def written(call: Awaitable[pb.PutResponse]) -> object:
-    try:
-        return Written((await call).revision)
-    except grpc.aio.AioRpcError as error:
-        return refused(error)
-
-
-async def added(call: Awaitable[pb.UpdateResponse]) -> object:
-    entry = (await call).entry
-    return Seen(int(entry.value), entry.mod_revision, entry.version)
-
-
-async def acquired(call: Awaitable[pb.LockResponse]) -> object:
-    return (await call).token
-
-
-async def released(call: Awaitable[pb.UnlockResponse]) -> object:
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return refused(error)
-    return True
-
-
-def refused(error: grpc.aio.AioRpcError) -> Refused:
-    if error.code() != grpc.StatusCode.ABORTED:
-        raise error
-    return Refused()
-
-
-async def recorded(deployment: Deployment, *, seed: int, rounds: int) -> list[Operation]:
-    """The history of six clients, three of them of the SDK's, over kills of the coordinator, the store and the coordinator a round."""
-    clients = Clients(random.Random(seed))
-    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        opened = [await stack.enter_async_context(Client(deployment.address, connect_timeout_s=60.0)) for _ in range(3)]
-        for number, client in enumerate(opened):
-            group.create_task(clients.through_sdk(f"sdk {number}", client))
-        for number in range(3):
-            group.create_task(clients.by_hand(f"hand {number}", deployment.address, opened[number]))
-
-        async def more() -> None:
-            enough = len(clients.history) + PER_PHASE
-            await eventually(lambda: len(clients.history) >= enough, within_s=60, message="answers")
-
-        for kill in [deployment.kill_coordinator, deployment.kill_store, deployment.kill_coordinator] * rounds:
-            await more()
-            await kill()
-        await more()
-        clients.stopping = True
-    return clients.history
 
 
 def kinds(history: list[Operation]) -> Counter[str]:
@@ -291,7 +63,8 @@ def replaced(history: list[Operation], operation: Operation, *, answer: object) 
 
 
 async def test_all_answers_have_one_order_whatever_is_killed(deployment: Deployment, seed: int, state_rounds: int) -> None:
-    history = await recorded(deployment, seed=seed, rounds=state_rounds)
+    kills = [deployment.kill_coordinator, deployment.kill_store, deployment.kill_coordinator] * state_rounds
+    history = await recorded(deployment, seed=seed, kills=kills)
     found = kinds(history)
     print(f"{len(history)} operations, {sum(operation.is_open for operation in history)} of them open:", dict(found))
     assert find_state_violation(history) is None
@@ -308,3 +81,12 @@ async def test_all_answers_have_one_order_whatever_is_killed(deployment: Deploym
         assert found[kind], f"{kind} is part of it"
     for fault in (with_a_stale_read, with_a_lost_update, with_a_write_of_a_former_holder):
         assert find_state_violation(fault(history)) is not None, fault.__name__
+
+
+@pytest.mark.parametrize("fault", ["none", "any lock token", "any compare", "repetitions count", "stale reads"])
+async def test_a_coordinator_with_a_fault_is_found_out(children, tmp_path, seed: int, fault: str) -> None:
+    """The same on a coordinator with a guard taken out, whose sessions break now and then after what they were asked for has been done."""
+    async with deployed(children, tmp_path, "--fault", fault, module="tests.e2e.faulty_coordinator") as deployment:
+        history = await recorded(deployment, seed=seed)
+    violation = find_state_violation(history)
+    assert (violation is None) == (fault == "none"), violation

@@ -5,13 +5,14 @@ file in the folder WORKER_GATES that the test makes.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import time
 from pathlib import Path
 
-from agent_node import Agent, Context
+from agent_node import Agent, AttemptLostError, Context
 
 agent = Agent(drain_deadline_s=float(os.environ.get("WORKER_DRAIN_DEADLINE_S", "30")))
 _POLL_S = 0.01
@@ -81,6 +82,17 @@ async def under_a_limit(ctx: Context) -> None:
     record("began", ctx, **facts)
     await asyncio.sleep(_POLL_S)
     record("over", ctx, **facts)
+
+
+@agent.handler("fragile")
+async def fragile(ctx: Context) -> bytes:
+    """Fails while the test says that this agent is broken."""
+    if gate(f"{agent.name}-is-broken").exists():
+        record("failed", ctx)
+        raise OSError("its disk is broken")
+    record("worked", ctx)
+    await asyncio.sleep(_POLL_S)
+    return b""
 
 
 @agent.handler("at-gate")
@@ -156,6 +168,22 @@ def hang_once(ctx: Context) -> bytes:
         record("late", ctx)
         return b"late"
     return f"attempt {ctx.attempt}".encode()
+
+
+@agent.handler("write-fenced")
+async def write_fenced(ctx: Context) -> None:
+    """Writes again and again, each write tied to the attempt; it doesn't know when to stop."""
+    late = 0
+    try:
+        while not gate("enough").exists():
+            await ctx.state.put("written", ctx.attempt, fenced=True)
+    except (AttemptLostError, asyncio.CancelledError) as error:
+        record("stopped", ctx, why=type(error).__name__)
+    for _ in range(20):
+        with contextlib.suppress(AttemptLostError):
+            await ctx.state.put("written", ctx.attempt, fenced=True)
+            late += 1
+    record("wrote late", ctx, late=late)
 
 
 @agent.handler("emit")

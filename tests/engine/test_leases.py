@@ -262,3 +262,22 @@ def test_a_shard_that_was_handed_over_can_be_run_again():
         await bench.shard.durable_write()
 
     on_a_bench(story, ME)
+
+
+def test_nobody_reads_a_shard_that_is_being_given_up():
+    async def story(bench):
+        seen = []
+
+        async def watching(call):
+            if call is StoreCall.RELEASE:
+                with pytest.raises(Unavailable):
+                    await bench.shard.durable()
+                seen.append(call)
+            return Fault.NONE
+
+        bench.store._fault = watching
+        bench.shard.hand_over()
+        await bench.running
+        assert seen
+
+    on_a_bench(story, ME)

@@ -56,8 +56,8 @@ class Bench:
             clock=self,
             entropy=Entropy(seed=1),
             default_here=True,
-            owner_address=lambda number: f"owner-of-{number}:7450",
         )
+        self.shard.owner_address = "owner-of-{}:7450".format
         self.running = None
 
     def now_s(self):

@@ -4,13 +4,13 @@ import asyncio
 
 import grpc
 import pytest
-from muster.v1 import task_pb2
+from muster.v1 import admin_pb2, task_pb2
 
 from coordinator.cluster.directory import Owner
 from coordinator.rpc.status import OWNER_KEY
 from tests.support.eventually import eventually
 from tests.support.hosted import spec_of
-from tests.support.pair import HOME, OTHER, SHARDS
+from tests.support.pair import HOME, NAMES, OTHER, SHARDS
 from tests.support.ports import free_port
 from tests.support.raw_owner import raw_owner
 from tests.support.refusals import refusal
@@ -236,3 +236,50 @@ class TestUnderWay:
         await eventually(lambda: not peers.addresses(), message="the channel to be let go")
         await front.channel.unary_unary(GET)(b"x")
         assert peers.addresses() == {other.address}
+
+
+@pytest.mark.parametrize("address", ["there:7450", ""])
+async def test_agents_are_sent_to_the_next_owner_of_a_shard_that_is_given_up(pair, address):
+    agent, client = await pair.front.agent(), await pair.back.session()
+    pair.back.shard.owner_address = lambda _: address
+    pair.back.shard.hand_over()
+    ended = await agent.end()
+    assert (ended.code, ended.reason) == (grpc.StatusCode.UNAVAILABLE, "SHARD_MOVED")
+    assert ended.metadata.get("owner", "") == address
+    last = agent.received[-1]
+    assert last.HasField("go_away")
+    assert last.go_away.address == address
+    assert (await client.end()).reason == "SHARD_MOVED"
+
+
+class TestRecovering:
+    """A shard that is this coordinator's, and not served yet."""
+
+    @pytest.fixture
+    async def recovering(self, pair):
+        """The front owns it, and says that it serves it when the test does."""
+        pair.move(HOME, pair.front.owner())
+        pair.front.shard.serving = False
+        yield pair
+        pair.front.shard.serving = True
+
+    @pytest.mark.parametrize("way", ["front", "back"])
+    async def test_calls_wait_for_it(self, recovering, way):
+        side = getattr(recovering, way)
+        calls = [asyncio.ensure_future(side.submit("t")), asyncio.ensure_future(side.session())]
+        created = side.admin.CreateNamespace(admin_pb2.CreateNamespaceRequest(name=NAMES[HOME]))
+        asyncio.get_running_loop().call_later(0.1, setattr, recovering.front.shard, "serving", True)
+        await asyncio.gather(*calls)
+        assert (await created).namespace.shard == HOME
+        assert set(recovering.front.scheduler.state.tasks) == {"t"}
+
+    async def test_not_for_ever(self, recovering):
+        why = await refusal(recovering.back.tasks.GetTask(task_pb2.GetTaskRequest(task_id="t")))
+        assert why.reason == "SHARD_UNAVAILABLE"
+        assert "being recovered" in why.message
+
+    async def test_one_hop_only_though_it_moves_meanwhile(self, recovering):
+        call = recovering.back.tasks.GetTask(task_pb2.GetTaskRequest(task_id="t"))
+        asyncio.get_running_loop().call_later(0.1, recovering.front.directory.set_owner, HOME, recovering.back.owner(2))
+        why = await refusal(call)
+        assert (why.reason, why.metadata["owner"]) == ("SHARD_MOVED", recovering.back.address)

@@ -10,6 +10,14 @@ from coordinator.__main__ import main
     [
         (["--listen", "nonsense"], "--listen nonsense isn't an address: give HOST:PORT, such as 127.0.0.1:7450"),
         (["--listen", "127.0.0.1:70000"], "--listen 127.0.0.1:70000 isn't an address: give HOST:PORT, such as 127.0.0.1:7450"),
+        (["--http-listen", "7451"], "--http-listen 7451 isn't an address: give HOST:PORT, such as 127.0.0.1:7451"),
+        (
+            ["--http-listen", "0.0.0.0:7451"],
+            (
+                "--http-listen 0.0.0.0:7451 isn't loopback, and anyone who can reach it could do anything: "
+                "keep to 127.0.0.1, or add --insecure-listen if the network is yours alone"
+            ),
+        ),
         (["--shards", "0"], "--shards 0 is out of range: give 1 to 1024"),
         (["--shards", "100000"], "--shards 100000 is out of range: give 1 to 1024"),
         (["--lease", "nan"], "--lease nan is out of range: give 0.1 to 86400 seconds"),

@@ -13,6 +13,7 @@ from coordinator.core.effects import TaskEnded
 from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted
 from coordinator.core.model import Failure, FailureKind, RetryPolicy, Settings, TaskState, Usage
 from coordinator.core.policies import (
+    BreakerPolicy,
     ConcurrencyLimitPolicy,
     CordonPolicy,
     NamespaceLimitsPolicy,
@@ -120,6 +121,14 @@ def pauses(world: CoreWorld, name: str) -> None:
     world.delete_policy(PolicyName(PolicyKind.CORDON, f"{name}-goes"))
 
 
+def breakers(world: CoreWorld, name: str) -> None:
+    """When breakers open: some policies stay, some are deleted. Breakers themselves are of no concern to the journal."""
+    world.set_policy(BreakerPolicy(f"{name}-all", 3, 0.25, 10, 30.5, 5.25, 60.0, 0.75))
+    world.set_policy(BreakerPolicy(f"{name}-off*", consecutive_failures=0, failure_rate=0.0))
+    world.set_policy(BreakerPolicy(f"{name}-deleted", open_s=1.0))
+    world.delete_policy(PolicyName(PolicyKind.BREAKER, f"{name}-deleted"))
+
+
 def opening() -> list[tuple[str, AnyEvent]]:
     """Namespaces come, and some go: of the one the store still holds records."""
     come: list[tuple[str, AnyEvent]] = [(name, NamespaceCreated()) for name in (NAMESPACE, EMPTY, "gone", "going")]
@@ -179,6 +188,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
         if number == 1:
             world.finish("lim", "limited-0", DONE)
     pauses(world, "one")
+    breakers(world, "one")
     world.begin_snapshot(others=[SnapshotNamespace(EMPTY, FIRST_DATE_MS, 1), SnapshotNamespace("going", 0, 0, deleted=True)])
     world.go_on_with_snapshot(3)
     world.cancel("one-fails", "not now")
@@ -189,6 +199,7 @@ def story() -> tuple[CoreWorld, dict[str, object]]:
     chapter(world, "two")
     hooks(world, "two")
     pauses(world, "two")
+    breakers(world, "two")
     while world.go_on_with_snapshot(3):
         pass
     for name in ("two-crashes", "two-undelivered"):

@@ -99,6 +99,12 @@ def test_single_calls(calls: Calls) -> None:
     got, [request] = calls.answer(lambda c: c.uncordon("a"), ADMIN, "DeletePolicies", admin_pb2.DeletePoliciesResponse())
     assert (got, request.names[0].kind) == (False, policy_pb2.POLICY_KIND_CORDON)
 
+    breaker = agent_pb2.Breaker(agent_name="a", task_type="t")
+    got, [request] = calls.answer(
+        lambda c: c.reset_breakers("a", "t"), ADMIN, "ResetBreakers", admin_pb2.ResetBreakersResponse(breakers=[breaker])
+    )
+    assert (got, request) == ([breaker], admin_pb2.ResetBreakersRequest(agent_name="a", task_type="t"))
+
     waiting = admin_pb2.ListWebhookDeliveriesResponse(pending=3)
     assert calls.answer(lambda c: c.webhook_deliveries(), ADMIN, "ListWebhookDeliveries", waiting)[0].pending == 3
     again = admin_pb2.RetryWebhookDeliveriesResponse(count=2)
@@ -111,6 +117,8 @@ def test_single_calls(calls: Calls) -> None:
     assert calls.answer(lambda c: c.create_namespace("n"), ADMIN, "CreateNamespace", created)[0].name == "n"
     answer = admin_pb2.GetCoordinatorResponse(version="1")
     assert calls.answer(lambda c: c.coordinator(), ADMIN, "GetCoordinator", answer)[0].version == "1"
+    known = admin_pb2.GetClusterResponse(coordinator_id="a")
+    assert calls.answer(lambda c: c.cluster(), ADMIN, "GetCluster", known)[0].coordinator_id == "a"
 
 
 def test_lists_are_read_page_by_page(calls: Calls) -> None:

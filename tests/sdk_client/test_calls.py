@@ -176,6 +176,14 @@ async def test_pauses_and_cordons_are_policies(client: Client, server: AnyUnary)
     ]
 
 
+async def test_breakers_are_reset(client: Client, server: AnyUnary) -> None:
+    breaker = agent_pb2.Breaker(agent_name="ann", task_type="llm.chat", state=agent_pb2.BREAKER_STATE_OPEN)
+    server.answers = [admin_pb2.ResetBreakersResponse(breakers=[breaker])]
+    assert await client.reset_breakers("ann", "llm.chat") == [breaker]
+    request = admin_pb2.ResetBreakersRequest(agent_name="ann", task_type="llm.chat")
+    assert server.asked == [("ResetBreakers", request.SerializeToString())]
+
+
 async def test_a_history_is_that_of_the_whole_task(client: Client, server: AnyUnary) -> None:
     entries = [task_pb2.TaskHistoryEntry(attempt=attempt) for attempt in (0, 1)]
     server.answers = [task_pb2.GetTaskResponse(task=task_pb2.Task(task_id="x", history=entries))]

@@ -50,6 +50,25 @@ async def test_from_a_revision(state, service):
         assert [event.entry.value for event in await _take(watch, 4)] == [b"2", b"3", b"4", b"5"]
 
 
+async def test_events_of_some_kinds_alone(state, service):
+    service.write("k")
+    await state.delete("k")
+    async with (
+        state.watch("k", start_revision=1, kinds=[EventKind.DELETED, EventKind.EXPIRED]) as watch,
+        state.watch("k", kinds={EventKind.PUT}) as puts,
+    ):
+        assert (await anext(watch)).revision == 2
+        service.write("k")
+        await service.break_streams()  # it is asked for again in the same way
+        service.write("k")
+        await state.delete("k")
+        assert [event.revision for event in await _take(puts, 2)] == [3, 4]
+        assert (await anext(watch)).revision == 5
+    for wrong in ("PUT", ["PUT"], None):
+        with pytest.raises(TypeError, match=r"^kinds .*give "):
+            state.watch("k", kinds=wrong)
+
+
 async def test_one_that_comes_too_late_is_told_what_to_do(state, service):
     for _ in range(9):
         service.write("k")

@@ -32,6 +32,7 @@ class SimAgent:
         self.process = 0
         self.wire = None
         self.frozen_until_s = 0.0
+        self.sick_until_s = 0.0
         self.ghosts = []  # what earlier processes ran when they died
         self._start()
 
@@ -70,6 +71,11 @@ class SimAgent:
         """The process is stopped: it reads nothing and says nothing, and its streams live on."""
         self.sim.count("agent frozen")
         self.frozen_until_s = self.sim.loop.time() + seconds
+
+    def fall_ill(self, seconds):
+        """Nearly all that it does fails for a while, whichever process does it."""
+        self.sim.count("agent fell ill")
+        self.sick_until_s = self.sim.loop.time() + seconds
 
     def _later(self, seconds, act, *args):
         """Runs `act` later, if this process still lives; when it is frozen, as soon as it isn't."""
@@ -227,6 +233,8 @@ class SimAgent:
         outcome, dice = common_pb2.Outcome(), self.sim.rng.random()
         if stopping and dice < 0.7:
             outcome.cancelled.reason = "asked for"
+        elif self.sim.loop.time() < self.sick_until_s and dice < 0.95:
+            outcome.failure.message = "it is ill"
         elif dice < 0.78:
             outcome.success.payload = f"{task_id} by {self.name} under {fence}".encode()
         elif dice < 0.90:

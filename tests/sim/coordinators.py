@@ -6,7 +6,6 @@ from coordinator import convert_deliveries
 from coordinator.convert import Bounds
 from coordinator.core.invariants import check, check_placed
 from coordinator.engine.ownership import ShardLost
-from coordinator.engine.shard import Shard
 from coordinator.engine.snapshots import SnapshotSettings
 from coordinator.engine.sweeper import Sweeper
 from coordinator.engine.webhooks import WebhookDispatcher
@@ -17,6 +16,7 @@ from coordinator.journal.memory_store import MemoryShardStore
 from coordinator.ports import ALONE, Retention
 from coordinator.rpc.agent_stream import AgentStream
 from coordinator.rpc.client_session import ClientSession
+from tests.sim.breakers import WatchedShard
 from tests.sim.receivers import SimSender
 from tests.sim.wire import Wire
 
@@ -104,7 +104,8 @@ class Coordinator:
             clock=sim,
             entropy=Entropy(seed=sim.rng.getrandbits(32)),
         )
-        self.shard = Shard(
+        self.shard = WatchedShard(
+            sim=sim,
             number=0,
             store=RemoteStore(sim=sim, store=self.store),
             codec=codec,

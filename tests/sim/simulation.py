@@ -4,6 +4,8 @@ import asyncio
 import random
 from collections import Counter
 
+from coordinator.core.breaker_rules import BreakerRules
+from coordinator.core.breakers import reset
 from coordinator.core.explain import explain
 from coordinator.core.model import ALL_ENDS, Settings
 from coordinator.core.policies import (
@@ -37,6 +39,7 @@ FIRST_DATE_MS = 1_700_000_000_000
 CHAOS_S = 60.0
 SETTLED_WITHIN_S = 30.0  # after the chaos somebody serves again by then
 QUIET_WITHIN_S = 900.0  # after the chaos everything must come to its end within this time
+BREAKERS = BreakerRules(consecutive_failures=2, failure_rate=0.5, min_results=4, open_s=3.0, max_open_s=30.0)
 OFFERS = [("a",), ("a", "b"), ("b", "c"), ("a", "b", "c")]
 
 
@@ -46,7 +49,7 @@ class Simulation:
     def __init__(self, *, seed):
         self.seed = seed
         self.rng = random.Random(seed)
-        self.settings = Settings()
+        self.settings = Settings(breakers=BREAKERS)
         self.shard_data = MemoryShard()
         self.auditor = Auditor(sim=self)
         self.counts = Counter()
@@ -156,6 +159,8 @@ class Simulation:
             (1, self._retry_webhooks),
             (3, self._pause_or_cordon),
             (2, self._resume_or_uncordon),
+            (6, lambda: self._any_agent().fall_ill(self.rng.choice([5, 20, 60]))),
+            (1, self._reset_breakers),
         ]
         pace_s = self.rng.choice([1.5, 4.0, 10.0])
         while self.is_chaos():
@@ -299,6 +304,11 @@ class Simulation:
                 delete_policy(scheduler, name, now)
 
         self._operate(lift)
+
+    def _reset_breakers(self):
+        """An operator closes an agent's breakers."""
+        agent = self._any_agent()
+        self._operate(lambda scheduler, _: reset(scheduler, agent.name))
 
     def _operate(self, change):
         for coordinator in self.coordinators:

@@ -16,6 +16,7 @@ BATCHES = 9
 SEEDS = 30  # per batch
 HAPPENINGS = [
     "agent died",
+    "agent fell ill",
     "agent frozen",
     "answer lost",
     "began at a snapshot",
@@ -36,6 +37,9 @@ HAPPENINGS = [
     "operation repeated",
     "outage",
     "pause answered",
+    "probe",
+    "probe failed",
+    "probe succeeded",
     "purge",
     "redrive",
     "reprioritise",
@@ -47,6 +51,7 @@ HAPPENINGS = [
     "stale result",
     "stopped at its deadline",
     "stream broken",
+    "tolerated",
     "webhook deleted with its namespace",
     "webhook delivered",
     "webhook failed",

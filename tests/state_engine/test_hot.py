@@ -71,6 +71,20 @@ async def test_an_update_that_somebody_else_overtook_is_computed_again(world: St
 
 
 @in_world
+async def test_an_update_that_is_computed_again_stays_in_the_order_of_its_key(world: StateWorld) -> None:
+    """Its place among writes of other keys isn't promised: those of the same call are written by then."""
+    await world.send(add("n", "5"))
+    wrong = (Compare("n", CompareTarget.VERSION, 99),)
+    futures = [world.send(command) for command in (add("n", compares=wrong), add("n", "2"), put("m"), put("n", b"100"), add("n", "3"))]
+    read = asyncio.ensure_future(world.get("n", "m", behind=6))
+    failed, again, other, own, last = await all_of(futures)
+    assert failed.outcome is Outcome.COMPARE_FAILED
+    assert (again.entries[0].value, last.entries[0].value) == (b"7", b"103")
+    assert other.revision < again.revision < own.revision < last.revision
+    assert [entry.value for entry in await read] == [b"103", b""]
+
+
+@in_world
 async def test_a_large_value_is_written_before_the_next_update_begins_with_it(world: StateWorld) -> None:
     item = b'"%s"' % (b"x" * 20_000)
     verdicts = await all_of([world.send(change("l", Append((item,)))) for _ in range(4)])

@@ -40,6 +40,24 @@ async def test_a_watch_sees_what_comes_from_now_on(world: StateWorld) -> None:
 
 
 @in_world
+async def test_a_watch_is_told_of_the_kinds_that_it_asked_for(world: StateWorld) -> None:
+    """Live and from the past alike; it hears how far it has come all the same."""
+    await all_of([world.send(put("k")), world.send(Transaction((Delete("k"),)))])
+    stream = world.engine.watch("default")
+    stream.create(1, "k", is_prefix=False, start_revision=1, kinds=[EventKind.DELETED])
+    stream.create(2, "k", is_prefix=False, start_revision=1, kinds=[EventKind.PUT, EventKind.EXPIRED])
+    seen = Told(stream)
+    await asyncio.sleep(0.1)
+    assert (seen.revisions(1), seen.revisions(2)) == ([2], [1])
+    await all_of([world.send(put("k", ttl_ms=1_000)), world.send(put("other"))])
+    await asyncio.sleep(2)
+    assert (seen.revisions(1), seen.revisions(2)) == ([2], [1, 3, 5])
+    await asyncio.sleep(60)
+    assert seen.of(1)[-1].through_revision == 5
+    seen.end()
+
+
+@in_world
 async def test_a_watch_begins_at_a_revision_and_begins_at_once(world: StateWorld) -> None:
     await all_of([world.send(put(f"k{number % 3}")) for number in range(30)])
     seen, other = told(world, "k1", is_prefix=False, start_revision=10), told(world, "none", start_revision=1)
@@ -324,14 +342,15 @@ def _tell_a_story(seed: int) -> None:
                 if rng.random() < 0.1:
                     await asyncio.sleep(rng.random() * 0.02)
 
-        async def follow(key: str, *, is_prefix: bool) -> tuple[str, bool, int, list]:
+        async def follow(key: str, *, is_prefix: bool, kinds: tuple[EventKind, ...]) -> tuple[str, bool, tuple[EventKind, ...], int, list]:
             position = rng.choice([0, 0, max(world.engine.header("default").revision - rng.randrange(50), 0)])
             first, seen = position or None, []
             patience = rng.choice([0.0, 0.0, 0.003, 0.02])
             previous = rng.random() < 0.3
             while writing or position < world.state.namespaces["default"].revision:
                 stream = world.engine.watch("default")
-                stream.create(1, key, is_prefix=is_prefix, start_revision=position + 1 if first is not None else 0, previous=previous)
+                start = position + 1 if first is not None else 0
+                stream.create(1, key, is_prefix=is_prefix, start_revision=start, previous=previous, kinds=kinds)
                 takes = rng.randrange(1, 40)
                 try:
                     for _ in range(takes):
@@ -350,24 +369,23 @@ def _tell_a_story(seed: int) -> None:
                 except TimeoutError:
                     pass
                 stream.close()
-            return key, is_prefix, first or 0, seen
+            return key, is_prefix, kinds, first or 0, seen
 
         followers = []
         writers = [asyncio.ensure_future(write(name)) for name in "xyz"]
         for _ in range(12):
             is_prefix = rng.random() < 0.7
             key = rng.choice(["", "a/", "b", "n/"]) if is_prefix else rng.choice(["a/1", "b/2", "n/x", "none"])
-            followers.append(asyncio.ensure_future(follow(key, is_prefix=is_prefix)))
+            kinds = rng.choice([(), (), (EventKind.PUT,), (EventKind.DELETED, EventKind.EXPIRED)])
+            followers.append(asyncio.ensure_future(follow(key, is_prefix=is_prefix, kinds=kinds)))
             await asyncio.sleep(rng.random() * 0.02)
         await all_of(writers)
         writing = False
         events = world.state.namespaces["default"].events
         for follower in followers:
-            key, is_prefix, first, seen = await follower
-            wanted = [
-                event for event in events if event.revision > first and (event.key.startswith(key) if is_prefix else event.key == key)
-            ]
-            assert seen == wanted
+            key, is_prefix, kinds, first, seen = await follower
+            concerned = [event for event in events if (event.key.startswith(key) if is_prefix else event.key == key)]
+            assert seen == [event for event in concerned if event.revision > first and (not kinds or event.kind in kinds)]
 
     with patch.object(watch, "MAX_QUEUED_EVENTS", rng.choice([3, 10, 2_000])), patch.object(watches, "PAGE_EVENTS", rng.choice([2, 7, 50])):
         in_world(story)()

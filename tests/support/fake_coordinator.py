@@ -42,13 +42,14 @@ class Script:
     answer_results: bool = True
     answer_checkpoints: bool = True
     welcome: bool = True
+    owner_address: str = ""
     reconcile: Callable[[pb.InFlightAttempt], int] = lambda attempt: pb.RECONCILE_VERDICT_KEEP
     refuse: tuple[grpc.StatusCode, str, str] | None = None  # code, reason, message
 
 
 class _Refused(Exception):
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str) -> None:
-        self.code, self.reason, self.message = code, reason, message
+    def __init__(self, code: grpc.StatusCode, reason: str, message: str, owner: str) -> None:
+        self.code, self.reason, self.message, self.owner = code, reason, message, owner
 
 
 class FakeCoordinator(AgentServiceServicer):
@@ -110,10 +111,15 @@ class FakeCoordinator(AgentServiceServicer):
         self._put(message)
 
     def break_stream(
-        self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE, reason: str = "", message: str = "broken by the test"
+        self,
+        code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+        reason: str = "",
+        message: str = "broken by the test",
+        *,
+        owner: str = "",
     ) -> None:
-        """Ends the newest stream with a status."""
-        self._put(_Refused(code, reason, message))
+        """Ends the newest stream with a status, which may name an owner."""
+        self._put(_Refused(code, reason, message, owner))
 
     def _put(self, item: pb.ConnectResponse | Exception | None) -> None:
         self._loop.call_soon_threadsafe(self.stream.outbox.put_nowait, item)
@@ -143,7 +149,7 @@ class FakeCoordinator(AgentServiceServicer):
         try:
             while (item := await stream.outbox.get()) is not None:
                 if isinstance(item, _Refused):
-                    await _abort(context, item.code, item.reason, item.message)
+                    await _abort(context, item.code, item.reason, item.message, item.owner)
                 elif isinstance(item, pb.ConnectResponse):
                     await context.write(item)
         finally:
@@ -160,6 +166,7 @@ class FakeCoordinator(AgentServiceServicer):
                 max_payload_bytes=script.max_payload_bytes,
                 max_checkpoint_bytes=script.max_checkpoint_bytes,
                 max_chunk_bytes=script.max_chunk_bytes,
+                owner_address=script.owner_address,
             )
         )
         answer.reconcile.SetInParent()
@@ -193,10 +200,14 @@ class FakeCoordinator(AgentServiceServicer):
 
 
 async def _abort(
-    context: "grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]", code: grpc.StatusCode, reason: str, message: str
+    context: "grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]",
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    owner: str = "",
 ) -> None:
     info = AnyMessage()
-    info.Pack(ErrorInfo(reason=reason, domain="muster"))
+    info.Pack(ErrorInfo(reason=reason, domain="muster", metadata={"owner": owner} if owner else None))
     status = Status(code=code.value[0], message=message, details=[info])
     await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 

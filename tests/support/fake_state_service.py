@@ -34,8 +34,10 @@ class _Watcher:
         self.create = create
         self.outgoing = outgoing
 
-    def wants(self, key: str) -> bool:
-        return key.startswith(self.create.key) if self.create.prefix else key == self.create.key
+    def wants(self, event: pb.StateEvent) -> bool:
+        if self.create.kinds and event.kind not in self.create.kinds:
+            return False
+        return event.key.startswith(self.create.key) if self.create.prefix else event.key == self.create.key
 
 
 class FakeLock:
@@ -373,7 +375,7 @@ class FakeStateService(StateServiceServicer):
             event.previous.CopyFrom(before)
         self.events.append(event)
         for watcher in self._watchers:
-            if watcher.wants(key):
+            if watcher.wants(event):
                 watcher.outgoing.put_nowait(self._news(watcher.create, [event], revision))
         return entry
 
@@ -421,7 +423,7 @@ class FakeStateService(StateServiceServicer):
                 began = pb.WatchNews(watch_id=create.watch_id, created=True, through_revision=self.revision)
                 outgoing.put_nowait(pb.WatchResponse(news=[began]))
                 if create.start_revision:
-                    missed = [each for each in self.events if each.revision >= create.start_revision and watcher.wants(each.key)]
+                    missed = [each for each in self.events if each.revision >= create.start_revision and watcher.wants(each)]
                     for start in range(0, len(missed), 1_000):
                         page = missed[start : start + 1_000]
                         outgoing.put_nowait(self._news(create, page, page[-1].revision))

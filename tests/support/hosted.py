@@ -362,6 +362,8 @@ async def hosted(
     core: Settings | None = None,
     bounds: Bounds | None = None,
     webhooks: WebhookSettings | None = None,
+    http_listen: str | None = None,
+    unready_after_s: float = 2.0,
 ) -> AsyncIterator[Hosted]:
     """A coordinator with one shard, until the block ends.
 
@@ -372,6 +374,8 @@ async def hosted(
         core: the core's settings.
         bounds: what requests must keep to.
         webhooks: how they are tried.
+        http_listen: where it answers over HTTP.
+        unready_after_s: how long its store may be out before it isn't ready.
     """
     faults = Faults()
 
@@ -388,6 +392,8 @@ async def hosted(
         webhooks=webhooks or WebhookSettings(),
         state=limits or Limits(),
         stop_grace_s=0.0,
+        http_listen=http_listen,
+        unready_after_s=unready_after_s,
     )
     async with (
         serve(settings, [store], [state_store], ("memory", "nothing survives")) as running,

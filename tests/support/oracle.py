@@ -25,8 +25,10 @@ from coordinator.core.events import (
     Returned,
     Submitted,
 )
-from coordinator.core.model import INFINITY, Capability, FailureKind, Needs, Now, Settings, Spec
+from coordinator.core.model import INFINITY, Capability, Failure, FailureKind, Needs, Now, Settings, Spec
 from coordinator.core.policies import ConcurrencyLimitPolicy, WhenFull
+from tests.support.known_breakers import KnownBreakers, Said
+from tests.support.known_deadlines import before_deadline, charge, deadline_ends, deadline_ms, overdue_at_ms
 from tests.support.known_limits import KnownLimits
 from tests.support.known_pauses import KnownPauses
 from tests.support.known_tasks import Held, KnownAgent, Story
@@ -54,11 +56,28 @@ class Oracle:
     limits: KnownLimits = field(default_factory=KnownLimits)
     pauses: KnownPauses = field(default_factory=KnownPauses)
     kept: dict[str, int] = field(default_factory=dict)  # agents that are kept for tasks of so many slots, as the scheduler says
+    jitter: float = 0.0  # what it shortens a breaker's opening by: a share
+    offered: dict[str, Mapping[str, Capability]] = field(default_factory=dict)  # what agents offered until the Hello that is under way
+    breakers: KnownBreakers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.breakers = KnownBreakers(
+            self.settings.breakers,
+            self.jitter,
+            offers=lambda: {
+                name: agent.capabilities
+                for name, agent in self.agents.items()
+                if agent.connected and not agent.draining and name not in self.pauses.cordoned
+            },
+            types_of=lambda name: self.offered.get(name, self.agents[name].capabilities),
+        )
 
     # --- what agents do ---
 
     def hello(self, name: str, capabilities: Mapping[str, Capability], capacity: int, labels: Mapping[str, str] | None = None) -> None:
         """An agent opened a session."""
+        if name in self.agents:
+            self.offered[name] = self.agents[name].capabilities
         self.agents[name] = KnownAgent(capabilities, labels or {}, capacity, connected=True)
 
     def lost(self, name: str, now: Now) -> None:
@@ -79,6 +98,8 @@ class Oracle:
         for agent in self.agents.values():
             agent.connected = False
             agent.grace_until_s = until_s
+            agent.capabilities = {}
+        self.breakers.takeover()
         for held in self.held.values():
             held.lease_until_s = until_s
             held.ack_until_s = INFINITY if held.journalled else until_s
@@ -95,10 +116,14 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], *, pausing: bool = False) -> None:
-        """Judges events. `delayed`: tasks whose backoff the scheduler hasn't ended yet. `pausing`: a pause isn't through."""
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], breakers: Said, *, pausing: bool = False) -> None:
+        """Judges events in their order, all of one command. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended
+        yet, `breakers` those that it has, and `pausing` says that a pause isn't through."""
         assert not (pausing and any(isinstance(event, Assigned) for event in events)), "nothing begins before a pause is through"
+        here = {held.agent for held in self.held.values()} | {name for name, agent in self.agents.items() if agent.connected}
+        self.breakers.time_passes(now.mono_s, breakers, here)
         for event in events:
+            self.breakers.observe(event)
             self.limits.observe(event)
             self.pauses.observe(event, now.date_ms)
             match event:
@@ -124,7 +149,8 @@ class Oracle:
                 case CheckpointStored():
                     self._tell(event.number, self.held[event.number], now.date_ms, "CHECKPOINTS_STORED", "RUNNING")
                 case Completed():
-                    self._released(event.number)
+                    held, task_type = self._released(event.number), self.stories[event.number].spec.task_type
+                    self.breakers.succeeded(held.agent, task_type, event.number, now.mono_s)
                     self._ended(event.number, "COMPLETED")
                 case AttemptFailed():
                     self._failed(event, now)
@@ -134,6 +160,8 @@ class Oracle:
                     self._cancelled(event, now)
                 case _:
                     assert event.number in self.held, f"{event} about an attempt that nobody holds"
+        self.offered.clear()
+        self.breakers.agree(breakers)
         assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
             if pausing or self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
@@ -143,8 +171,9 @@ class Oracle:
     def nothing_is_overdue(self, now: Now) -> None:
         """To be called after a tick: whatever should have been given up was."""
         self.pauses.nothing_is_overdue(now.date_ms)
+        self.breakers.nothing_is_overdue(now.mono_s)
         for story in self.stories.values():
-            assert story.end or now.date_ms < self._overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
+            assert story.end or now.date_ms < overdue_at_ms(story)[0] + DATE_SLOT_MS, f"{story.spec.task_id} should have failed"
             assert story.place or story.end or now.date_ms < story.ready_at_ms + DATE_SLOT_MS, f"{story.spec.task_id} should be ready"
         for number, held in self.held.items():
             agent = self.agents[held.agent]
@@ -205,7 +234,7 @@ class Oracle:
         assert event.number not in self.held, "G3: two live leases on one task"
         assert not story.end, "G2: it has ended"
         assert story.place, "it is delayed"
-        assert now.date_ms < self._overdue_at_ms(story)[0], "it should have failed instead"
+        assert now.date_ms < overdue_at_ms(story)[0], "it should have failed instead"
         assert agent.connected, f"{event.agent} has no session"
         assert not agent.draining, f"{event.agent} is draining"
         assert event.agent not in self.pauses.cordoned, f"{event.agent} is cordoned"
@@ -223,6 +252,7 @@ class Oracle:
         assert event.agent in takers, f"{event.agent} can't take it"
         if not story.spec.scheduling.sticky_key:
             assert self._load_step(event.agent) == min(map(self._load_step, takers)), "another agent has less to do"
+        self.breakers.began(event.agent, story.spec.task_type, event.number)
         story.fence = event.fence
         story.assigned += 1
         story.is_retrying = False
@@ -237,9 +267,13 @@ class Oracle:
             self._given_up(event, now)
             return
         held = self._released(event.number)
-        exhausted = self._charge(story, event.cost)
+        if story.cancelled:
+            self.breakers.told_nothing(held.agent, story.spec.task_type, event.number)
+        else:
+            self.breakers.failed(held.agent, story.spec.task_type, event.number, before_deadline(event), now.mono_s)
+        exhausted = charge(story, event.cost, self.settings.max_deliveries)
         if event.failure.kind is FailureKind.DEADLINE and event.disposition is Disposition.FAIL:
-            self._deadline_ends(story, event, now)
+            deadline_ends(story, event, now)
         self._not_early(event.failure.kind, held, now)
         if event.reported:
             story.accepted_fence = held.fence
@@ -252,7 +286,7 @@ class Oracle:
                 assert not exhausted, "it has used up its tries"
                 assert not event.failure.non_retryable, "trying again can't help"
                 assert not story.cancelled, "a cancelled task is never tried again"
-                assert event.ready_at_ms < self._deadline_ms(story), "it could not begin before its deadline"
+                assert event.ready_at_ms < deadline_ms(story), "it could not begin before its deadline"
                 story.ready_at_ms, story.is_retrying = event.ready_at_ms, True
             case Disposition.FAIL:
                 assert exhausted or event.failure.non_retryable, "it has tries left"
@@ -265,47 +299,11 @@ class Oracle:
     def _given_up(self, event: AttemptFailed, now: Now) -> None:
         """A task failed while it waited."""
         story = self.stories[event.number]
-        due_ms, kind = self._overdue_at_ms(story)
+        due_ms, kind = overdue_at_ms(story)
         assert (now.date_ms >= due_ms, event.failure.kind.name, event.disposition) == (True, kind, Disposition.FAIL), "it had time left"
         assert not story.cancelled, "a cancelled task ends cancelled"
         self._tell(event.number, None, now.date_ms, "GIVEN_UP", "FAILED", event.failure.message)
         self._ended(event.number, "FAILED")
-
-    def _deadline_ends(self, story: Story, event: AttemptFailed, now: Now) -> None:
-        """An attempt's end is its task's for its deadline alone: it has passed, or a backoff would end after it."""
-        if event.reported or event.cost is not Cost.NONE:
-            backoff = story.spec.retry.max_backoff_s * 1000
-            assert now.date_ms + backoff >= self._deadline_ms(story), "it could have been tried again"
-        else:
-            assert now.date_ms >= self._deadline_ms(story), "it had time left"
-
-    def _deadline_ms(self, story: Story) -> float:
-        """When a task must have ended."""
-        return story.created_ms + story.spec.timing.deadline_ms if story.spec.timing.deadline_ms else INFINITY
-
-    def _overdue_at_ms(self, story: Story) -> tuple[float, str]:
-        """When a task must fail, as things are, and with what kind of failure."""
-        queue_ms = INFINITY
-        if story.spec.timing.queue_timeout_ms and story.place and not story.assigned:
-            queue_ms = story.ready_since_ms + story.spec.timing.queue_timeout_ms
-        deadline_ms = self._deadline_ms(story)
-        return (queue_ms, "QUEUE_TIMEOUT") if queue_ms <= deadline_ms else (deadline_ms, "DEADLINE")
-
-    def _charge(self, story: Story, cost: Cost) -> bool:
-        """Books what an attempt cost. Answers whether that was one too many."""
-        policy = story.spec.retry
-        match cost:
-            case Cost.RETRY:
-                story.retries += 1
-                return story.retries > policy.max_retries
-            case Cost.CRASH:
-                story.crashes += 1
-                return story.crashes > policy.max_crashes
-            case Cost.DELIVERY:
-                story.undelivered += 1
-                return story.undelivered >= self.settings.max_deliveries
-            case Cost.NONE:
-                return False
 
     def _returned(self, event: Returned, now: Now) -> None:
         story, held = self.stories[event.number], self._released(event.number)
@@ -313,9 +311,12 @@ class Oracle:
         if event.cost is Cost.NONE:
             story.given_back += 1
             story.accepted_fence = held.fence
+            self.breakers.told_nothing(held.agent, story.spec.task_type, event.number)
         else:
             story.undelivered += 1
             assert story.undelivered < self.settings.max_deliveries, "G9: delivered too often"
+            failure = Failure(FailureKind.UNDELIVERED, event.reason)
+            self.breakers.failed(held.agent, story.spec.task_type, event.number, failure, now.mono_s)
             self._not_early(FailureKind.UNDELIVERED, held, now)
         story.ready_at_ms = now.date_ms
         self._tell(event.number, held, now.date_ms, "ATTEMPT_RETURNED", "PENDING", event.reason, event.cost.name)
@@ -432,6 +433,7 @@ class Oracle:
             and all(selector.matches(agent.labels) for selector in needs.selectors)
             and self._busy(name) + needs.slots <= min(agent.capacity, agent.limit)
             and self._below_limit(name, needs.task_type)
+            and self.breakers.let_through(name, needs.task_type)
             and self.kept.get(name, 0) <= needs.slots
         ]
 

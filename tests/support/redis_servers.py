@@ -104,7 +104,7 @@ class Server:
         try:
             async with asyncio.timeout(_ASK_S):
                 return await client.execute_command(*words)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError):
+        except (RedisError, OSError, TimeoutError, AttributeError):  # redis-py's word for a connection that breaks as it is used
             return None
         finally:
             await client.aclose()

@@ -124,7 +124,7 @@ async def _start_fleet(options: DispatchOptions, surroundings: Surroundings, sta
         address = coordinator.address
     client = await stack.enter_async_context(Client(address, namespace=surroundings.namespace, give_up_s=_GIVE_UP_S))
     about = await client.coordinator()  # before the agents start: an address where nobody listens is said at once
-    channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+    channel = await stack.enter_async_context(grpc.aio.insecure_channel(client.target.addresses[0]))
     plans = plan_agents(
         agents=options.agents,
         idle=max(0, options.connected - options.agents),

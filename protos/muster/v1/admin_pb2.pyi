@@ -691,6 +691,7 @@ class GetCoordinatorResponse(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     STORE_AVAILABLE_FIELD_NUMBER: _builtins.int
     WORST_LOOP_STALL_FIELD_NUMBER: _builtins.int
+    LOST_WRITES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Its version."""
     instance_id: _builtins.str
@@ -703,6 +704,10 @@ class GetCoordinatorResponse(_message.Message):
     """Shards in the deployment."""
     store_available: _builtins.bool
     """Whether the store answers."""
+    lost_writes: _builtins.int
+    """Writes that the store had acknowledged and has lost, as in a failover to a replica that was behind, as far as this coordinator has
+    noticed since its start: commits of its shards, and revisions of shared state. Its log says which, and what to do.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -724,14 +729,166 @@ class GetCoordinatorResponse(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         store_available: _builtins.bool = ...,
         worst_loop_stall: _duration_pb2.Duration | None = ...,
+        lost_writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durability", b"durability", "instance_id", b"instance_id", "lost_writes", b"lost_writes", "shards", b"shards", "start_time", b"start_time", "store", b"store", "store_available", b"store_available", "version", b"version", "worst_loop_stall", b"worst_loop_stall"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCoordinatorResponse: _TypeAlias = GetCoordinatorResponse  # noqa: Y015
+
+@_typing.final
+class GetClusterRequest(_message.Message):
+    """Asks who shares the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterRequest: _TypeAlias = GetClusterRequest  # noqa: Y015
+
+@_typing.final
+class GetClusterResponse(_message.Message):
+    """Who shares the store, and who owns which shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    COORDINATORS_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    coordinator_id: _builtins.str
+    """The coordinator that answers."""
+    @_builtins.property
+    def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterCoordinator]:
+        """Those that live, by id, the one that answers among them."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterShard]:
+        """All shards of the deployment, by number."""
+
+    def __init__(
+        self,
+        *,
+        coordinator_id: _builtins.str = ...,
+        coordinators: _abc.Iterable[Global___ClusterCoordinator] | None = ...,
+        shards: _abc.Iterable[Global___ClusterShard] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coordinator_id", b"coordinator_id", "coordinators", b"coordinators", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClusterResponse: _TypeAlias = GetClusterResponse  # noqa: Y015
+
+@_typing.final
+class ClusterCoordinator(_message.Message):
+    """A coordinator that shares the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    coordinator_id: _builtins.str
+    """Its id, which stays the same over restarts."""
+    address: _builtins.str
+    """Where it is reached, as host:port."""
+    instance_id: _builtins.str
+    """Its instance, new at every start."""
+    host: _builtins.str
+    """The machine it runs on, by its own account."""
+    leaving: _builtins.bool
+    """Whether it is handing over what it owns, and takes nothing more."""
+    shards: _builtins.int
+    """How many shards it owns."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it started."""
+
+    def __init__(
+        self,
+        *,
+        coordinator_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        instance_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        leaving: _builtins.bool = ...,
+        shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "coordinator_id", b"coordinator_id", "host", b"host", "instance_id", b"instance_id", "leaving", b"leaving", "shards", b"shards", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterCoordinator: _TypeAlias = ClusterCoordinator  # noqa: Y015
+
+@_typing.final
+class ClusterShard(_message.Message):
+    """A shard, and who owns it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    COORDINATOR_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CLAIM_TIME_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which one, from 0."""
+    coordinator_id: _builtins.str
+    """Its owner's id; empty while nobody is known to own it: a shard changes hands within seconds."""
+    address: _builtins.str
+    """Where its owner is reached."""
+    epoch: _builtins.int
+    """Of its owner's claim: each later owner's is larger."""
+    serving: _builtins.bool
+    """Whether its owner has recovered it; until then its calls are refused."""
+    sequence: _builtins.int
+    """Of its last commit."""
+    snapshot_sequence: _builtins.int
+    """Of the commit after which its last snapshot was taken: whoever takes over replays what came since. 0 without a snapshot."""
+    @_builtins.property
+    def claim_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when its owner has it."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        coordinator_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        claim_time: _timestamp_pb2.Timestamp | None = ...,
+        serving: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        snapshot_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "claim_time", b"claim_time", "coordinator_id", b"coordinator_id", "epoch", b"epoch", "number", b"number", "sequence", b"sequence", "serving", b"serving", "snapshot_sequence", b"snapshot_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterShard: _TypeAlias = ClusterShard  # noqa: Y015
 
 @_typing.final
 class SetPoliciesRequest(_message.Message):
@@ -1172,3 +1329,53 @@ class ListLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLimitsResponse: _TypeAlias = ListLimitsResponse  # noqa: Y015
+
+@_typing.final
+class ResetBreakersRequest(_message.Message):
+    """Which circuit breakers to close. AgentInfo.breakers has those that aren't closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    agent_name: _builtins.str
+    """The agent, connected or not. NOT_FOUND where it is neither connected nor has breakers."""
+    task_type: _builtins.str
+    """Its breaker for this task type alone; empty: all of them, its own as well."""
+    def __init__(
+        self,
+        *,
+        agent_name: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersRequest: _TypeAlias = ResetBreakersRequest  # noqa: Y015
+
+@_typing.final
+class ResetBreakersResponse(_message.Message):
+    """They are closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Breaker]:
+        """Those that weren't closed, as they were."""
+
+    def __init__(
+        self,
+        *,
+        breakers: _abc.Iterable[_agent_pb2.Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetBreakersResponse: _TypeAlias = ResetBreakersResponse  # noqa: Y015

@@ -71,6 +71,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.FromString,
                 _registered_method=True)
+        self.GetCluster = channel.unary_unary(
+                '/muster.v1.AdminService/GetCluster',
+                request_serializer=muster_dot_v1_dot_admin__pb2.GetClusterRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.GetClusterResponse.FromString,
+                _registered_method=True)
         self.SetPolicies = channel.unary_unary(
                 '/muster.v1.AdminService/SetPolicies',
                 request_serializer=muster_dot_v1_dot_admin__pb2.SetPoliciesRequest.SerializeToString,
@@ -120,6 +125,11 @@ class AdminServiceStub(object):
                 '/muster.v1.AdminService/ListLimits',
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
+        self.ResetBreakers = channel.unary_unary(
+                '/muster.v1.AdminService/ResetBreakers',
+                request_serializer=muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.FromString,
                 _registered_method=True)
 
 
@@ -173,6 +183,14 @@ class AdminServiceServicer(object):
 
     def GetCoordinator(self, request, context):
         """What this coordinator is: versions, store, shards, the promises its store can keep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCluster(self, request, context):
+        """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+        up to a second ago at the usual settings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +267,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetBreakers(self, request, context):
+        """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -286,6 +311,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetCoordinator,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.SerializeToString,
+            ),
+            'GetCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCluster,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.GetClusterRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.GetClusterResponse.SerializeToString,
             ),
             'SetPolicies': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPolicies,
@@ -336,6 +366,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListLimits,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'ResetBreakers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetBreakers,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -528,6 +563,33 @@ class AdminService(object):
             '/muster.v1.AdminService/GetCoordinator',
             muster_dot_v1_dot_admin__pb2.GetCoordinatorRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.GetCoordinatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/GetCluster',
+            muster_dot_v1_dot_admin__pb2.GetClusterRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.GetClusterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -798,6 +860,33 @@ class AdminService(object):
             '/muster.v1.AdminService/ListLimits',
             muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetBreakers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/ResetBreakers',
+            muster_dot_v1_dot_admin__pb2.ResetBreakersRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.ResetBreakersResponse.FromString,
             options,
             channel_credentials,
             insecure,

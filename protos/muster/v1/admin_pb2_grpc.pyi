@@ -51,6 +51,10 @@ class AdminServiceStub:
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    GetCluster: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetClusterRequest, _admin_pb2.GetClusterResponse]
+    """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+    up to a second ago at the usual settings.
+    """
     SetPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]
     """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
     the call answers.
@@ -73,6 +77,8 @@ class AdminServiceStub:
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+    ResetBreakers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]
+    """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -96,6 +102,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Who runs what in the namespace of the call's metadata."""
     GetCoordinator: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetCoordinatorRequest, _admin_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
     """What this coordinator is: versions, store, shards, the promises its store can keep."""
+    GetCluster: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetClusterRequest, _admin_pb2.GetClusterResponse]  # type: ignore[assignment]
+    """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+    up to a second ago at the usual settings.
+    """
     SetPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPoliciesRequest, _admin_pb2.SetPoliciesResponse]  # type: ignore[assignment]
     """Sets policies of the namespace of the call's metadata: all of them, or none if one is refused. They hold at once, and are durable when
     the call answers.
@@ -118,6 +128,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+    ResetBreakers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]  # type: ignore[assignment]
+    """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators."""
@@ -180,6 +192,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetCoordinatorResponse, _abc.Awaitable[_admin_pb2.GetCoordinatorResponse]]:
         """What this coordinator is: versions, store, shards, the promises its store can keep."""
+
+    @_abc_1.abstractmethod
+    def GetCluster(
+        self,
+        request: _admin_pb2.GetClusterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetClusterResponse, _abc.Awaitable[_admin_pb2.GetClusterResponse]]:
+        """The coordinators that share the store, and who owns which shard, as the one that is asked last heard: its own to the moment, the others'
+        up to a second ago at the usual settings.
+        """
 
     @_abc_1.abstractmethod
     def SetPolicies(
@@ -262,5 +284,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListLimitsResponse, _abc.Awaitable[_admin_pb2.ListLimitsResponse]]:
         """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
+
+    @_abc_1.abstractmethod
+    def ResetBreakers(
+        self,
+        request: _admin_pb2.ResetBreakersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ResetBreakersResponse, _abc.Awaitable[_admin_pb2.ResetBreakersResponse]]:
+        """Closes an agent's circuit breakers, and forgets what they have counted. It isn't journalled, as breakers aren't."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

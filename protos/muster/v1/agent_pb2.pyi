@@ -142,6 +142,42 @@ AGENT_STATE_CORDONED: AgentState.ValueType  # 4
 """Connected, finishing, and given nothing new, because an operator said so: see Policy.cordon. It stays."""
 Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
 
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    """Never sent."""
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """Tasks are assigned, and failures are counted."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 2
+    """Nothing is assigned until its time is over."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 3
+    """One task is assigned, as the probe: its success closes the breaker, and its failure opens it for twice as long. One that is given back,
+    cancelled, or fails without a fault of the agent's is followed by another.
+    """
+    BREAKER_STATE_TOLERATED: _BreakerState.ValueType  # 4
+    """It would be open, but too many agents are shut out already: tasks are assigned as ever. Then it counts anew."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """How a circuit breaker is."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+"""Never sent."""
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""Tasks are assigned, and failures are counted."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 2
+"""Nothing is assigned until its time is over."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 3
+"""One task is assigned, as the probe: its success closes the breaker, and its failure opens it for twice as long. One that is given back,
+cancelled, or fails without a fault of the agent's is followed by another.
+"""
+BREAKER_STATE_TOLERATED: BreakerState.ValueType  # 4
+"""It would be open, but too many agents are shut out already: tasks are assigned as ever. Then it counts anew."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
+
 @_typing.final
 class ConnectRequest(_message.Message):
     """What an agent sends. Several fields may be set in one message."""
@@ -1088,14 +1124,14 @@ Global___CoordinatorDrain: _TypeAlias = CoordinatorDrain  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):
-    """The coordinator asks the agent to reconnect elsewhere, keeping what it runs."""
+    """The coordinator no longer serves the namespace, and asks the agent to reconnect elsewhere, keeping what it runs. The stream ends with it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDRESS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """Where to, as host:port; empty is "where you are, later"."""
+    """Where to, as host:port; empty: to any of the addresses that the agent was given, in a moment."""
     reason: _builtins.str
     """Why."""
     def __init__(
@@ -1204,6 +1240,7 @@ class AgentInfo(_message.Message):
     SDK_FIELD_NUMBER: _builtins.int
     LOOP_LAG_FIELD_NUMBER: _builtins.int
     CORDON_REASON_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
     agent_name: _builtins.str
     """Its name."""
     state: Global___AgentState.ValueType
@@ -1238,6 +1275,10 @@ class AgentInfo(_message.Message):
     def loop_lag(self) -> _duration_pb2.Duration:
         """How late its handler loop answers, as last reported."""
 
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Breaker]:
+        """Its circuit breakers that aren't closed, its own first, then by task type; at most 100 of them."""
+
     def __init__(
         self,
         *,
@@ -1253,14 +1294,74 @@ class AgentInfo(_message.Message):
         sdk: _builtins.str = ...,
         loop_lag: _duration_pb2.Duration | None = ...,
         cordon_reason: _builtins.str = ...,
+        breakers: _abc.Iterable[Global___Breaker] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["loop_lag", b"loop_lag", "since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "capabilities", b"capabilities", "cordon_reason", b"cordon_reason", "labels", b"labels", "loop_lag", b"loop_lag", "max_concurrent_tasks", b"max_concurrent_tasks", "ready_limit", b"ready_limit", "running", b"running", "sdk", b"sdk", "since_time", b"since_time", "state", b"state", "task_ids", b"task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "breakers", b"breakers", "capabilities", b"capabilities", "cordon_reason", b"cordon_reason", "labels", b"labels", "loop_lag", b"loop_lag", "max_concurrent_tasks", b"max_concurrent_tasks", "ready_limit", b"ready_limit", "running", b"running", "sdk", b"sdk", "since_time", b"since_time", "state", b"state", "task_ids", b"task_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentInfo: _TypeAlias = AgentInfo  # noqa: Y015
+
+@_typing.final
+class Breaker(_message.Message):
+    """A circuit breaker: it keeps work from an agent that fails again and again. An agent has one for each task type, and one of its own over all
+    types, which opens when tasks of at least two types fail. What counts as a failure: what an agent reports as one, timeouts, lost leases and
+    assignments that nobody acknowledged; not what is non_retryable, which says that the task is bad, nor what was cancelled or given back. A
+    task counts once, however often it fails; so do all attempts that are lost in one moment. Breakers outlive an agent's session, and not the
+    coordinator: the next one begins with all of them closed. When they open is a policy: see BreakerPolicy.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    FAILED_PROBES_FIELD_NUMBER: _builtins.int
+    PROBE_TASK_ID_FIELD_NUMBER: _builtins.int
+    agent_name: _builtins.str
+    """The agent."""
+    task_type: _builtins.str
+    """The task type; empty for the agent's own."""
+    state: Global___BreakerState.ValueType
+    """How it is."""
+    reason: _builtins.str
+    """Why it isn't closed, in words."""
+    failed_probes: _builtins.int
+    """How many probes have failed one after the other."""
+    probe_task_id: _builtins.str
+    """The task that is the probe, while one runs."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it hasn't been closed, by the store's clock."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """OPEN: when the next probe may begin. TOLERATED: when it counts anew."""
+
+    def __init__(
+        self,
+        *,
+        agent_name: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        state: Global___BreakerState.ValueType = ...,
+        reason: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+        failed_probes: _builtins.int = ...,
+        probe_task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "failed_probes", b"failed_probes", "probe_task_id", b"probe_task_id", "reason", b"reason", "since_time", b"since_time", "state", b"state", "task_type", b"task_type", "until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Breaker: _TypeAlias = Breaker  # noqa: Y015
 
 @_typing.final
 class DrainAgentRequest(_message.Message):

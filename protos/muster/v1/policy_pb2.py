@@ -27,35 +27,37 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from muster.v1 import common_pb2 as muster_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/policy.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16muster/v1/common.proto\"\xd6\x03\n\x06Policy\x12)\n\x06weight\x18\x01 \x01(\x0b\x32\x17.muster.v1.WeightPolicyH\x00\x12\x38\n\x0eretry_defaults\x18\x02 \x01(\x0b\x32\x1e.muster.v1.RetryDefaultsPolicyH\x00\x12\'\n\x05pause\x18\x03 \x01(\x0b\x32\x16.muster.v1.PausePolicyH\x00\x12)\n\x06\x63ordon\x18\x04 \x01(\x0b\x32\x17.muster.v1.CordonPolicyH\x00\x12<\n\x10namespace_limits\x18\x07 \x01(\x0b\x32 .muster.v1.NamespaceLimitsPolicyH\x00\x12>\n\x11\x63oncurrency_limit\x18\x05 \x01(\x0b\x32!.muster.v1.ConcurrencyLimitPolicyH\x00\x12\x30\n\nrate_limit\x18\x06 \x01(\x0b\x32\x1a.muster.v1.RateLimitPolicyH\x00\x12+\n\x07webhook\x18\x08 \x01(\x0b\x32\x18.muster.v1.WebhookPolicyH\x00\x12,\n\x08set_time\x18\x64 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06policy\">\n\nPolicyName\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x0b\n\x03key\x18\x02 \x01(\t\"4\n\x0cWeightPolicy\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xf8\x02\n\x15NamespaceLimitsPolicy\x12\x1b\n\x0emax_live_tasks\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1b\n\x0emax_live_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12-\n\nretain_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12max_retained_tasks\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x1f\n\x12max_retained_bytes\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0emax_state_keys\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x1c\n\x0fmax_state_bytes\x18\x07 \x01(\x04H\x05\x88\x01\x01\x42\x11\n\x0f_max_live_tasksB\x11\n\x0f_max_live_bytesB\x15\n\x13_max_retained_tasksB\x15\n\x13_max_retained_bytesB\x11\n\x0f_max_state_keysB\x12\n\x10_max_state_bytes\"V\n\x13RetryDefaultsPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12,\n\x0cretry_policy\x18\x02 \x01(\x0b\x32\x16.muster.v1.RetryPolicy\"\x8c\x01\n\x0bPausePolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12,\n\tpause_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x0c\x43ordonPolicy\x12\x12\n\nagent_name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x96\x01\n\x16\x43oncurrencyLimitPolicy\x12\x17\n\x0f\x63oncurrency_key\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x18\n\x0bmax_running\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\twhen_full\x18\x04 \x01(\x0e\x32\x13.muster.v1.WhenFullB\x0e\n\x0c_max_running\"\x7f\n\x0fRateLimitPolicy\x12\x10\n\x08rate_key\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x12\n\x05\x63ount\x18\x03 \x01(\rH\x00\x88\x01\x01\x12)\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06_count\"|\n\rWebhookPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.muster.v1.TaskState\x12\x0f\n\x07secrets\x18\x04 \x03(\t\x12\x14\n\x0csecret_count\x18\x05 \x01(\r*\x8a\x02\n\nPolicyKind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_KIND_WEIGHT\x10\x01\x12\x1e\n\x1aPOLICY_KIND_RETRY_DEFAULTS\x10\x02\x12\x15\n\x11POLICY_KIND_PAUSE\x10\x03\x12\x16\n\x12POLICY_KIND_CORDON\x10\x04\x12 \n\x1cPOLICY_KIND_NAMESPACE_LIMITS\x10\x07\x12!\n\x1dPOLICY_KIND_CONCURRENCY_LIMIT\x10\x05\x12\x1a\n\x16POLICY_KIND_RATE_LIMIT\x10\x06\x12\x17\n\x13POLICY_KIND_WEBHOOK\x10\x08*l\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_WAIT\x10\x01\x12\x1b\n\x17WHEN_FULL_CANCEL_OLDEST\x10\x02\x12\x14\n\x10WHEN_FULL_REJECT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16muster/v1/policy.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16muster/v1/common.proto\"\x83\x04\n\x06Policy\x12)\n\x06weight\x18\x01 \x01(\x0b\x32\x17.muster.v1.WeightPolicyH\x00\x12\x38\n\x0eretry_defaults\x18\x02 \x01(\x0b\x32\x1e.muster.v1.RetryDefaultsPolicyH\x00\x12\'\n\x05pause\x18\x03 \x01(\x0b\x32\x16.muster.v1.PausePolicyH\x00\x12)\n\x06\x63ordon\x18\x04 \x01(\x0b\x32\x17.muster.v1.CordonPolicyH\x00\x12<\n\x10namespace_limits\x18\x07 \x01(\x0b\x32 .muster.v1.NamespaceLimitsPolicyH\x00\x12>\n\x11\x63oncurrency_limit\x18\x05 \x01(\x0b\x32!.muster.v1.ConcurrencyLimitPolicyH\x00\x12\x30\n\nrate_limit\x18\x06 \x01(\x0b\x32\x1a.muster.v1.RateLimitPolicyH\x00\x12+\n\x07webhook\x18\x08 \x01(\x0b\x32\x18.muster.v1.WebhookPolicyH\x00\x12+\n\x07\x62reaker\x18\t \x01(\x0b\x32\x18.muster.v1.BreakerPolicyH\x00\x12,\n\x08set_time\x18\x64 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06policy\">\n\nPolicyName\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.muster.v1.PolicyKind\x12\x0b\n\x03key\x18\x02 \x01(\t\"4\n\x0cWeightPolicy\x12\x14\n\x0c\x66\x61irness_key\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xf8\x02\n\x15NamespaceLimitsPolicy\x12\x1b\n\x0emax_live_tasks\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1b\n\x0emax_live_bytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12-\n\nretain_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x12max_retained_tasks\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x1f\n\x12max_retained_bytes\x18\x05 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0emax_state_keys\x18\x06 \x01(\x04H\x04\x88\x01\x01\x12\x1c\n\x0fmax_state_bytes\x18\x07 \x01(\x04H\x05\x88\x01\x01\x42\x11\n\x0f_max_live_tasksB\x11\n\x0f_max_live_bytesB\x15\n\x13_max_retained_tasksB\x15\n\x13_max_retained_bytesB\x11\n\x0f_max_state_keysB\x12\n\x10_max_state_bytes\"V\n\x13RetryDefaultsPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12,\n\x0cretry_policy\x18\x02 \x01(\x0b\x32\x16.muster.v1.RetryPolicy\"\x8c\x01\n\x0bPausePolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12,\n\tpause_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x0c\x43ordonPolicy\x12\x12\n\nagent_name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x96\x01\n\x16\x43oncurrencyLimitPolicy\x12\x17\n\x0f\x63oncurrency_key\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x18\n\x0bmax_running\x18\x03 \x01(\rH\x00\x88\x01\x01\x12&\n\twhen_full\x18\x04 \x01(\x0e\x32\x13.muster.v1.WhenFullB\x0e\n\x0c_max_running\"\x7f\n\x0fRateLimitPolicy\x12\x10\n\x08rate_key\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x12\n\x05\x63ount\x18\x03 \x01(\rH\x00\x88\x01\x01\x12)\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06_count\"|\n\rWebhookPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.muster.v1.TaskState\x12\x0f\n\x07secrets\x18\x04 \x03(\t\x12\x14\n\x0csecret_count\x18\x05 \x01(\r\"\xed\x02\n\rBreakerPolicy\x12\x11\n\ttask_type\x18\x01 \x01(\t\x12!\n\x14\x63onsecutive_failures\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0c\x66\x61ilure_rate\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bmin_results\x18\x04 \x01(\rH\x02\x88\x01\x01\x12)\n\x06window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08open_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cmax_open_for\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0emax_open_share\x18\x08 \x01(\x01H\x03\x88\x01\x01\x42\x17\n\x15_consecutive_failuresB\x0f\n\r_failure_rateB\x0e\n\x0c_min_resultsB\x11\n\x0f_max_open_share*\xa3\x02\n\nPolicyKind\x12\x1b\n\x17POLICY_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_KIND_WEIGHT\x10\x01\x12\x1e\n\x1aPOLICY_KIND_RETRY_DEFAULTS\x10\x02\x12\x15\n\x11POLICY_KIND_PAUSE\x10\x03\x12\x16\n\x12POLICY_KIND_CORDON\x10\x04\x12 \n\x1cPOLICY_KIND_NAMESPACE_LIMITS\x10\x07\x12!\n\x1dPOLICY_KIND_CONCURRENCY_LIMIT\x10\x05\x12\x1a\n\x16POLICY_KIND_RATE_LIMIT\x10\x06\x12\x17\n\x13POLICY_KIND_WEBHOOK\x10\x08\x12\x17\n\x13POLICY_KIND_BREAKER\x10\t*l\n\x08WhenFull\x12\x19\n\x15WHEN_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eWHEN_FULL_WAIT\x10\x01\x12\x1b\n\x17WHEN_FULL_CANCEL_OLDEST\x10\x02\x12\x14\n\x10WHEN_FULL_REJECT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'muster.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICYKIND']._serialized_start=1788
-  _globals['_POLICYKIND']._serialized_end=2054
-  _globals['_WHENFULL']._serialized_start=2056
-  _globals['_WHENFULL']._serialized_end=2164
+  _globals['_POLICYKIND']._serialized_start=2201
+  _globals['_POLICYKIND']._serialized_end=2492
+  _globals['_WHENFULL']._serialized_start=2494
+  _globals['_WHENFULL']._serialized_end=2602
   _globals['_POLICY']._serialized_start=127
-  _globals['_POLICY']._serialized_end=597
-  _globals['_POLICYNAME']._serialized_start=599
-  _globals['_POLICYNAME']._serialized_end=661
-  _globals['_WEIGHTPOLICY']._serialized_start=663
-  _globals['_WEIGHTPOLICY']._serialized_end=715
-  _globals['_NAMESPACELIMITSPOLICY']._serialized_start=718
-  _globals['_NAMESPACELIMITSPOLICY']._serialized_end=1094
-  _globals['_RETRYDEFAULTSPOLICY']._serialized_start=1096
-  _globals['_RETRYDEFAULTSPOLICY']._serialized_end=1182
-  _globals['_PAUSEPOLICY']._serialized_start=1185
-  _globals['_PAUSEPOLICY']._serialized_end=1325
-  _globals['_CORDONPOLICY']._serialized_start=1327
-  _globals['_CORDONPOLICY']._serialized_end=1377
-  _globals['_CONCURRENCYLIMITPOLICY']._serialized_start=1380
-  _globals['_CONCURRENCYLIMITPOLICY']._serialized_end=1530
-  _globals['_RATELIMITPOLICY']._serialized_start=1532
-  _globals['_RATELIMITPOLICY']._serialized_end=1659
-  _globals['_WEBHOOKPOLICY']._serialized_start=1661
-  _globals['_WEBHOOKPOLICY']._serialized_end=1785
+  _globals['_POLICY']._serialized_end=642
+  _globals['_POLICYNAME']._serialized_start=644
+  _globals['_POLICYNAME']._serialized_end=706
+  _globals['_WEIGHTPOLICY']._serialized_start=708
+  _globals['_WEIGHTPOLICY']._serialized_end=760
+  _globals['_NAMESPACELIMITSPOLICY']._serialized_start=763
+  _globals['_NAMESPACELIMITSPOLICY']._serialized_end=1139
+  _globals['_RETRYDEFAULTSPOLICY']._serialized_start=1141
+  _globals['_RETRYDEFAULTSPOLICY']._serialized_end=1227
+  _globals['_PAUSEPOLICY']._serialized_start=1230
+  _globals['_PAUSEPOLICY']._serialized_end=1370
+  _globals['_CORDONPOLICY']._serialized_start=1372
+  _globals['_CORDONPOLICY']._serialized_end=1422
+  _globals['_CONCURRENCYLIMITPOLICY']._serialized_start=1425
+  _globals['_CONCURRENCYLIMITPOLICY']._serialized_end=1575
+  _globals['_RATELIMITPOLICY']._serialized_start=1577
+  _globals['_RATELIMITPOLICY']._serialized_end=1704
+  _globals['_WEBHOOKPOLICY']._serialized_start=1706
+  _globals['_WEBHOOKPOLICY']._serialized_end=1830
+  _globals['_BREAKERPOLICY']._serialized_start=1833
+  _globals['_BREAKERPOLICY']._serialized_end=2198
 # @@protoc_insertion_point(module_scope)

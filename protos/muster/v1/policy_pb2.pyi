@@ -46,6 +46,8 @@ class _PolicyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyKind
     """How many attempts of a rate key, or of a task type, begin in any period."""
     POLICY_KIND_WEBHOOK: _PolicyKind.ValueType  # 8
     """The webhook of a task type."""
+    POLICY_KIND_BREAKER: _PolicyKind.ValueType  # 9
+    """When agents' circuit breakers open, and for how long."""
 
 class PolicyKind(_PolicyKind, metaclass=_PolicyKindEnumTypeWrapper):
     """Which kind of rule a policy is. Each number is that of the field in Policy.policy."""
@@ -68,6 +70,8 @@ POLICY_KIND_RATE_LIMIT: PolicyKind.ValueType  # 6
 """How many attempts of a rate key, or of a task type, begin in any period."""
 POLICY_KIND_WEBHOOK: PolicyKind.ValueType  # 8
 """The webhook of a task type."""
+POLICY_KIND_BREAKER: PolicyKind.ValueType  # 9
+"""When agents' circuit breakers open, and for how long."""
 Global___PolicyKind: _TypeAlias = PolicyKind  # noqa: Y015
 
 class _WhenFull:
@@ -116,6 +120,7 @@ class Policy(_message.Message):
     CONCURRENCY_LIMIT_FIELD_NUMBER: _builtins.int
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
     SET_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def weight(self) -> Global___WeightPolicy:
@@ -150,6 +155,10 @@ class Policy(_message.Message):
         """Of kind WEBHOOK; its key is the task type."""
 
     @_builtins.property
+    def breaker(self) -> Global___BreakerPolicy:
+        """Of kind BREAKER; its key is the task type, as it was given; empty for the whole namespace."""
+
+    @_builtins.property
     def set_time(self) -> _timestamp_pb2.Timestamp:
         """When it was set, by the store's clock. Ignored in requests."""
 
@@ -164,13 +173,14 @@ class Policy(_message.Message):
         concurrency_limit: Global___ConcurrencyLimitPolicy | None = ...,
         rate_limit: Global___RateLimitPolicy | None = ...,
         webhook: Global___WebhookPolicy | None = ...,
+        breaker: Global___BreakerPolicy | None = ...,
         set_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "concurrency_limit", b"concurrency_limit", "cordon", b"cordon", "namespace_limits", b"namespace_limits", "pause", b"pause", "policy", b"policy", "rate_limit", b"rate_limit", "retry_defaults", b"retry_defaults", "set_time", b"set_time", "webhook", b"webhook", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "pause", "cordon", "namespace_limits", "concurrency_limit", "rate_limit", "webhook"]  # noqa: Y015
+    _WhichOneofReturnType_policy: _TypeAlias = _typing.Literal["weight", "retry_defaults", "pause", "cordon", "namespace_limits", "concurrency_limit", "rate_limit", "webhook", "breaker"]  # noqa: Y015
     _WhichOneofArgType_policy: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_policy) -> _WhichOneofReturnType_policy | None: ...
 
@@ -529,3 +539,84 @@ class WebhookPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WebhookPolicy: _TypeAlias = WebhookPolicy  # noqa: Y015
+
+@_typing.final
+class BreakerPolicy(_message.Message):
+    """When agents' circuit breakers open, and for how long: see Breaker. A field that isn't set is as the namespace's policy says, the one with an
+    empty task type, and else as in brackets. It holds at once: what was counted by other rules is forgotten, what is open stays so.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    CONSECUTIVE_FAILURES_FIELD_NUMBER: _builtins.int
+    FAILURE_RATE_FIELD_NUMBER: _builtins.int
+    MIN_RESULTS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    OPEN_FOR_FIELD_NUMBER: _builtins.int
+    MAX_OPEN_FOR_FIELD_NUMBER: _builtins.int
+    MAX_OPEN_SHARE_FIELD_NUMBER: _builtins.int
+    task_type: _builtins.str
+    """The task type, at most 128 characters, or a prefix that ends in `*`: all types that begin so. An exact name wins over prefixes, a longer
+    prefix over a shorter one. Empty is every type, and agents' own breakers.
+    """
+    consecutive_failures: _builtins.int
+    """It opens when so many tasks fail in a row, 1 to 1,000; 0: not for that (5)."""
+    failure_rate: _builtins.float
+    """It opens when at least this share of the results within the window are failures, at most 1; 0: not for that (0.5). Where both are 0,
+    no breaker opens, and those that are open close.
+    """
+    min_results: _builtins.int
+    """For the rate: how many results the window must hold, 1 to 1,000,000 (20)."""
+    max_open_share: _builtins.float
+    """At most this share of the agents that offer a type and take work are shut out of it, 0.001 to 1 (0.5), rounded down: so with 0.5 an agent
+    that is alone never is. Further ones are TOLERATED.
+    """
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """The window: 1 second to a day, in whole milliseconds (60 s). It begins with a failure."""
+
+    @_builtins.property
+    def open_for(self) -> _duration_pb2.Duration:
+        """How long it is open before the first probe: 100 milliseconds to a day, in whole milliseconds (30 s). Each probe that fails doubles it. It is
+        up to a fifth shorter, at random, so that breakers that opened together don't all probe together.
+        """
+
+    @_builtins.property
+    def max_open_for(self) -> _duration_pb2.Duration:
+        """No doubling goes past this: as open_for (300 s)."""
+
+    def __init__(
+        self,
+        *,
+        task_type: _builtins.str = ...,
+        consecutive_failures: _builtins.int | None = ...,
+        failure_rate: _builtins.float | None = ...,
+        min_results: _builtins.int | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+        open_for: _duration_pb2.Duration | None = ...,
+        max_open_for: _duration_pb2.Duration | None = ...,
+        max_open_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_max_open_share", b"_max_open_share", "_min_results", b"_min_results", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "max_open_for", b"max_open_for", "max_open_share", b"max_open_share", "min_results", b"min_results", "open_for", b"open_for", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures", "_failure_rate", b"_failure_rate", "_max_open_share", b"_max_open_share", "_min_results", b"_min_results", "consecutive_failures", b"consecutive_failures", "failure_rate", b"failure_rate", "max_open_for", b"max_open_for", "max_open_share", b"max_open_share", "min_results", b"min_results", "open_for", b"open_for", "task_type", b"task_type", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__consecutive_failures: _TypeAlias = _typing.Literal["consecutive_failures"]  # noqa: Y015
+    _WhichOneofArgType__consecutive_failures: _TypeAlias = _typing.Literal["_consecutive_failures", b"_consecutive_failures"]  # noqa: Y015
+    _WhichOneofReturnType__failure_rate: _TypeAlias = _typing.Literal["failure_rate"]  # noqa: Y015
+    _WhichOneofArgType__failure_rate: _TypeAlias = _typing.Literal["_failure_rate", b"_failure_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_open_share: _TypeAlias = _typing.Literal["max_open_share"]  # noqa: Y015
+    _WhichOneofArgType__max_open_share: _TypeAlias = _typing.Literal["_max_open_share", b"_max_open_share"]  # noqa: Y015
+    _WhichOneofReturnType__min_results: _TypeAlias = _typing.Literal["min_results"]  # noqa: Y015
+    _WhichOneofArgType__min_results: _TypeAlias = _typing.Literal["_min_results", b"_min_results"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__consecutive_failures) -> _WhichOneofReturnType__consecutive_failures | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failure_rate) -> _WhichOneofReturnType__failure_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_open_share) -> _WhichOneofReturnType__max_open_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_results) -> _WhichOneofReturnType__min_results | None: ...
+
+Global___BreakerPolicy: _TypeAlias = BreakerPolicy  # noqa: Y015

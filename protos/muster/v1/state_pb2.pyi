@@ -1579,6 +1579,7 @@ class CreateWatch(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     START_REVISION_FIELD_NUMBER: _builtins.int
     PREVIOUS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
     watch_id: _builtins.int
     """The client's number for it, unique on the stream."""
     key: _builtins.str
@@ -1589,6 +1590,10 @@ class CreateWatch(_message.Message):
     """The first revision to see; 0 is what comes from now on."""
     previous: _builtins.bool
     """Send what was there before each change, too."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___StateEventKind.ValueType]:
+        """Send events of these kinds alone; none is all. `through_revision` passes over the others."""
+
     def __init__(
         self,
         *,
@@ -1597,10 +1602,11 @@ class CreateWatch(_message.Message):
         prefix: _builtins.bool = ...,
         start_revision: _builtins.int = ...,
         previous: _builtins.bool = ...,
+        kinds: _abc.Iterable[Global___StateEventKind.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "prefix", b"prefix", "previous", b"previous", "start_revision", b"start_revision", "watch_id", b"watch_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "kinds", b"kinds", "prefix", b"prefix", "previous", b"previous", "start_revision", b"start_revision", "watch_id", b"watch_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

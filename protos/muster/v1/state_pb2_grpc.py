@@ -253,7 +253,9 @@ class StateServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def StateSession(self, request_iterator, context):
-        """Batches of operations, each answered under its id when it is done, in any order.
+        """Batches of operations, each answered under its id when it is done, in any order. What a session asks of one key takes effect in the order in
+        which it was asked, and its reads see all of its writes before them. Writes of different keys that aren't answered yet are concurrent: an
+        update that had to be computed again may come after a later write of another key. Who needs an order waits for the answer, or uses a Txn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,7 +70,10 @@ class StateServiceStub:
     Watch: _grpc.StreamStreamMultiCallable[_state_pb2.WatchRequest, _state_pb2.WatchResponse]
     """Follows keys and prefixes, any number of them on one stream."""
     StateSession: _grpc.StreamStreamMultiCallable[_state_pb2.StateSessionRequest, _state_pb2.StateSessionResponse]
-    """Batches of operations, each answered under its id when it is done, in any order."""
+    """Batches of operations, each answered under its id when it is done, in any order. What a session asks of one key takes effect in the order in
+    which it was asked, and its reads see all of its writes before them. Writes of different keys that aren't answered yet are concurrent: an
+    update that had to be computed again may come after a later write of another key. Who needs an order waits for the answer, or uses a Txn.
+    """
 
 @_typing.type_check_only
 class StateServiceAsyncStub(StateServiceStub):
@@ -114,7 +117,10 @@ class StateServiceAsyncStub(StateServiceStub):
     Watch: _aio.StreamStreamMultiCallable[_state_pb2.WatchRequest, _state_pb2.WatchResponse]  # type: ignore[assignment]
     """Follows keys and prefixes, any number of them on one stream."""
     StateSession: _aio.StreamStreamMultiCallable[_state_pb2.StateSessionRequest, _state_pb2.StateSessionResponse]  # type: ignore[assignment]
-    """Batches of operations, each answered under its id when it is done, in any order."""
+    """Batches of operations, each answered under its id when it is done, in any order. What a session asks of one key takes effect in the order in
+    which it was asked, and its reads see all of its writes before them. Writes of different keys that aren't answered yet are concurrent: an
+    update that had to be computed again may come after a later write of another key. Who needs an order waits for the answer, or uses a Txn.
+    """
 
 class StateServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a namespace's agents and clients share: keys with values, at revisions that only grow. The namespace is the call's metadata
@@ -263,6 +269,9 @@ class StateServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_state_pb2.StateSessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_state_pb2.StateSessionResponse], _abc.AsyncIterator[_state_pb2.StateSessionResponse]]:
-        """Batches of operations, each answered under its id when it is done, in any order."""
+        """Batches of operations, each answered under its id when it is done, in any order. What a session asks of one key takes effect in the order in
+        which it was asked, and its reads see all of its writes before them. Writes of different keys that aren't answered yet are concurrent: an
+        update that had to be computed again may come after a later write of another key. Who needs an order waits for the answer, or uses a Txn.
+        """
 
 def add_StateServiceServicer_to_server(servicer: StateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

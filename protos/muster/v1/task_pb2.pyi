@@ -101,6 +101,10 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
     WAIT_KIND_PAUSED: _WaitKind.ValueType  # 10
     """Its type, or the namespace, is paused: see Policy.pause. The reason says why, and until when if that is known."""
+    WAIT_KIND_BREAKER_OPEN: _WaitKind.ValueType  # 11
+    """Every agent that could take it is kept from it by a circuit breaker: see Breaker. The reason says why, and when the first may be tried
+    again if that is known.
+    """
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """Why a task waits."""
@@ -127,6 +131,10 @@ WAIT_KIND_RATE_LIMIT: WaitKind.ValueType  # 9
 """Its rate key, or its type, has begun as many attempts in the present period as may: see Policy.rate_limit. The reason says until when."""
 WAIT_KIND_PAUSED: WaitKind.ValueType  # 10
 """Its type, or the namespace, is paused: see Policy.pause. The reason says why, and until when if that is known."""
+WAIT_KIND_BREAKER_OPEN: WaitKind.ValueType  # 11
+"""Every agent that could take it is kept from it by a circuit breaker: see Breaker. The reason says why, and when the first may be tried
+again if that is known.
+"""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 class _CancelVerdict:
@@ -191,6 +199,8 @@ class _RuledOutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RuledOut
     """It is kept for a task that takes more slots, and has waited long."""
     RULED_OUT_KIND_CORDONED: _RuledOutKind.ValueType  # 11
     """It is cordoned: see Policy.cordon."""
+    RULED_OUT_KIND_BREAKER_OPEN: _RuledOutKind.ValueType  # 12
+    """A circuit breaker keeps it from tasks of this type, or from all: see Breaker."""
 
 class RuledOutKind(_RuledOutKind, metaclass=_RuledOutKindEnumTypeWrapper):
     """Why an agent can't take a task now."""
@@ -219,6 +229,8 @@ RULED_OUT_KIND_RESERVED: RuledOutKind.ValueType  # 10
 """It is kept for a task that takes more slots, and has waited long."""
 RULED_OUT_KIND_CORDONED: RuledOutKind.ValueType  # 11
 """It is cordoned: see Policy.cordon."""
+RULED_OUT_KIND_BREAKER_OPEN: RuledOutKind.ValueType  # 12
+"""A circuit breaker keeps it from tasks of this type, or from all: see Breaker."""
 Global___RuledOutKind: _TypeAlias = RuledOutKind  # noqa: Y015
 
 @_typing.final

@@ -125,3 +125,15 @@ async def test_health_is_known_for_the_server_and_each_service(muster):
     for service in ("", "muster.v1.TaskService", "muster.v1.AgentService", "muster.v1.AdminService"):
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_coordinator_that_is_alone_owns_all_shards():
+    async with hosted() as muster:
+        await muster.submit("t")
+        view = await muster.admin.GetCluster(admin_pb2.GetClusterRequest())
+        [me] = view.coordinators
+        assert (me.coordinator_id, me.shards, me.leaving) == (view.coordinator_id, len(view.shards), False)
+        assert me.address.endswith(f":{muster.running.port}")
+        [shard] = [shard for shard in view.shards if shard.number == muster.shard.number]
+        assert (shard.coordinator_id, shard.serving, shard.epoch) == (me.coordinator_id, True, muster.shard.epoch)
+        assert shard.sequence == muster.shard.sequence > 0

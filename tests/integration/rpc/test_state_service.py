@@ -36,6 +36,42 @@ async def test_a_key_is_set_read_and_deleted(muster):
     assert (stats.keys, stats.bytes, stats.header.revision) == (0, 0, second.revision + 1)
 
 
+async def test_every_answer_says_where_the_state_is(muster):
+    """Of each call, and each operation of a session: the namespace's revision, and its store's incarnation."""
+    await muster.state.Put(put("n", b"1"))
+    lease = await muster.state.GrantLease(pb.GrantLeaseRequest(ttl=Duration(seconds=60)))
+    lock = await muster.state.Lock(pb.LockRequest(name="l", waiter_id="me", ttl=Duration(seconds=60)))
+    asked = {
+        "Get": pb.GetRequest(keys=["n", "none"]),
+        "Put": put("n", b"1"),
+        "Delete": pb.DeleteRequest(key="none"),
+        "List": pb.ListRequest(),
+        "Txn": pb.TxnRequest(then_ops=[pb.TxnOp(get=pb.GetRequest(keys=["n"]))]),
+        "Update": pb.UpdateRequest(key="n", add="1"),
+        "History": pb.HistoryRequest(key="n"),
+        "Compact": pb.CompactRequest(revision=2),
+        "GrantLease": pb.GrantLeaseRequest(ttl=Duration(seconds=60)),
+        "KeepLease": pb.KeepLeaseRequest(lease_id=lease.lease_id),
+        "RevokeLease": pb.RevokeLeaseRequest(lease_id=lease.lease_id),
+        "Lock": pb.LockRequest(name="other", waiter_id="me", ttl=Duration(seconds=60)),
+        "KeepLock": pb.KeepLockRequest(name="l", token=lock.token),
+        "Unlock": pb.UnlockRequest(name="l", token=lock.token),
+        "ListLocks": pb.ListLocksRequest(),
+        "GetStateStats": pb.GetStateStatsRequest(),
+    }
+    methods = pb.DESCRIPTOR.services_by_name["StateService"].methods_by_name
+    assert set(asked) == {name for name, method in methods.items() if not method.client_streaming}
+    seen = 1
+    for name, request in asked.items():
+        answer = await getattr(muster.state, name)(request)
+        assert answer.header.revision >= seen, name
+        assert answer.header.incarnation == lock.header.incarnation != "", name
+        seen = answer.header.revision
+    assert (await muster.state.GetStateStats(pb.GetStateStatsRequest())).header.revision == seen
+    in_sessions = pb.StateAnswer.DESCRIPTOR.oneofs_by_name["answer"].fields
+    assert all(field.name == "refusal" or "header" in field.message_type.fields_by_name for field in in_sessions)
+
+
 async def test_a_condition_that_fails_ends_a_call(muster):
     made = await muster.state.Put(put("k"))
     why = await refusal(muster.state.Put(put("k", if_revision=0)))

@@ -185,9 +185,13 @@ async def test_many_watches_share_a_stream(muster, watching):
 
 async def test_a_bad_watch_is_refused_alone(muster, watching):
     await watching.begin(
-        pb.CreateWatch(watch_id=1, key="a"), pb.CreateWatch(watch_id=2), pb.CreateWatch(watch_id=3, key="a", start_revision=NEGATIVE)
+        pb.CreateWatch(watch_id=1, key="a"),
+        pb.CreateWatch(watch_id=2),
+        pb.CreateWatch(watch_id=3, key="a", start_revision=NEGATIVE),
+        pb.CreateWatch(watch_id=4, key="a", kinds=[pb.STATE_EVENT_KIND_PUT, pb.STATE_EVENT_KIND_UNSPECIFIED]),
     )
-    assert [watching.news(watch_id)[0].refusal.field for watch_id in (2, 3)] == ["create[1].key", "create[2].start_revision"]
+    fields = [watching.news(watch_id)[0].refusal.field for watch_id in (2, 3, 4)]
+    assert fields == ["create[1].key", "create[2].start_revision", "create[3].kinds[1]"]
     await muster.state.Put(put("a"))
     await watching.events_of(1, 1)
     await watching.send(pb.WatchRequest(create=[pb.CreateWatch(watch_id=1, key="b")]))

@@ -1,0 +1,1 @@
+"""HTTP beside gRPC: what probes ask."""
