@@ -337,6 +337,9 @@ class JournalCodec(Protocol):
     def snapshot_encoder(self, *, sequence: int, date_ms: int, namespaces: Sequence[SnapshotNamespace], max_bytes: int) -> SnapshotEncoder:
         """What packs the tasks of a snapshot after entry `sequence` into pieces of about `max_bytes`, or of one task that is larger."""
 
+    def canonical(self, stored: Task | StandingPolicy | Delivery | GivenUp) -> bytes:
+        """All of it that must survive, as bytes: the same for equal ones, whoever made them, in one release."""
+
     def decode_snapshot(self, blob: bytes) -> SnapshotPiece:
         """What a piece holds that a release up to this one wrote."""
 

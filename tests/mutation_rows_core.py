@@ -259,7 +259,7 @@ CORE_MUTATIONS = [
     Mutation(
         "a snapshot has what began",
         "coordinator/journal/snapshot_codec.py",
-        "        self._message.rate_logs.append(log)\n",
+        "        self.message.rate_logs.append(log)\n",
         "        pass\n",
     ),
     # Submits: G6 and G7.

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent_node.cli import (
+    admin_commands,
     breaker_commands,
     cluster_command,
     dead_letter_command,
@@ -82,5 +83,6 @@ def build_app() -> typer.Typer:
     app.add_typer(limit_commands.build(), name="limits")
     app.add_typer(breaker_commands.build(), name="breakers")
     app.add_typer(webhook_commands.build(), name="webhooks")
+    app.add_typer(admin_commands.build(), name="admin")
     app.add_typer(bench_commands.build(), name="bench")
     return app

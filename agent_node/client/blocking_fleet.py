@@ -17,6 +17,8 @@ from muster.v1.admin_pb2 import (
     GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    GetShardDigestRequest,
+    GetShardDigestResponse,
     LimitUse,
     ListLimitsRequest,
     ListNamespacesRequest,
@@ -50,6 +52,10 @@ class BlockingFleetCalls(BlockingCalls):
         if deadline_s is not None:
             request.deadline.CopyFrom(duration(deadline_s))
         return self._call(self._agents.DrainAgent, request)
+
+    def shard_digest(self, shard: int) -> GetShardDigestResponse:
+        """What a shard's live state amounts to; see `Client.shard_digest`."""
+        return self._call(self._admin.GetShardDigest, GetShardDigestRequest(shard=shard))
 
     def queue_stats(self) -> GetQueueStatsResponse:
         """What waits and what runs, by task type and priority."""

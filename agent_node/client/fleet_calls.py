@@ -17,6 +17,8 @@ from muster.v1.admin_pb2 import (
     GetQueueHistoryResponse,
     GetQueueStatsRequest,
     GetQueueStatsResponse,
+    GetShardDigestRequest,
+    GetShardDigestResponse,
     LimitUse,
     ListLimitsRequest,
     ListNamespacesRequest,
@@ -59,6 +61,17 @@ class FleetCalls(UnaryCalls):
         if deadline_s is not None:
             request.deadline.CopyFrom(duration(deadline_s))
         return await self._call(self._live.agents.DrainAgent, request)
+
+    async def shard_digest(self, shard: int) -> GetShardDigestResponse:
+        """What a shard's live state amounts to right after one journal entry: `muster admin check` compares it with the journal.
+
+        Args:
+            shard: its number.
+
+        Raises:
+            UnavailableError: it isn't served there, or takes a snapshot: ask again.
+        """
+        return await self._call(self._live.admin.GetShardDigest, GetShardDigestRequest(shard=shard))
 
     async def queue_stats(self) -> GetQueueStatsResponse:
         """What waits and what runs, by task type and priority."""

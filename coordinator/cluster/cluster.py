@@ -288,5 +288,5 @@ def _held(shard: Shard) -> HeldShard:
         since_ms=shard.since_ms,
         serving=shard.serving,
         sequence=shard.sequence,
-        snapshot_sequence=shard.snapshot_sequence,
+        snapshot_sequence=shard.snapshots.sequence,
     )

@@ -79,6 +79,10 @@ class Walk:
             raise RuntimeError(f"{self.left} tasks were not found by their numbers")
         self._state.known_numbers, self._state.known_until = self._live, self._until
 
+    def is_current(self) -> bool:
+        """Whether it goes on."""
+        return self._state.walk is self
+
     def abandon(self) -> None:
         """Ends the walk before its time: nothing more is handed over."""
         if self._state.walk is self:

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from coordinator.core.events import Commit, NamespaceCreated, NamespaceDeleted, NamespaceEvent
+from coordinator.core.events import AnyEvent, Commit, NamespaceCreated, NamespaceDeleted, NamespaceEvent
 from coordinator.core.evolve import evolve, evolve_beside_tasks
-from coordinator.core.model import Now
+from coordinator.core.model import Now, Task
 from coordinator.core.policies import restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.core.webhooks import restore_delivery
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
-from coordinator.ports import AppendAnswer, Claim, JournalCodec, ShardStore, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
+from coordinator.ports import AppendAnswer, Appended, Claim, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
 
 READ_PAGE = 20  # journal entries per command: each may hold megabytes
 BYTES_PER_STEP = 128 * 1024  # of the journal: some milliseconds; then other shards, and health checks
@@ -30,14 +32,49 @@ class Recovered:
     journal_bytes: int = 0  # of the entries that were replayed
 
 
-async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed: Callable[[Commit], None] = lambda _: None) -> Recovered:
+class JournalSource(Protocol):
+    """Where a shard's snapshot and journal are read: what `ShardStore` has of that."""
+
+    async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """See ShardStore."""
+
+    async def read_snapshot(self, *, sequence: int, place: int) -> bytes | None:
+        """See ShardStore."""
+
+    async def confirm(self, *, sequence: int) -> Appended:
+        """See ShardStore."""
+
+
+class JournalReader(Protocol):
+    """How both are read: what `JournalCodec` has of that."""
+
+    def decode(self, blob: bytes) -> Commit:
+        """See JournalCodec."""
+
+    def decode_snapshot(self, blob: bytes) -> SnapshotPiece:
+        """See JournalCodec."""
+
+
+Follow = Callable[[int, str, AnyEvent, Task | None], None]
+"""Told of each event that is replayed: the entry's sequence, the namespace, the event, and a task's event's task as it is after it."""
+
+
+async def recover(
+    store: JournalSource,
+    codec: JournalReader,
+    claim: Claim,
+    *,
+    lost: LostWrites | None = None,
+    follow: Follow | None = None,
+) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
 
     Args:
-        store: of the shard.
-        codec: how it is written.
-        claim: ours.
-        replayed: is told of each entry behind the snapshot.
+        store: where both are read.
+        codec: how they are written.
+        claim: what they are.
+        lost: knows what the store should hold.
+        follow: is told of each event that is replayed.
 
     Raises:
         StoreOutage: the store can't be read now.
@@ -56,8 +93,9 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed
                     store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
                 )
             commit = codec.decode(blob)
-            _replay(commit, recovered)
-            replayed(commit)
+            _replay(commit, recovered, follow)
+            if lost is not None:
+                lost.replayed(commit)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
             since_rest += len(blob)
@@ -66,6 +104,8 @@ async def recover(store: ShardStore, codec: JournalCodec, claim: Claim, replayed
                 await asyncio.sleep(0)
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
+    if lost is not None:
+        lost.recovered(claim.epoch, claim.sequence)
     return recovered
 
 
@@ -80,14 +120,14 @@ async def rebuild(recovered: Recovered, make: Callable[[str, int, State], Namesp
     return namespaces
 
 
-async def _lost_or_corrupt(store: ShardStore, claim: Claim, problem: str) -> None:
+async def _lost_or_corrupt(store: JournalSource, claim: Claim, problem: str) -> None:
     """A coordinator that takes the shard while we read writes on, and trims the journal."""
     if (await store.confirm(sequence=claim.sequence)).answer is AppendAnswer.FENCED:
         raise ShardLost("the shard was taken over by another coordinator while its journal was read")
     raise StoreCorrupt(problem)
 
 
-async def _load(store: ShardStore, codec: JournalCodec, claim: Claim, snapshot: StoredSnapshot, recovered: Recovered) -> None:
+async def _load(store: JournalSource, codec: JournalReader, claim: Claim, snapshot: StoredSnapshot, recovered: Recovered) -> None:
     next_numbers: dict[str, int] = {}
     for place in range(snapshot.pieces):
         blob = await store.read_snapshot(sequence=snapshot.sequence, place=place)
@@ -135,23 +175,30 @@ def restore_beside_tasks(state: State, namespace: SnapshotNamespace) -> None:
     state.deliveries.next_number = max(state.deliveries.next_number, namespace.next_delivery)
 
 
-def _replay(commit: Commit, recovered: Recovered) -> None:
+def _replay(commit: Commit, recovered: Recovered, follow: Follow | None) -> None:
     for name, event in commit.events:
-        if isinstance(event, NamespaceCreated):
-            recovered.states[name] = (State(), commit.date_ms)
-            continue
-        if isinstance(event, NamespaceDeleted):
-            if event.purged:
-                recovered.deleted.discard(name)
-            else:
-                del recovered.states[name]
-                recovered.deleted.add(name)
-            continue
-        state = recovered.states[name][0]
-        if isinstance(event, NamespaceEvent):
-            evolve_beside_tasks(state, event, commit.date_ms)
-            continue
-        task = evolve(state, event, commit.date_ms)
-        if task.ended_ms:
-            state.settle(task)
+        task = _replay_event(commit, recovered, name, event)
+        if follow is not None:
+            follow(commit.sequence, name, event, task)
     recovered.date_ms = commit.date_ms
+
+
+def _replay_event(commit: Commit, recovered: Recovered, name: str, event: AnyEvent) -> Task | None:
+    if isinstance(event, NamespaceCreated):
+        recovered.states[name] = (State(), commit.date_ms)
+        return None
+    if isinstance(event, NamespaceDeleted):
+        if event.purged:
+            recovered.deleted.discard(name)
+        else:
+            del recovered.states[name]
+            recovered.deleted.add(name)
+        return None
+    state = recovered.states[name][0]
+    if isinstance(event, NamespaceEvent):
+        evolve_beside_tasks(state, event, commit.date_ms)
+        return None
+    task = evolve(state, event, commit.date_ms)
+    if task.ended_ms:
+        state.settle(task)
+    return task

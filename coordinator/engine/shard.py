@@ -98,7 +98,7 @@ class Shard:
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
         self.lost = LostWrites(shard=number)
-        self._snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
+        self.snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
         self.sequence = 0  # of the last commit that is durable, or being written
@@ -152,15 +152,14 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim, self.lost.replayed)
-            self.lost.recovered(claim.epoch, claim.sequence)
+            recovered = await recover(self.store, self._codec, claim, lost=self.lost)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)
         self.deleted |= dict.fromkeys(recovered.deleted)
         self.serving = True
         self.changed()
-        self._snapshots.recovered(claim.snapshot, recovered.journal_bytes)
+        self.snapshots.recovered(claim.snapshot, recovered.journal_bytes)
         if self._default_here and DEFAULT_NAMESPACE not in self.namespaces:
             self.create_namespace(DEFAULT_NAMESPACE)
         for namespace in self.namespaces.values():
@@ -168,11 +167,6 @@ class Shard:
                 self._webhooks_due(namespace, list(pending.values()))
         log.info("shard.recovered shard=%d epoch=%d sequence=%d", self.number, self.epoch, self.sequence)
         self._arm_timer()
-
-    @property
-    def snapshot_sequence(self) -> int:
-        """Of the commit after which the last snapshot was taken; 0 without one."""
-        return self._snapshots.sequence
 
     def hand_over(self, *, offer_to: str = "", offer_ms: int = 0) -> None:
         """Writes what was decided until now, gives the shard up, and ends `run`. `offer_to` alone may claim it for `offer_ms`."""
@@ -188,7 +182,7 @@ class Shard:
     def _stop_serving(self, error: Unavailable) -> None:
         self.serving = False
         self.changed()
-        self._snapshots.abandon()
+        self.snapshots.abandon()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at_s = None, float("inf")
@@ -385,7 +379,7 @@ class Shard:
             if self.commits.has_next():
                 self._wake.set()
             else:  # memory is now as it will be right after `commit`: nothing else has been decided
-                self._snapshots.begin_if_due(
+                self.snapshots.begin_if_due(
                     commit, sequence=self.sequence + bool(commit.events), namespaces=self.namespaces, deleted=self.deleted
                 )
             if commit.events:
@@ -415,7 +409,7 @@ class Shard:
             since_ms=commit.date_ms,
         )
         self.lost.acknowledged(self.epoch, sequence)
-        self._snapshots.wrote(len(blob))
+        self.snapshots.wrote(len(blob))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[Appended]], *, since_ms: int) -> None:
         """Asks the store until it answers, and ends the shard if it is no longer ours.

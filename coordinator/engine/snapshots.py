@@ -10,6 +10,7 @@ from coordinator.core.rates import RateWalk
 from coordinator.core.snapshot import Walk
 from coordinator.core.webhooks import DeliveryWalk
 from coordinator.engine.commits import PendingCommit
+from coordinator.engine.digests import DigestTaker
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.room import StoreRoom
 from coordinator.ids import Entropy
@@ -58,6 +59,7 @@ class Snapshotter:
         self, *, shard: int, store: ShardStore, codec: JournalCodec, settings: SnapshotSettings, entropy: Entropy, room: StoreRoom
     ) -> None:
         self.journal_bytes = 0  # written since the last snapshot
+        self.digests = DigestTaker(codec=codec)  # a state has one walk at a time
         self.sequence = 0  # of the journal entry after which the last one was taken
         self._shard = shard
         self._store = store
@@ -99,6 +101,10 @@ class Snapshotter:
             return False
         return self.journal_bytes + self._outgrow_bytes - size_of_next(namespaces) >= self._room.worthwhile_bytes()
 
+    def is_walking(self) -> bool:
+        """Whether a snapshot goes over the tasks now."""
+        return any(isinstance(walk, Walk) and walk.is_current() for walk in self._walks)
+
     def wrote(self, count: int) -> None:
         """A commit of so many bytes is durable."""
         self.journal_bytes += count
@@ -107,7 +113,7 @@ class Snapshotter:
     def begin_if_due(
         self, commit: PendingCommit, *, sequence: int, namespaces: Mapping[str, Namespace], deleted: Iterable[str] = ()
     ) -> None:
-        """Begins a snapshot of the namespaces as they are now, if one is due.
+        """Begins a snapshot of the namespaces as they are now, if one is due, or else a digest, if one is asked for.
 
         Args:
             commit: what is to be written next, and the last that was decided: the snapshot must not be current before it is durable.
@@ -115,7 +121,11 @@ class Snapshotter:
             namespaces: all of the shard.
             deleted: names of those of which the store may still hold records.
         """
+        if self.digests.is_walking():
+            return
         if not self._is_due(namespaces.values()):
+            if not self.is_walking():
+                self.digests.begin_if_asked(commit, sequence=sequence, namespaces=namespaces, deleted=deleted)
             return
         heads = [_head(one) for one in namespaces.values()]
         encoder = self._codec.snapshot_encoder(
@@ -136,6 +146,7 @@ class Snapshotter:
 
     def abandon(self) -> None:
         """The shard stops: so does the snapshot that is under way. Half of one in the store is removed by the next claim."""
+        self.digests.abandon()
         if self._task is not None:
             self._task.cancel()
             self._task = None

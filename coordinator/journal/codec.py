@@ -33,10 +33,10 @@ from coordinator.core.events import (
 )
 from coordinator.core.model import FENCES_PER_EPOCH_BITS, RetryPolicy, Task
 from coordinator.journal import operations_codec
-from coordinator.journal.snapshot_codec import SnapshotEncoder, decode_snapshot
+from coordinator.journal.snapshot_codec import SnapshotEncoder, canonical, decode_snapshot
 from coordinator.ports import JournalTooNew, SnapshotNamespace
 
-__all__ = ["FORMAT_VERSION", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
+__all__ = ["FORMAT_VERSION", "canonical", "decode", "decode_snapshot", "encode", "record_out", "slim_record", "snapshot_encoder"]
 
 FORMAT_VERSION = 1
 
@@ -219,21 +219,32 @@ def decode(blob: bytes) -> Commit:
         JournalTooNew: the entry's format is of a newer release.
     """
     message = event_pb2.Commit.FromString(blob)
-    if message.format_version > FORMAT_VERSION:
-        raise JournalTooNew(
-            f"the journal has format {message.format_version}, and this release reads up to {FORMAT_VERSION}: start the newer release again"
-        )
+    check_commit_format(message)
     base = message.epoch << FENCES_PER_EPOCH_BITS
     events = [(record.namespace, event) for record in message.records for event in _decode_record(record, base)]
     return Commit(message.sequence, message.epoch, message.date_ms, events)
 
 
+def check_commit_format(message: event_pb2.Commit) -> None:
+    """Raises JournalTooNew when a newer release wrote it."""
+    if message.format_version > FORMAT_VERSION:
+        raise JournalTooNew(
+            f"the journal has format {message.format_version}, and this release reads up to {FORMAT_VERSION}: start the newer release again"
+        )
+
+
+def check_event_known(kind: str | None) -> None:
+    """Raises JournalTooNew for an event of a newer release; `kind` is the name of its field."""
+    if kind not in _DECODERS:
+        raise JournalTooNew(
+            f"the journal has an event that this release doesn't know ({kind or 'a newer one'}): start the newer release again"
+        )
+
+
 def _decode_record(record: event_pb2.Record, fence_base: int) -> Iterator[AnyEvent]:
-    kind = record.WhichOneof("event")
-    decoder = _DECODERS.get(kind or "")
-    if decoder is None:
-        raise JournalTooNew(f"the journal has an event that this release doesn't know ({kind}): start the newer release again")
-    return decoder(record, fence_base)
+    kind = record.WhichOneof("event") or ""
+    check_event_known(kind)
+    return _DECODERS[kind](record, fence_base)
 
 
 def _decode_submitted(record: event_pb2.Record, _fence_base: int) -> Iterator[Submitted]:

@@ -82,8 +82,13 @@ class DataDirectory:
 
     def read_record(self) -> ServerRecord | None:
         """What is recorded of the server; None when nothing readable is."""
+        return self.record_of(self.path)
+
+    @staticmethod
+    def record_of(path: Path) -> ServerRecord | None:
+        """Likewise, of a directory that anybody may hold."""
         try:
-            record = json.loads((self.path / "server.json").read_text())
+            record = json.loads((path / "server.json").read_text())
             return ServerRecord(socket=Path(record["socket"]), process_id=int(record["process_id"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -23,7 +23,7 @@ With the key prefix `muster`, shard 3 is
 
 and beside the shards there are `muster:{cluster}:members`, a hash that holds, by coordinator id, until when
 the coordinator lives (by the store's time) and what it says of itself as JSON, and `muster:deployment`, a hash with `format_version`,
-`shards`, and `peer_secret`.
+`shards`, and `peer_secret`; and `importing` (numbers of shards) while an import writes them.
 
 All keys of a shard share the hash tag `{s3}`, so a Redis Cluster keeps them on one node and one script may touch them all. A task's
 id comes last in its key, and namespaces have no colon, so no two tasks share a key, whatever is in an id.
@@ -58,7 +58,8 @@ MARKER_BYTES = 8
 """What stands before a record."""
 
 _LINE = struct.Struct(">8sQI")  # marker, end in milliseconds, size of the record; the task's id follows in UTF-8
-_PLACE_BITS = 20  # a commit ends fewer than a million tasks
+PLACE_BITS = 20
+"""Of a marker: a commit ends fewer than a million tasks."""
 
 
 def shard_of(namespace: str, *, shards: int) -> int:
@@ -151,7 +152,7 @@ def check_prefix(prefix: str) -> None:
 
 def marker(sequence: int, place: int) -> bytes:
     """The marker of the task that ended in commit `sequence` at `place`, counted from 0."""
-    return (sequence << _PLACE_BITS | place).to_bytes(MARKER_BYTES)
+    return (sequence << PLACE_BITS | place).to_bytes(MARKER_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def pack_tasks(tasks: Iterable[tuple[int, EndedTask]], *, sequence: int, prefix:
     lines: list[bytes] = []
     values: list[bytes] = []
     record_bytes = 0
-    first = sequence << _PLACE_BITS
+    first = sequence << PLACE_BITS
     pack = _LINE.pack
     known: tuple[str, ...] = ()
     kinds: list[tuple[int, tuple[str, ...]]] = []  # from which task on, which terms: most have the same as the one before
@@ -208,6 +209,11 @@ def _runs(kinds: Sequence[tuple[int, tuple[str, ...]]], stop: int) -> dict[str, 
             else:
                 known.append([first, count])
     return {term: ",".join(f"{first}+{count}" for first, count in known) for term, known in runs.items()}
+
+
+def index_line(task_marker: bytes, task_id: str, *, end_ms: int, record_bytes: int) -> bytes:
+    """A line of the index."""
+    return _LINE.pack(task_marker, end_ms, record_bytes) + task_id.encode()
 
 
 def resized_line(line: bytes, *, record_bytes: int) -> bytes:

@@ -20,6 +20,7 @@ from coordinator.rpc.limit_calls import list_limits
 from coordinator.rpc.namespace_calls import delete, list_namespaces, namespace_view
 from coordinator.rpc.policy_calls import delete_policies, list_policies, set_policies
 from coordinator.rpc.queue_views import queue_history, queue_stats
+from coordinator.rpc.shard_calls import shard_digest
 from coordinator.rpc.shards import MAX_SHOWN_CHARS
 from coordinator.rpc.webhook_calls import list_deliveries, retry_deliveries
 
@@ -173,6 +174,9 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.RetryWebhookDeliveriesRequest, context: Context
     ) -> admin_pb2.RetryWebhookDeliveriesResponse:
         return await retry_deliveries(*self._shards.called(context), request, self._webhooks)
+
+    async def GetShardDigest(self, request: admin_pb2.GetShardDigestRequest, context: Context) -> admin_pb2.GetShardDigestResponse:
+        return await shard_digest(self._shards.all, request.shard, release=self._facts.version)
 
     async def ListLimits(self, request: admin_pb2.ListLimitsRequest, context: Context) -> admin_pb2.ListLimitsResponse:
         return await list_limits(*self._shards.called(context), request)

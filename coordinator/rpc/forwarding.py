@@ -76,7 +76,9 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
                     return _refusing(handler, moved(shard, self._directory.owner_of(shard)))
                 return self._elsewhere(method, shard, handler)
             case Route.NAMED:
-                return self._by_name(method, handler, is_forwarded=is_signed)
+                return self._by_request(method, handler, lambda request: self._shard_of(request.name), is_forwarded=is_signed)
+            case Route.NUMBERED:
+                return self._by_request(method, handler, lambda request: request.shard, is_forwarded=is_signed)
             case Route.EVERYWHERE | Route.HERE:
                 return handler
 
@@ -107,13 +109,13 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(stream)
 
-    def _by_name(self, method: str, handler: Handler, *, is_forwarded: bool) -> Handler:
-        """Handles a call that names its namespace in its request."""
+    def _by_request(self, method: str, handler: Handler, shard_of: Callable[[Any], int], *, is_forwarded: bool) -> Handler:
+        """Handles a call whose request says whose it is."""
         here = _here(handler)
 
         async def unary(request: bytes, context: Context) -> Any:
             parsed = _parse(handler, request)
-            shard = self._shard_of(parsed.name)
+            shard = shard_of(parsed)
             if self._owners.is_here(shard):
                 return await here(request, context)
             if is_forwarded and not self._directory.is_mine(shard):

@@ -12,6 +12,8 @@ class Route(Enum):
     """The metadata: it goes to the owner of the shard that the namespace lives in."""
     NAMED = auto()
     """The request's field `name`: a namespace, which may not exist yet."""
+    NUMBERED = auto()
+    """The request's field `shard`."""
     EVERYWHERE = auto()
     """Nothing: whoever is asked asks the owners of all shards, and puts their answers together."""
     HERE = auto()
@@ -29,6 +31,7 @@ _METHODS: dict[str, dict[Route, str]] = {
         Route.NAMESPACE: "GetQueueStats GetQueueHistory GetLoadMap SetPolicies DeletePolicies ListPolicies CancelMatchingTasks"
         " ReprioritiseTasks RedriveTasks PurgeTasks ListWebhookDeliveries RetryWebhookDeliveries ListLimits ResetBreakers",
         Route.NAMED: "CreateNamespace DeleteNamespace",
+        Route.NUMBERED: "GetShardDigest",
         Route.EVERYWHERE: "ListNamespaces",
         Route.HERE: "GetCoordinator GetCluster",
     },

@@ -13,7 +13,7 @@ from pathlib import Path
 from agent_node.client import Client
 from coordinator.journal.server_process import runs_in
 from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.ports import lasting_port
 from tests.support.processes import Child, Children
 
 START_S = 20.0
@@ -46,7 +46,7 @@ class Deployment:
         self.gates = folder / "gates"
         self.gates.mkdir()
         self.executions.touch()
-        self.port = free_port()
+        self.port = lasting_port()
         self.coordinator: Child
         self._children = children
         self._options = options

@@ -1,24 +1,20 @@
 """Free loopback ports, for programs that can't bind port 0 and say which one they got."""
 
-import random
+import contextlib
+import itertools
+import os
 import socket
+from pathlib import Path
 
-_LOWEST, _HIGHEST = 20_000, 32_000  # below those that systems give out themselves: a port that is free for a moment stays free
-_random = random.SystemRandom()  # tests that run at once, and have the same seed, must not choose alike
+_FIRST_LASTING = 10_000
+_numbers = itertools.count()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listened on a moment ago, and that nobody gets by chance.
-
-    For a server that is ended and started again on its port. Prefer port 0 wherever a program that starts once can report its port.
-    """
-    while True:
-        port = _random.randrange(_LOWEST, _HIGHEST)
-        try:
-            socket.create_server(("127.0.0.1", port)).close()
-        except OSError:
-            continue
-        return port
+    """A TCP port of 127.0.0.1 that nothing listened on a moment ago. Prefer port 0 wherever the program can report its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def is_listening(port: int) -> bool:
@@ -26,3 +22,17 @@ def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def lasting_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on, and that no outgoing connection is given: for what is killed and started again."""
+    try:
+        stop = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        stop = 32768
+    span = stop - _FIRST_LASTING
+    start = os.getpid() * 97  # so that two runs on one machine don't ask for the same
+    for port in (_FIRST_LASTING + (start + number) % span for number in itertools.islice(_numbers, span)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port is free below those of outgoing connections")

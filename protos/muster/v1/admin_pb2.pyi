@@ -1379,3 +1379,63 @@ class ResetBreakersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResetBreakersResponse: _TypeAlias = ResetBreakersResponse  # noqa: Y015
+
+@_typing.final
+class GetShardDigestRequest(_message.Message):
+    """Asks for a digest of a shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShardDigestRequest: _TypeAlias = GetShardDigestRequest  # noqa: Y015
+
+@_typing.final
+class GetShardDigestResponse(_message.Message):
+    """The live state of a shard right after one journal entry, which is durable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    LIVE_TASKS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The entry's sequence."""
+    epoch: _builtins.int
+    """The epoch under which this coordinator owns the shard."""
+    live_tasks: _builtins.int
+    """How many tasks were live."""
+    digest: _builtins.bytes
+    """16 bytes: equal for equal states, by coordinators of one release. It says nothing else."""
+    release: _builtins.str
+    """The release whose digest it is."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        live_tasks: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+        release: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "epoch", b"epoch", "live_tasks", b"live_tasks", "release", b"release", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShardDigestResponse: _TypeAlias = GetShardDigestResponse  # noqa: Y015

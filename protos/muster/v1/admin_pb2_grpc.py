@@ -121,6 +121,11 @@ class AdminServiceStub(object):
                 request_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
                 response_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
                 _registered_method=True)
+        self.GetShardDigest = channel.unary_unary(
+                '/muster.v1.AdminService/GetShardDigest',
+                request_serializer=muster_dot_v1_dot_admin__pb2.GetShardDigestRequest.SerializeToString,
+                response_deserializer=muster_dot_v1_dot_admin__pb2.GetShardDigestResponse.FromString,
+                _registered_method=True)
         self.ListLimits = channel.unary_unary(
                 '/muster.v1.AdminService/ListLimits',
                 request_serializer=muster_dot_v1_dot_admin__pb2.ListLimitsRequest.SerializeToString,
@@ -260,6 +265,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetShardDigest(self, request, context):
+        """What a shard's live state amounts to, to be compared with what its journal says: `muster admin check` does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLimits(self, request, context):
         """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key.
         """
@@ -361,6 +373,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RetryWebhookDeliveries,
                     request_deserializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.FromString,
                     response_serializer=muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.SerializeToString,
+            ),
+            'GetShardDigest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShardDigest,
+                    request_deserializer=muster_dot_v1_dot_admin__pb2.GetShardDigestRequest.FromString,
+                    response_serializer=muster_dot_v1_dot_admin__pb2.GetShardDigestResponse.SerializeToString,
             ),
             'ListLimits': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLimits,
@@ -833,6 +850,33 @@ class AdminService(object):
             '/muster.v1.AdminService/RetryWebhookDeliveries',
             muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesRequest.SerializeToString,
             muster_dot_v1_dot_admin__pb2.RetryWebhookDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShardDigest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/muster.v1.AdminService/GetShardDigest',
+            muster_dot_v1_dot_admin__pb2.GetShardDigestRequest.SerializeToString,
+            muster_dot_v1_dot_admin__pb2.GetShardDigestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,8 @@ class AdminServiceStub:
     """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
     RetryWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+    GetShardDigest: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetShardDigestRequest, _admin_pb2.GetShardDigestResponse]
+    """What a shard's live state amounts to, to be compared with what its journal says: `muster admin check` does."""
     ListLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
     ResetBreakers: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]
@@ -126,6 +128,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Webhooks of the namespace of the call's metadata that wait to be delivered, or were given up, and why."""
     RetryWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_admin_pb2.RetryWebhookDeliveriesRequest, _admin_pb2.RetryWebhookDeliveriesResponse]  # type: ignore[assignment]
     """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+    GetShardDigest: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetShardDigestRequest, _admin_pb2.GetShardDigestResponse]  # type: ignore[assignment]
+    """What a shard's live state amounts to, to be compared with what its journal says: `muster admin check` does."""
     ListLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListLimitsRequest, _admin_pb2.ListLimitsResponse]  # type: ignore[assignment]
     """The limits of the namespace of the call's metadata that are policies, and how much of each is in use, key by key."""
     ResetBreakers: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetBreakersRequest, _admin_pb2.ResetBreakersResponse]  # type: ignore[assignment]
@@ -276,6 +280,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RetryWebhookDeliveriesResponse, _abc.Awaitable[_admin_pb2.RetryWebhookDeliveriesResponse]]:
         """Has webhooks tried again at once: those that were given up, for another day, and those that wait for their next attempt."""
+
+    @_abc_1.abstractmethod
+    def GetShardDigest(
+        self,
+        request: _admin_pb2.GetShardDigestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetShardDigestResponse, _abc.Awaitable[_admin_pb2.GetShardDigestResponse]]:
+        """What a shard's live state amounts to, to be compared with what its journal says: `muster admin check` does."""
 
     @_abc_1.abstractmethod
     def ListLimits(
