@@ -12,6 +12,7 @@ from coordinator.core.policies import restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.core.webhooks import restore_delivery
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
 from coordinator.ports import AppendAnswer, Appended, Claim, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
