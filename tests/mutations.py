@@ -30,6 +30,7 @@ SUITES = {
         "--ignore",
         "tests/webhooks/test_other_languages.py",
     ],
+    "cluster": ["tests/cluster"],
     "state": ["tests/state_engine"],
     "state service": [
         "tests/state",
