@@ -4,6 +4,7 @@ from tests.mutation_row import Mutation
 from tests.mutation_rows_breakers import BREAKER_MUTATIONS
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
+from tests.mutation_rows_forwarding import FORWARDING_MUTATIONS
 from tests.mutation_rows_lost import LOST_MUTATIONS
 from tests.mutation_rows_operations import OPERATION_MUTATIONS
 from tests.mutation_rows_pause import PAUSE_MUTATIONS
@@ -25,4 +26,5 @@ MUTATIONS: list[Mutation] = [
     *WEBHOOK_MUTATIONS,
     *STATE_ENGINE_MUTATIONS,
     *STATE_SERVICE_MUTATIONS,
+    *FORWARDING_MUTATIONS,
 ]

@@ -35,6 +35,7 @@ SUITES = {
         "tests/integration/rpc/test_state_streams.py",
         "tests/integration/rpc/test_state_and_shard.py",
     ],
+    "forwarding": ["tests/forwarding"],
     "machine": ["tests/core/test_machine.py"],
     "simulation": [f"tests/sim/test_simulation.py::test_the_guarantees_hold_whatever_happens[{batch}]" for batch in range(3)],
 }

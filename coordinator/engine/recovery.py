@@ -12,6 +12,7 @@ from coordinator.core.policies import restore_policies
 from coordinator.core.snapshot import restore, restored
 from coordinator.core.state import State
 from coordinator.core.webhooks import restore_delivery
+from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import ShardLost
 from coordinator.ports import AppendAnswer, Appended, Claim, SnapshotNamespace, SnapshotPiece, StoreCorrupt, StoredSnapshot
@@ -63,7 +64,7 @@ async def recover(
     codec: JournalReader,
     claim: Claim,
     *,
-    replayed: Callable[[Commit], None] = lambda _: None,
+    lost: LostWrites | None = None,
     follow: Follow | None = None,
 ) -> Recovered:
     """Reads the snapshot piece by piece, and replays the journal behind it to its end, by the same `evolve` that runs live.
@@ -72,8 +73,8 @@ async def recover(
         store: where both are read.
         codec: how they are written.
         claim: what they are.
-        replayed: is told of each entry behind the snapshot.
-        follow: is told of each event in them.
+        lost: knows what the store should hold.
+        follow: is told of each event that is replayed.
 
     Raises:
         StoreOutage: the store can't be read now.
@@ -93,7 +94,8 @@ async def recover(
                 )
             commit = codec.decode(blob)
             _replay(commit, recovered, follow)
-            replayed(commit)
+            if lost is not None:
+                lost.replayed(commit)
             recovered.sequence = sequence
             recovered.journal_bytes += len(blob)
             since_rest += len(blob)
@@ -102,6 +104,8 @@ async def recover(
                 await asyncio.sleep(0)
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
+    if lost is not None:
+        lost.recovered(claim.epoch, claim.sequence)
     return recovered
 
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from muster.v1.common_pb2 import Refusal
 
-from agent_node import AttemptLostError, ConflictError, RefusedError, UnavailableError
+from agent_node import AttemptLostError, ConflictError, PayloadError, RefusedError, UnavailableError
 from agent_node.state import AgentState, Author, session
 from agent_node.state.values import EventKind
 from tests.support.eventually import eventually
@@ -394,3 +394,14 @@ async def test_an_agent_tells_of_itself(state):
     await following.aclose()
     with pytest.raises(ValueError, match="slash"):
         AgentState("a/b", state)
+
+
+async def test_what_is_no_agents_status_is_told(state):
+    agent = AgentState("worker-1", state)
+    for wrong in ("hello", b"\xff", [1], {"other": 1}, None):
+        for name, read in (("status", agent.get_status), ("progress", agent.get_progress), ("presence", agent.get_presence)):
+            await state.put(f"agents/worker-1/{name}", wrong)
+            with pytest.raises(PayloadError, match=f"holds no agent's {name}: something else was written there"):
+                await read()
+    with pytest.raises(PayloadError, match="no agent's status"):
+        await anext(agent.watch_status())
