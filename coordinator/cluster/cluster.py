@@ -279,6 +279,8 @@ class Cluster:
         for member in [*(one for one in members if one.coordinator_id != mine.coordinator_id), mine]:
             for held in member.shards:
                 known = owners.get(held.number)
+                if held.serving and member is not mine:
+                    self._shards[held.number].lost.heard(held.epoch, held.sequence)
                 if known is None or known.epoch < held.epoch:
                     owners[held.number] = Owner(member.coordinator_id, member.address, held.epoch, held.since_ms)
         now_s = self._clock.now_s()
@@ -308,6 +310,6 @@ def _held(shard: Shard) -> HeldShard:
         epoch=shard.epoch,
         since_ms=shard.since_ms,
         serving=shard.serving,
-        sequence=shard.sequence,
+        sequence=shard.lost.sequence,  # of the last that is acknowledged: the one that is being written may never be
         snapshot_sequence=shard.snapshots.sequence,
     )
