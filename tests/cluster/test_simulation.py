@@ -419,6 +419,6 @@ def test_one_that_is_alone_ends_when_somebody_takes_a_shard_all_the_same():
         shard.create_namespace("made")
         await MemoryShardStore(shard=data, now_ms=now_ms).claim()
         with pytest.raises(ShardLost):
-            await running
+            await asyncio.wait_for(running, 60)
 
     run_virtually(main)
