@@ -29,7 +29,7 @@ BOUNDED = {
     "Race": "what 4,096 keys a priority have had is remembered",
     "Share": "likewise",
     "Room": "buckets by load, at most 17 of each room; a class has one for each number of slots and each limited type of its lanes",
-    "Results": "of a breaker: 32 tasks that failed and 7 slots of its window; it goes when nothing has failed for a window, and its last task has not",
+    "Results": "of a breaker: 32 tasks that failed and 7 slots; until nothing has failed for a window, nor at the end",
     "Scheduler.sticky": "which agent served each of 100,000 sticky keys last",
     "TaskIndex": "64 blocks of task numbers with their types, or twice those with live tasks",
     "Statistics": "what happened by type and priority in the last hour, for 500 rows",
