@@ -38,8 +38,8 @@ stubs: setup    ## Generate the Python stubs from the protos
 test: setup     ## Run the tests: make test ARGS="tests/rules -x"
 	python -m pytest $(ARGS)
 
-chaos: setup    ## Kill everything for longer: make chaos ARGS="--chaos-tasks=200000 --chaos-kills=20 --randomly-seed=7"
-	python -m pytest tests/e2e/test_chaos.py tests/e2e/test_state_linearizable.py -s --chaos-tasks=100000 --chaos-kills=10 --state-rounds=2 $(ARGS)
+chaos: setup    ## Kill, stop and cut off everything, and check that nothing is lost: make chaos SECONDS=180 SEED=1 JSON=chaos.json
+	python -m tests.chaos --seconds $(or $(SECONDS),180) --seed $(or $(SEED),1) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 soak: setup     ## A day in ten minutes: make soak ARGS="--seconds 120 --json soak.json", or --leak coordinator, which must fail
 	python -m tests.soak $(ARGS)

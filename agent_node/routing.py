@@ -4,6 +4,7 @@ Streams are opened once; whoever opened one opens the next, which goes where it 
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -16,6 +17,7 @@ from agent_node.backoff import Backoff
 from agent_node.routes import Routes, namespace_in
 
 Options = Sequence[tuple[str, int]]
+KNOCK_S = 2.0
 REPEAT_S = 30.0  # how long a call without a deadline is made again
 
 
@@ -210,16 +212,17 @@ class BlockingRoutedChannel(grpc.Channel):
         return call
 
     def _seek(self, address: str) -> None:
-        """Begins a connection to an owner. Until there is one, calls go the way they went."""
-        channel = self._at(address)
-
-        def changed(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                self._ready.add(address)
-                channel.unsubscribe(changed)  # which ends the thread that asks
-
+        """Looks whether an owner can be reached from here. Until that is known, calls go the way they went."""
         if address not in self._ready:
-            channel.subscribe(changed, try_to_connect=True)
+            threading.Thread(target=self._knock, args=(address,), name="muster-route", daemon=True).start()
+
+    def _knock(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        try:  # gRPC's own way to watch a channel is a thread that outlives it, and then fails
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        except (OSError, ValueError):
+            return
+        self._ready.add(address)
 
     def _at(self, address: str) -> grpc.Channel:
         channel = self._channels.get(address)

@@ -13,14 +13,14 @@ from coordinator import collector
 from coordinator.cluster.ports import IdInUse
 from coordinator.engine.ownership import ShardLost
 from coordinator.journal.errors import StoreStartError
-from coordinator.ports import JournalTooNew, StoreCorrupt
+from coordinator.ports import JournalTooNew, StoreCorrupt, StoreOutage
 from coordinator.rpc.server import ListenError
 from coordinator.wiring import coordinator
 
 if TYPE_CHECKING:
     from coordinator.settings import CoordinatorSettings
 
-EXPECTED = (StoreStartError, ListenError, IdInUse, ShardLost, StoreCorrupt, JournalTooNew)
+EXPECTED = (StoreStartError, StoreOutage, ListenError, IdInUse, ShardLost, StoreCorrupt, JournalTooNew)
 
 
 def run(settings: CoordinatorSettings, *, log_level: str) -> int:

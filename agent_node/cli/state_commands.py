@@ -298,13 +298,17 @@ async def locks(
 async def export(invocation: Invocation, *, prefix: PrefixArgument = "") -> None:
     """Print the keys with a prefix as lines of JSON, for `muster state import`.
 
-    Leases, ttls and revisions are not part of it.
+    Leases, ttls and revisions are not part of it, nor which agents are connected (agents/NAME/presence).
     """
     from agent_node.cli.state_records import export_line
+    from agent_node.state.agent_state import PREFIX, PRESENCE
 
     async with invocation.connect() as client:
         async for entry in client.state.list(prefix):
-            sys.stdout.write(export_line(entry) + "\n")
+            if not (
+                entry.key.startswith(PREFIX) and entry.key.endswith(PRESENCE)
+            ):  # set again elsewhere, it would name an agent that isn't there
+                sys.stdout.write(export_line(entry) + "\n")
     sys.stdout.flush()
 
 

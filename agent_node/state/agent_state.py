@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agent_node.arguments import text, unencodable
-from agent_node.errors import InvalidArgumentError
+from agent_node.errors import InvalidArgumentError, PayloadError
 from agent_node.state.values import Entry, EventKind
 from agent_node.typed import to_json
 
 if TYPE_CHECKING:
     from agent_node.state.state import State
 
-PREFIX = "agents/"
+PREFIX, PRESENCE = "agents/", "/presence"
 _JSON = "application/json"
 
 
@@ -103,7 +103,7 @@ class AgentState:
         self._state = state
         self._status_key = f"{PREFIX}{agent_id}/status"
         self._progress_key = f"{PREFIX}{agent_id}/progress"
-        self._presence_key = f"{PREFIX}{agent_id}/presence"
+        self._presence_key = f"{PREFIX}{agent_id}{PRESENCE}"
 
     async def update_status(self, status: str, metadata: Mapping[str, Any] | None = None) -> int:
         """Says how the agent is, in place of what it said before. Returns the revision. Errors as of `State.put`.
@@ -115,7 +115,7 @@ class AgentState:
         return await self._put(self._status_key, {"status": text("status", status), "metadata": dict(metadata or {})}, about="metadata")
 
     async def get_status(self) -> AgentStatus | None:
-        """What the agent said last; None when it has said nothing."""
+        """What the agent said last; None when it has said nothing. PayloadError when something else is there, as of all that reads here."""
         entry = await self._state.get(self._status_key)
         return None if entry is None else _status(entry)
 
@@ -178,18 +178,29 @@ class AgentState:
                     yield event.entry if event.kind is EventKind.PUT else None
 
 
+def _read(entry: Entry, what: str, *needed: str) -> dict[str, Any]:
+    """A value, as this module writes it. Raises PayloadError for one that something else has written there."""
+    try:
+        value = entry.json()
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not value.keys() >= set(needed):
+        raise PayloadError(f"the key {entry.key!r} holds no agent's {what}: something else was written there at revision {entry.revision}")
+    return value
+
+
 def _status(entry: Entry) -> AgentStatus:
-    value = entry.json()
+    value = _read(entry, "status", "status")
     return AgentStatus(value["status"], value.get("metadata") or {}, entry.revision, entry.write_time_ms)
 
 
 def _progress(entry: Entry) -> TaskProgress:
-    value = entry.json()
+    value = _read(entry, "progress", "current")
     return TaskProgress(value["current"], value.get("total", 0), value.get("task_id", ""), entry.revision, entry.write_time_ms)
 
 
 def _presence(entry: Entry) -> AgentPresence:
-    value = entry.json()
+    value = _read(entry, "presence", "capabilities")
     return AgentPresence(
         tuple(value["capabilities"]),
         value.get("labels") or {},

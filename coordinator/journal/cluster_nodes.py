@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.finding_connections import Address
-from coordinator.journal.topology import MovingPrimaries, ask_most, client_to_ask
+from coordinator.journal.topology import MovingPrimaries, ask_together, client_to_ask
 
 SLOTS = 16384
 _ASKED_AT_MOST = 9  # of the nodes: more of them say nothing new
@@ -60,7 +60,7 @@ class ClusterNodes(MovingPrimaries):
         """See MovingPrimaries. Of several who are said to serve a slot, the one with the highest configuration epoch does."""
         failures: list[Exception] = []
         asked = [self._seed, *list(self._nodes.values())[:_ASKED_AT_MOST]]
-        answers = await ask_most([self._ask(node) for node in asked], failures.append)
+        answers = await ask_together([self._ask(node) for node in asked], failures.append, enough=len(asked))  # one may know more than most
         if not answers:
             raise RedisConnectionError(f"no node of the cluster says who serves what: {failures[0] if failures else 'they do not answer'}")
         self._ranges = sorted({found for answer in answers for found in answer}, reverse=True)

@@ -42,7 +42,7 @@ class OrderedConnection:
     async def call(self, *command: str | bytes | int) -> Any:
         """Sends one command, a word an argument, and answers the reply as the protocol has it.
 
-        Raises what redis-py raises, and TimeoutError. The next call starts on a new connection if it must.
+        Raises what redis-py raises, TimeoutError, and ConnectionError. The next call starts on a new connection if it must.
         """
         async with self._turn:
             return await self._call(command)
@@ -64,6 +64,9 @@ class OrderedConnection:
             raise
         except ResponseError:
             raise
+        except RuntimeError as error:  # uvloop's word for a connection that was reset while nobody used it
+            await connection.disconnect(nowait=True)
+            raise ConnectionError(f"the connection broke while it was idle: {error}") from error
         except BaseException:
             # Also when cancelled: an answer that arrives later must not be taken for the next command's.
             await connection.disconnect(nowait=True)

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coordinator.journal.errors import StoreStartError
 from coordinator.journal.finding_connections import Address
-from coordinator.journal.topology import MovingPrimaries, ask_most, client_to_ask
+from coordinator.journal.topology import MovingPrimaries, ask_together, client_to_ask
 
 _SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _DEFAULT_PORT = 26379
@@ -116,7 +116,8 @@ class Sentinels(MovingPrimaries):
     async def look(self) -> None:
         """See MovingPrimaries. The answer with the highest configuration epoch holds."""
         self._failures = []
-        answers = await ask_most([self._ask(sentinel) for sentinel in self._sentinels], self._failures.append)
+        most = len(self._sentinels) // 2 + 1  # a minority may be cut off from the others, and know only what was before
+        answers = await ask_together([self._ask(sentinel) for sentinel in self._sentinels], self._failures.append, enough=most)
         if not answers:
             why = self._failures[0] if self._failures else "they don't answer"
             raise RedisConnectionError(f"no sentinel says where the primary of {self._service!r} is: {why}")

@@ -204,11 +204,8 @@ def client_to_ask(options: Mapping[str, Any]) -> Redis:
     return Redis(connection_pool=ConnectionPool(**{**options, **own}))
 
 
-async def ask_most(asks: Sequence[Coroutine[Any, Any, T]], failed: Callable[[Exception], None]) -> list[T]:
-    """What most of those who are asked say, or all who say something within a second.
-
-    A minority may be cut off from the others, and know only what was before.
-    """
+async def ask_together(asks: Sequence[Coroutine[Any, Any, T]], failed: Callable[[Exception], None], *, enough: int) -> list[T]:
+    """What they say who are asked: the first `enough`, or all who say something within a second. `failed` is told of the others."""
     answers: list[T] = []
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(ask) for ask in asks]
@@ -220,7 +217,7 @@ async def ask_most(asks: Sequence[Coroutine[Any, Any, T]], failed: Callable[[Exc
                 break
             except (RedisError, OSError, RuntimeError, AttributeError) as error:  # the last two are of connections that break meanwhile
                 failed(error)
-            if len(answers) > len(tasks) // 2:
+            if len(answers) >= enough:
                 break
     finally:
         for task in tasks:

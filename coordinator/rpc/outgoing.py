@@ -66,6 +66,7 @@ async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Send
     """Runs both directions of a stream until the caller has closed it or either has failed."""
     reader = asyncio.create_task(reading, name="stream.read")
     writer = asyncio.create_task(sender.run(context.write), name="stream.write")
+    writer.add_done_callback(_heard)  # the server may cancel this call while it waits for that one
     try:
         await asyncio.wait((reader, writer, sender.ending), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -83,3 +84,9 @@ async def serve_stream(context: grpc.aio.ServicerContext[Any, Any], sender: Send
     for outcome in outcomes:
         if isinstance(outcome, Exception) and not isinstance(outcome, grpc.aio.UsageError | grpc.aio.BaseError):
             raise outcome
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """What it failed with is told by `ending`, or by nobody when the whole call was cancelled: it is no news to the event loop."""
+    if not task.cancelled():
+        task.exception()

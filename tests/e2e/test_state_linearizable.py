@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 
+from tests.chaos.state_clients import GUARDED, STEP
 from tests.e2e.deployment import Deployment, deployed
-from tests.e2e.state_clients import GUARDED, STEP, recorded
+from tests.e2e.state_history import recorded
 from tests.support.linearizability import UNKNOWN, Operation
 from tests.support.state_model import Acquire, Add, Read, Write, Written, find_state_violation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # `make chaos` goes on for longer
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]  # with --state-rounds it goes on for longer
 
 
 def kinds(history: list[Operation]) -> Counter[str]:

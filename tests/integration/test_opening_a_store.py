@@ -78,6 +78,18 @@ class TestOpening:
             await store.shard(0).append(sequence=1, commit_nonce="n", blob=b"", ended=())
         assert await first_of(second.shard(0)) == 1
 
+    async def test_coordinators_of_one_deployment_share_a_secret(self, open_it, server):
+        first, second, other = [await open_it(redis_url=url(server), key_prefix=prefix) for prefix in ("muster", "muster", "other")]
+        assert len(first.peer_secret) == 64
+        assert first.peer_secret == second.peer_secret != other.peer_secret
+        assert first.peer_secret.decode() not in repr(await open_deployment(server.client(), prefix="muster", shards=16))
+
+    async def test_a_store_of_an_older_release_gets_a_secret_though_it_is_full(self, open_it, server, raw):
+        await raw.hset("muster:deployment", mapping={"format_version": FORMAT_VERSION, "shards": 16})
+        await raw.config_set("maxmemory", 1)
+        first, second = await open_it(redis_url=url(server)), await open_it(redis_url=url(server))
+        assert first.peer_secret == second.peer_secret != b""
+
     async def test_how_full_it_is(self, open_it, tmp_path):
         store = await open_it(data_dir=tmp_path, memory_limit_bytes=64_000_000)
         memory = await store.fullness()

@@ -127,6 +127,10 @@ class Children:
         self._children.append(child)
         return child
 
+    def names(self) -> dict[int, str]:
+        """The names of those that run, by process id."""
+        return {child.pid: child.name for child in tuple(self._children) if child.exit_code is None}
+
     async def stop_all(self) -> None:
         """Stops every process without blocking the event loop."""
         await asyncio.to_thread(self._stop_all)

@@ -18,12 +18,13 @@ from redis.exceptions import RedisError
 
 from coordinator.journal.server_binary import find_server_binary
 from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.ports import free_port, lasting_port
 from tests.support.processes import Child, Children
 
 T = TypeVar("T")
 
 SERVICE = "muster"
+Front = Callable[[str, int], int]
 SLOTS = 16384
 DOWN_AFTER_MS = 500
 _FORMED_S = 30.0
@@ -47,19 +48,31 @@ def binary_of(kind: str) -> Path:
 class Server:
     """One server process, whatever its part.
 
+    Args:
+        front: told its name and port, answers the port at which all others reach it; by default that is its own.
+
     Attributes:
         name: for logs.
         port: on 127.0.0.1, the same over restarts.
+        reached_at: the port that others are told.
         directory: its data, and its configuration.
         child: the process that runs now, or ran last.
     """
 
     def __init__(
-        self, *, name: str, binary: Path, directory: Path, children: Children, settings: Mapping[str, Any], mode: str = ""
+        self,
+        *,
+        name: str,
+        binary: Path,
+        directory: Path,
+        children: Children,
+        settings: Mapping[str, Any],
+        mode: str = "",
+        front: Front | None = None,
     ) -> None:
         directory.mkdir(parents=True)
         self.name = name
-        self.port = free_port()
+        self.port = self.reached_at = lasting_port()
         self.directory = directory
         self.child: Child
         self._children = children
@@ -68,6 +81,10 @@ class Server:
         self._binary = binary
         self._config = directory / "server.conf"
         lines = {"port": self.port, "bind": "127.0.0.1", "dir": directory, "save": '""', **settings}
+        if front is not None:
+            self.reached_at = front(name, self.port)
+            announce = "sentinel announce" if mode else "replica-announce"
+            lines |= {f"{announce}-ip": "127.0.0.1", f"{announce}-port": self.reached_at}
         if "cluster-enabled" in settings:
             lines["cluster-port"] = self.cluster_port
         self._config.write_text("".join(f"{word} {value}\n" for word, value in lines.items()))
@@ -75,7 +92,9 @@ class Server:
 
     async def start(self) -> None:
         """Starts it, with the data and the part that it had when it ended."""
-        self.child = self._children.start([str(self._binary), str(self._config), *self._mode], name=self.name)
+        # A file that grows beyond its limit is an error of its disk, not the end of the process.
+        command = ["/bin/sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh", str(self._binary), str(self._config), *self._mode]
+        self.child = self._children.start(command, name=self.name)
         await self.child.wait_for_port(self.port)
 
     def kill(self) -> None:
@@ -93,18 +112,21 @@ class Server:
 
     def client(self, **settings: Any) -> Redis:
         """A client of this very server, closed with the test. It retries nothing, and gives up after some seconds."""
-        settings = {"socket_timeout": _ASK_S, "retry": Retry(NoBackoff(), 0), "protocol": 2, **settings}
-        client = Redis(host="127.0.0.1", port=self.port, **settings)
+        client = self._client(**settings)
         self._clients.append(client)
         return client
 
+    def _client(self, **settings: Any) -> Redis:
+        settings = {"socket_timeout": _ASK_S, "retry": Retry(NoBackoff(), 0), "protocol": 2, **settings}
+        return Redis(host="127.0.0.1", port=self.port, **settings)
+
     async def ask(self, *words: str | int) -> Any:
         """The answer to one command, as the protocol has it; None when there is none in two seconds."""
-        client = self.client()
+        client = self._client()
         try:
             async with asyncio.timeout(_ASK_S):
                 return await client.execute_command(*words)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError, AttributeError):  # redis-py's word for a connection that breaks as it is used
+        except (RedisError, OSError, TimeoutError):
             return None
         finally:
             await client.aclose()
@@ -136,8 +158,8 @@ class Replicated:
     def url(self) -> str:
         """The address for `--redis-url`."""
         if not self.sentinels:
-            return f"redis://127.0.0.1:{self.servers[0].port}"
-        return f"redis+sentinel://{','.join(f'127.0.0.1:{sentinel.port}' for sentinel in self.sentinels)}/{SERVICE}"
+            return f"redis://127.0.0.1:{self.servers[0].reached_at}"
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{sentinel.reached_at}' for sentinel in self.sentinels)}/{SERVICE}"
 
     async def primary(self) -> Server:
         """Who is the primary now, as most sentinels have it; without any, the first."""
@@ -146,7 +168,7 @@ class Replicated:
         answers = await asyncio.gather(*(each.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for each in self.sentinels))
         votes = [int(answer[1]) for answer in answers if answer]
         port = max(set(votes), key=votes.count)
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in self.servers if server.reached_at == port)
 
     async def until_formed(self) -> None:
         """Returns when every sentinel knows all others and all replicas, and every running replica follows the primary."""
@@ -162,7 +184,7 @@ class Replicated:
                     return False
             replicas = [server for server in self.servers if server is not primary and server.child.exit_code is None]
             infos = [await replica.info() for replica in replicas]
-            return all(info.get("master_link_status") == "up" and info["master_port"] == primary.port for info in infos)
+            return all(info.get("master_link_status") == "up" and info["master_port"] == primary.reached_at for info in infos)
 
         await until(formed, message="the sentinels to know everybody, and the replicas to follow")
 
@@ -219,6 +241,7 @@ async def replicated(
     down_after_ms: int = DOWN_AFTER_MS,
     settings: Mapping[str, Any] | None = None,
     sentinel_settings: Mapping[str, Any] | None = None,
+    front: Front | None = None,
 ) -> AsyncIterator[Replicated]:
     """A primary with replicas under sentinels, which promote a replica about a second after the primary is gone.
 
@@ -231,16 +254,19 @@ async def replicated(
         down_after_ms: how long a server says nothing until it is taken for gone.
         settings: of the servers, beside `appendonly yes` with `appendfsync always`.
         sentinel_settings: of the sentinels.
+        front: as of Server, for every one of them.
     """
     binary = binary_of(kind)
     quick = {"appendonly": "yes", "appendfsync": "always", "repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1, **(settings or {})}
     servers: list[Server] = []
     for number in range(1 + replicas):
-        following = {"replicaof": f"127.0.0.1 {servers[0].port}"} if servers else {}
+        following = {"replicaof": f"127.0.0.1 {servers[0].reached_at}"} if servers else {}
         name = f"replica-{number}" if servers else "primary"
-        servers.append(Server(name=name, binary=binary, directory=folder / name, children=children, settings={**quick, **following}))
+        servers.append(
+            Server(name=name, binary=binary, directory=folder / name, children=children, settings={**quick, **following}, front=front)
+        )
     watched = {
-        "sentinel monitor": f"{SERVICE} 127.0.0.1 {servers[0].port} {sentinels // 2 + 1}",
+        "sentinel monitor": f"{SERVICE} 127.0.0.1 {servers[0].reached_at} {sentinels // 2 + 1}",
         "sentinel down-after-milliseconds": f"{SERVICE} {down_after_ms}",
         "sentinel failover-timeout": f"{SERVICE} 3000",
         **(sentinel_settings or {}),

@@ -90,6 +90,7 @@ class SharedStores:
         self._children = children
         self._folder = folder
         self._stores: dict[str, Replicated | Clustered] = {}
+        self._started_by: list[contextlib.AbstractAsyncContextManager[Replicated | Clustered]] = []
 
     @asynccontextmanager
     async def empty(self, kind: str) -> AsyncIterator[TopologyBacking]:
@@ -116,5 +117,6 @@ class SharedStores:
                 if kind == "sentinel"
                 else clustered(self._children, folder, node_timeout_ms=60_000)
             )
-            self._stores[kind] = await starting.__aenter__()  # the processes' parent ends it
+            self._stores[kind] = await starting.__aenter__()
+            self._started_by.append(starting)  # the processes' parent ends it: not whoever finds that nobody needs this any more
         return self._stores[kind]
