@@ -267,5 +267,6 @@ ENGINE_MUTATIONS = [
         "                self.max_live_bytes = limits.max_live_bytes or self.settings.max_live_bytes\n",
         "",
     ),
+    Mutation("a digest waits until it is durable", ENGINE + "digests.py", "            await durable\n", ""),
     Mutation("fences grow over namespaces of one name", ENGINE + "shard.py", "epoch = max(self.epoch, created_ms)", "epoch = self.epoch"),
 ]

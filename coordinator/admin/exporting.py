@@ -22,7 +22,7 @@ from coordinator.journal.outlines import outline_commit, outline_piece
 from coordinator.state.layout import EVENT, STATE_VERSION
 from coordinator.state.model import EventKind
 
-MAX_ELEMENTS: Final = 100_000  # of locks, leases and the like, read in one go: some 50 ms in which the store does nothing else
+MAX_ELEMENTS: Final = 100_000  # of locks, leases and the like, read in one go: 0.2 s in which the store does nothing else
 _TRIES: Final = 20  # of what a busy coordinator can get in the way of
 _STEADY_TRIES: Final = 3
 _STATE_BYTES: Final = 4 * 1024 * 1024  # of a record of the file

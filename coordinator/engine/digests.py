@@ -21,7 +21,7 @@ from coordinator.ports import JournalCodec
 
 Beside = StandingPolicy | Delivery | GivenUp
 
-TASKS_PER_STEP = 200  # some 3 ms of the event loop
+TASKS_PER_STEP = 200  # some 2 ms of the event loop
 _BYTES = 16
 
 

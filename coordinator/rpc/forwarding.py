@@ -78,7 +78,7 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
             case Route.NAMED:
                 return self._by_request(method, handler, lambda request: self._shard_of(request.name), is_forwarded=is_signed)
             case Route.NUMBERED:
-                return self._by_request(method, handler, lambda request: request.shard, is_forwarded=is_signed)
+                return self._by_request(method, handler, self._numbered, is_forwarded=is_signed)
             case Route.EVERYWHERE | Route.HERE:
                 return handler
 
@@ -109,14 +109,19 @@ class ForwardingInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(stream)
 
-    def _by_request(self, method: str, handler: Handler, shard_of: Callable[[Any], int], *, is_forwarded: bool) -> Handler:
+    def _numbered(self, request: Any) -> int | None:
+        """The shard that a request numbers. None: nobody is known to own it, and what is to be said of that is said here."""
+        shard: int = request.shard
+        return shard if self._directory.owner_of(shard) is not None else None
+
+    def _by_request(self, method: str, handler: Handler, shard_of: Callable[[Any], int | None], *, is_forwarded: bool) -> Handler:
         """Handles a call whose request says whose it is."""
         here = _here(handler)
 
         async def unary(request: bytes, context: Context) -> Any:
             parsed = _parse(handler, request)
             shard = shard_of(parsed)
-            if self._owners.is_here(shard):
+            if shard is None or self._owners.is_here(shard):
                 return await here(request, context)
             if is_forwarded and not self._directory.is_mine(shard):
                 await _refuse(context, moved(shard, self._directory.owner_of(shard)))

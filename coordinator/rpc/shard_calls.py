@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from coordinator.engine.shard import Shard
 
-DIGEST_TIMEOUT_S = 60.0  # a million tasks take some 20 s of an event loop that does other things as well
+DIGEST_TIMEOUT_S = 60.0  # a million tasks take some 10 s of an event loop, which does other things as well
 
 
 async def shard_digest(shards: Sequence[Shard], number: int, *, release: str) -> admin_pb2.GetShardDigestResponse:

@@ -16,6 +16,7 @@ from agent_node import Client, RetryPolicy
 from coordinator.journal.layout import ShardKeys, shard_of
 from tests.e2e.deployment import Deployment, client_of, deployed
 from tests.e2e.journal_audit import audit
+from tests.e2e.store_check import assert_consistent
 from tests.e2e.workers import answer_to
 from tests.support.eventually import eventually
 from tests.support.processes import Child, Children
@@ -136,6 +137,7 @@ async def test_every_acknowledged_task_has_one_outcome(children: Children, tmp_p
     async with deployed(children, tmp_path, *_WHOLE_JOURNAL) as deployment, client_of(deployment) as client:
         tasks = await run_chaos(deployment, client, task_type="digest", tasks=chaos_tasks, kills=chaos_kills, seed=seed)
         await check_journal(deployment, tasks=tasks, kills=chaos_kills)
+        await assert_consistent(deployment, client)
 
 
 async def test_snapshots_come_in_between(children: Children, tmp_path, seed: int, chaos_tasks: int, chaos_kills: int) -> None:
@@ -150,6 +152,7 @@ async def test_snapshots_come_in_between(children: Children, tmp_path, seed: int
             assert await store.xlen(keys.journal) < int(last) // 2
         finally:
             await store.aclose()
+        await assert_consistent(deployment, client)
 
 
 async def test_what_ran_twice_is_explained_by_a_kill(children: Children, tmp_path, seed: int, chaos_tasks: int) -> None:

@@ -52,6 +52,12 @@ async def test_what_names_its_namespace_in_the_request_goes_by_that(front, raw, 
     assert raw.calls[-1].received == [request]
 
 
+async def test_what_numbers_its_shard_in_the_request_goes_by_that(front, raw):
+    request = b"\x08\x01"  # field 1: 1
+    assert await front.channel.unary_unary("/muster.v1.AdminService/GetShardDigest")(request) == request
+    assert raw.calls[-1].received == [request]
+
+
 async def test_a_method_that_nobody_decided_about_is_not_served(pair, monkeypatch):
     name = "/muster.v1.TaskService/GetTask"
     monkeypatch.delitem(ROUTES, name)
