@@ -1,6 +1,7 @@
 """How each kind of fault is done to the processes, and undone."""
 
 import asyncio
+import contextlib
 import json
 import resource
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 from coordinator.journal import codec
 from coordinator.journal.layout import JOURNAL_FIELD
 from tests.chaos.cluster import Cluster
-from tests.chaos.schedule import Fault
+from tests.chaos.schedule import ALONE_S, MEASURED, Fault
 from tests.support.eventually import eventually
 from tests.support.redis_servers import Server
 
@@ -41,6 +42,8 @@ class Faults:
         self._cluster = cluster
         self._now_s = now_s
         self._measuring: list[asyncio.Task[None]] = []
+        self._free = asyncio.Event()  # for others to begin
+        self._free.set()
         self._begun = 0  # faults
         self._present = 0
 
@@ -79,6 +82,24 @@ class Faults:
                 yield
         finally:
             self._present -= 1
+
+    @asynccontextmanager
+    async def alone(self, fault: Fault) -> AsyncIterator[None]:
+        """What is measured begins when nothing else is wrong, and nothing else begins until it has been, if that takes no longer than it
+        should.
+        """
+        if fault.kind != MEASURED:
+            await self._free.wait()
+            yield
+            return
+        with contextlib.suppress(AssertionError):  # then it is one beside others
+            await eventually(lambda: not self._present, within_s=ALONE_S, message="nothing else to be wrong")
+        self._free.clear()
+        try:
+            yield
+            await asyncio.wait([asyncio.ensure_future(self.finish())], timeout=ALONE_S)
+        finally:
+            self._free.set()
 
     async def finish(self) -> None:
         """Returns when all that is measured has come to its end."""
@@ -227,10 +248,11 @@ async def do(faults: Faults, planned: list[Fault], *, now_s: Callable[[], float]
         for name in names:
             await turns.setdefault(name, asyncio.Lock()).acquire()
         try:
-            say(f"{fault}")
-            async with faults.done(fault):
-                done.append(fault)
-                await _until(now_s() + fault.lasts_s, now_s)
+            async with faults.alone(fault):
+                say(f"{fault}")
+                async with faults.done(fault):
+                    done.append(fault)
+                    await _until(now_s() + fault.lasts_s, now_s)
         finally:
             for name in names:
                 turns[name].release()

@@ -14,9 +14,10 @@ from agent_node.state.values import StateEvent
 from tests.chaos.evidence import Acknowledged, Change, Evidence, Looked, Told, Watched
 from tests.chaos.state_clients import Clients
 
-LANES = 16  # tasks at a time, of each namespace, that clients wait for
-PAUSE_S = 0.25  # between two tasks of a lane, on average
-SLOW = 0.1
+LANES = 8  # of each namespace: each submits some tasks, and waits for them
+BURST = 8
+PAUSE_S = 0.3  # of a lane, on average
+SLOW = 0.05
 STATE_PACE_S = 0.08
 PAGE_OPERATIONS = 400  # on one set of keys, before the next
 WATCH_EVERY_S = (1.0, 4.0)
@@ -79,10 +80,15 @@ class Load:
     async def _lane(self, client: Client) -> None:
         while not self.stopping:
             await asyncio.sleep(self._rng.uniform(0, 2 * PAUSE_S))
-            try:
-                await self._one_task(client)
-            except MusterError as error:
-                self.refused.append(f"{type(error).__name__}: {error}")
+            async with asyncio.TaskGroup() as group:  # what is submitted together travels together, and costs little
+                for _ in range(self._rng.randint(1, BURST)):
+                    group.create_task(self._taken(client))
+
+    async def _taken(self, client: Client) -> None:
+        try:
+            await self._one_task(client)
+        except MusterError as error:
+            self.refused.append(f"{type(error).__name__}: {error}")
 
     async def _one_task(self, client: Client) -> None:
         rng = self._rng

@@ -58,7 +58,7 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "acknowledged_tasks": len({one.task for one in outcome.seen.acknowledged}),
         "violations": len(outcome.violations),
         "violations_by_kind": dict(Counter(violation.kind.value for violation in outcome.violations)),
-        "failover_s": _times(outcome.failover_s),
+        "failover_s": _times(outcome.failover_s or outcome.beside_others_s),
         "failover_beside_other_faults_s": _times(outcome.beside_others_s),
         "unavailable": outcome.unavailable,
         "sdk_errors": len(outcome.refused),
