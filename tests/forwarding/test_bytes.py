@@ -221,14 +221,14 @@ class TestPace:
 
         async def write():
             nonlocal written
-            while written < 4 * self.FEW:
+            while written < 2 * self.FEW:
                 await call.write(bytes(64 * 1024))
                 written += 64 * 1024
 
         writing = asyncio.create_task(write())
         assert await self.comes_to_rest(lambda: written) < self.FEW
         go_on.set()
-        await asyncio.wait_for(writing, 30)
+        await asyncio.wait_for(writing, 60)
 
     async def comes_to_rest(self, value):
         """Waits until a number stands still, and answers it."""
@@ -238,5 +238,5 @@ class TestPace:
             seen.append(value())
             return len(seen) > 10 and len(set(seen[-10:])) == 1 and seen[-1] > 0
 
-        await eventually(rests, within_s=20, message="the writer to wait")
+        await eventually(rests, within_s=60, message="the writer to wait")
         return seen[-1]

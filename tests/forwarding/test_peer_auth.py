@@ -5,7 +5,7 @@ import pytest
 from muster.v1 import task_pb2
 
 from coordinator.errors import Unavailable
-from coordinator.rpc.peer_auth import PEER_KEYS, Forwarded, PeerAuth
+from coordinator.rpc.peer_auth import MAX_KNOWN, PEER_KEYS, Forwarded, PeerAuth
 from tests.support.pair import SECRET
 from tests.support.refusals import refusal
 
@@ -98,3 +98,44 @@ class TestOverTheWire:
             assert (why.code, why.reason) == (grpc.StatusCode.UNAVAILABLE, "PEER_NOT_TRUSTED")
             stream = side.tasks.Session(metadata=auth("back").sign(GET, namespace="", caller="root"))  # of another method, and old
             assert (await refusal(stream)).reason == "PEER_NOT_TRUSTED"
+
+
+class TestReuse:
+    """Calls that are alike are signed and checked once, for a while."""
+
+    @pytest.fixture
+    def clock(self):
+        class Clock:
+            ms = NOW_MS
+
+            def __call__(self):
+                return self.ms
+
+        return Clock()
+
+    def test_for_ten_seconds(self, clock):
+        signer = PeerAuth(secret=SECRET, me="a", date_ms=clock)
+        first = signer.sign(GET, namespace="blue", caller="x")
+        clock.ms += 9_999
+        assert signer.sign(GET, namespace="blue", caller="x") == first
+        for other in (signer.sign(LIST, namespace="blue", caller="x"), signer.sign(GET, namespace="red", caller="x")):
+            assert other != first
+        clock.ms += 1
+        second = signer.sign(GET, namespace="blue", caller="x")
+        assert second != first
+        clock.ms -= 60_000  # the store's clock was put back
+        assert signer.sign(GET, namespace="blue", caller="x") not in (first, second)
+
+    def test_what_was_checked_gets_old_all_the_same(self, clock):
+        checker = PeerAuth(secret=SECRET, me="b", date_ms=clock)
+        assert checker.check(GET, signed()) is not None
+        clock.ms += 60_001
+        with pytest.raises(Unavailable, match="more than a minute"):
+            checker.check(GET, signed())
+
+    def test_not_more_than_a_thousand_are_kept(self, clock):
+        signer, checker = (PeerAuth(secret=SECRET, me=name, date_ms=clock) for name in "ab")
+        for number in range(3_000):
+            checker.check(GET, signer.sign(GET, namespace="", caller=f"caller {number}"))
+        assert len(signer._signed) <= MAX_KNOWN
+        assert len(checker._checked) <= MAX_KNOWN
