@@ -20,7 +20,7 @@ from tests.support.fake_state_service import SessionContext, WatchContext
 from tests.support.hosted import AgentPeer, Hosted, hosted, spec_of
 
 T = TypeVar("T")
-_PATIENT_S = 10.0
+_PATIENT_S = 30.0
 
 
 @asynccontextmanager
