@@ -5,7 +5,7 @@ straight to the coordinator, and returns when that has answered.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from tests.support.fake_state_service import SessionContext, WatchContext
 from tests.support.hosted import AgentPeer, Hosted, hosted, spec_of
 
 T = TypeVar("T")
-_PATIENT_S = 10.0
+_PATIENT_S = 30.0
 
 
 @asynccontextmanager
@@ -166,12 +166,11 @@ class RelayedStateService(StateServiceServicer):
             call = StateServiceStub(channel).StateSession()
             tasks = [
                 asyncio.create_task(self._pass_ops(request_iterator, call, outgoing)),
-                asyncio.create_task(_pass_back(call, outgoing)),
+                asyncio.create_task(_pass_back(call, outgoing, lambda: self.answering)),
             ]
             try:
                 async for item in _until_status(outgoing, context):
-                    if self.answering:
-                        yield item
+                    yield item
             finally:
                 self._streams.remove(outgoing)
                 await _ended(tasks)
@@ -230,10 +229,12 @@ class _OrFree(dict[str, RelayedLock]):
         return RelayedLock(0, [])
 
 
-async def _pass_back(call: Any, outgoing: "asyncio.Queue[Any]") -> None:
+async def _pass_back(call: Any, outgoing: "asyncio.Queue[Any]", wanted: Callable[[], bool] = lambda: True) -> None:
+    """Passes on what comes; what isn't wanted when it comes is lost."""
     with suppress(grpc.aio.AioRpcError):
         async for response in call:
-            outgoing.put_nowait(response)
+            if wanted():
+                outgoing.put_nowait(response)
     outgoing.put_nowait(await call.code())
 
 
