@@ -1,5 +1,7 @@
 """What the core's steps cost beside 100,000 lanes, fairness keys, delayed or cancelled tasks, or 1,000 agents that all differ.
 
+Two shapes are paused and resumed meanwhile: a type with 100,000 lanes, and one of two types that have as many limited queues together.
+
 python -m benchmarks.scale [--count 100000]
 
 A cycle finishes a task, places the next one, and submits another in its place. "Worst" is the longest single call of all, filling included.
@@ -18,6 +20,7 @@ from muster.v1 import common_pb2
 from coordinator.core.effects import Assign
 from coordinator.core.model import Capability, Failure, FailureKind, Needs, Now, Operator, RetryPolicy, Scheduling, Selector, Settings, Spec
 from coordinator.core.placement import place
+from coordinator.core.policies import ConcurrencyLimitPolicy, PausePolicy, delete_policy, set_policy
 from coordinator.core.reports import Failed, Result, Success, finish
 from coordinator.core.scheduler import Scheduler
 from coordinator.core.sessions import Hello, hello, ready
@@ -67,11 +70,13 @@ class Bench:
 
         self.timed("hello", call)
 
-    def submit(self, task_type: str = "work", *, needs: Needs | None = None, key: str = "") -> str:
+    def submit(self, task_type: str = "work", *, needs: Needs | None = None, key: str = "", concurrency_key: str = "") -> str:
         """One task. Answers its id."""
         task_id = f"task-{next(self.numbers)}"
         request = common_pb2.TaskSpec(task_id=task_id, task_type=task_type).SerializeToString()
-        spec = Spec(task_id, task_type, 2, request, RETRY, needs=needs, scheduling=Scheduling(fairness_key=key))
+        spec = Spec(
+            task_id, task_type, 2, request, RETRY, needs=needs, scheduling=Scheduling(fairness_key=key, concurrency_key=concurrency_key)
+        )
         self.timed("submit", lambda: submit(self.scheduler, spec, self.now))
         return task_id
 
@@ -80,6 +85,17 @@ class Bench:
         effect = self.running.pop(0)
         agent = self.scheduler.load.by_session[effect.session]
         self.timed("finish", lambda: finish(self.scheduler, agent, effect.task_id, effect.fence, result, self.now))
+
+    def pause_and_resume(self, task_type: str) -> None:
+        """Pauses a type, and resumes it: each until it is through."""
+        pause = PausePolicy(task_type)
+        for what, call in (
+            ("pause", lambda: set_policy(self.scheduler, pause, self.now)),
+            ("resume", lambda: delete_policy(self.scheduler, pause.name, self.now)),
+        ):
+            self.timed(what, call)
+            while self.scheduler.pauses.moves:
+                self.timed(what, lambda: tick(self.scheduler, self.now))
 
     def tick(self) -> None:
         """Half a second passes."""
@@ -136,7 +152,36 @@ def agents(bench: Bench, number: int) -> Callable[[int], None]:
     return lambda _turn: _discard(bench.submit())
 
 
-SHAPES: dict[str, Fill] = {"lanes": lanes, "keys": keys, "delayed": delayed, "cancelled": cancelled, "agents": agents}
+def paused(bench: Bench, number: int) -> Callable[[int], None]:
+    """As many lanes, which were paused meanwhile."""
+    more = lanes(bench, number)
+    bench.pause_and_resume("work")
+    return more
+
+
+def pooled(bench: Bench, number: int) -> Callable[[int], None]:
+    """As many concurrency keys under a limit, half of them of another type, which was paused meanwhile."""
+    set_policy(bench.scheduler, ConcurrencyLimitPolicy("key-*", "", 1), bench.now)
+    bench.connect("agent", ["work", "other"], CAPACITY)
+
+    def one(turn: int) -> None:
+        bench.submit("other" if turn % 2 else "work", concurrency_key=f"key-{turn}")
+
+    for turn in range(number):
+        one(turn)
+    bench.pause_and_resume("other")
+    return lambda turn: one(turn % number)
+
+
+SHAPES: dict[str, Fill] = {
+    "lanes": lanes,
+    "keys": keys,
+    "delayed": delayed,
+    "cancelled": cancelled,
+    "agents": agents,
+    "paused": paused,
+    "pooled": pooled,
+}
 
 
 def _discard(_: object) -> None:
@@ -170,9 +215,11 @@ def main() -> None:
     """Prints a line for each shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000, help="how much there is of each (default %(default)s)")
+    parser.add_argument("shapes", nargs="*", choices=[[], *SHAPES], help="only these")
     options = parser.parse_args()
+    shapes = {name: SHAPES[name] for name in options.shapes or SHAPES}
     print(f"{'shape':10} {'cycles/s at 1,000':>18} {f'at {options.count:,}':>12} {'ratio':>6} {'worst call':>11}")
-    for name, fill in SHAPES.items():
+    for name, fill in shapes.items():
         shallow, _, _ = measure(fill, SHALLOW)
         deep, worst_s, what = measure(fill, options.count)
         print(f"{name:10} {shallow:18,.0f} {deep:12,.0f} {deep / shallow:6.2f} {1000 * worst_s:8.1f} ms  {what}")

@@ -195,6 +195,9 @@ class ShardStore(Protocol):
             offer_ms: see there.
         """
 
+    async def look(self) -> tuple[int, StoredSnapshot | None]:
+        """The last entry's sequence and the current snapshot, whoever owns the shard."""
+
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` journal entries with a sequence above `after`, in order."""
 

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-kills", type=int, default=5, help="kills each of coordinator, agent and store (default %(default)s)")
     group.addoption("--state-rounds", type=int, default=1, help="rounds of three kills below shared state (default %(default)s)")
     parser.addoption("--state-keys", type=int, default=100_000, help="keys of shared state to list (default %(default)s)")
+
+
+def pytest_configure() -> None:
+    """A run that is ended from outside, as by `timeout`, ends like one by Ctrl-C: with it end the processes of its tests.
+
+    Left behind, they would take the machine's time from whatever is run next.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

@@ -147,11 +147,11 @@ BREAKER_MUTATIONS = [
     Mutation(
         "breaker: lanes go to a room of their own",
         GUARDS,
-        "moves = not load.is_paused(task_type) and (before == 0 or after == 0)",
+        "moves = before == 0 or after == 0",
         "moves = False",
     ),
-    Mutation("breaker: not those that are paused", GUARDS, "moves = not load.is_paused(task_type) and (", "moves = ("),
-    Mutation("breaker: limited tasks go with them", GUARDS, "        load.pools.follow(lanes)\n", ""),
+    Mutation("breaker: not those that are paused", GUARDS, "if not lane.parked and group.can_take", "if group.can_take"),
+    Mutation("breaker: limited tasks go with them", GUARDS, "        for _ in load.pools.follow(lanes):\n            pass\n", ""),
     Mutation("breaker: whoever joins is counted", LOAD_MAP, "            count_guards(self, group, agent.guarded.keys(), 1)\n", ""),
     Mutation(
         "breaker: whoever leaves as well",
@@ -176,7 +176,7 @@ BREAKER_MUTATIONS = [
         "    reasons += [(RuledOut.BREAKER_OPEN, told(breaker)) for breaker in in_the_way(agent, needs.task_type)]\n",
         "",
     ),
-    Mutation("breaker: full agents are those without one", EXPLAIN, " - len(shut)\n", "\n"),
+    Mutation("breaker: full agents are those without one", EXPLAIN, "    count -= len(shut)\n", ""),
     Mutation(
         "breaker: a type that fails everywhere",
         EXPLAIN,

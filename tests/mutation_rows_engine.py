@@ -91,6 +91,21 @@ ENGINE_MUTATIONS = [
         "all that waits is failed", ENGINE + "commits.py", "in (self.writing, *self._full, self.last):", "in (self.writing, self.last):"
     ),
     Mutation(
+        "what was read ahead is gone on from only if the journal does",
+        ENGINE + "recovery.py",
+        "    return await store.read(after=ahead.sequence - 1, limit=1) == [(ahead.sequence, ahead.last)]\n",
+        "    return True\n",
+    ),
+    Mutation(
+        "nothing is read ahead of the head",
+        ENGINE + "recovery.py",
+        "    if not ahead.last or ahead.sequence > claim.sequence:\n",
+        "    if not ahead.last:\n",
+    ),
+    Mutation(
+        "nobody reads what is being given up", ENGINE + "shard.py", "                self.serving = False  # before anybody else can\n", ""
+    ),
+    Mutation(
         "nothing is released once the lease is over",
         ENGINE + "shard.py",
         "            while self.ownership.is_over():",

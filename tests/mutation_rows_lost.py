@@ -9,7 +9,7 @@ LOST_MUTATIONS = [
     Mutation(
         "a journal that ends before what was acknowledged is noticed",
         _LOST,
-        "missing = max(self._sequence - sequence, 0) + self._replaced",
+        "missing = max(self.sequence - sequence, 0) + self._replaced",
         "missing = self._replaced",
     ),
     Mutation(
@@ -21,8 +21,14 @@ LOST_MUTATIONS = [
     Mutation(
         "what others wrote behind ours is no loss",
         _LOST,
-        "if commit.sequence <= self._sequence and commit.epoch > self._epoch:",
+        "if commit.sequence <= self.sequence and commit.epoch > self._epoch:",
         "if commit.epoch > self._epoch:",
+    ),
+    Mutation(
+        "what another owner said is remembered",
+        _LOST,
+        "        if (epoch, sequence) > (self._epoch, self.sequence):\n",
+        "        if False:\n",
     ),
     Mutation(
         "what was acknowledged is remembered",
@@ -65,11 +71,5 @@ LOST_MUTATIONS = [
         _STATE + "engine.py",
         "            self._known[namespace] = header\n",
         "            pass\n",
-    ),
-    Mutation(
-        "a namespace that was deleted is forgotten",
-        _STATE + "engine.py",
-        "        self._known.pop(namespace, None)\n",
-        "",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from tests.mutation_row import Mutation
 from tests.mutation_rows_breakers import BREAKER_MUTATIONS
+from tests.mutation_rows_cluster import CLUSTER_MUTATIONS
 from tests.mutation_rows_core import CORE_MUTATIONS
 from tests.mutation_rows_engine import ENGINE_MUTATIONS
 from tests.mutation_rows_forwarding import FORWARDING_MUTATIONS
@@ -22,6 +23,7 @@ MUTATIONS: list[Mutation] = [
     *PAUSE_MUTATIONS,
     *BREAKER_MUTATIONS,
     *ENGINE_MUTATIONS,
+    *CLUSTER_MUTATIONS,
     *LOST_MUTATIONS,
     *WEBHOOK_MUTATIONS,
     *STATE_ENGINE_MUTATIONS,

@@ -211,12 +211,12 @@ async def _operate(
     asks = not choice.dry_run and not choice.yes and (wording.asks_always or not choice.task_ids)
     from agent_node.cli.terminal import ask, can_ask, stderr_console
 
-    if asks and not can_ask():
-        raise CommandFailure("nobody can be asked, for stdin is no terminal: look with --dry-run, and give --yes.", ExitCode.USAGE)
     async with invocation.connect() as client:
         expected: int | None = None
         if asks:
             would_be = await _call(client, choice, wording, call, dry_run=True, total=None)
+            if not can_ask():  # a filter that says nothing has been told of by now
+                raise CommandFailure("nobody can be asked, for stdin is no terminal: look with --dry-run, and give --yes.", ExitCode.USAGE)
             expected = would_be.changed
             if expected:
                 from agent_node.cli.tables import tasks_table

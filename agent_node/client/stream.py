@@ -24,6 +24,7 @@ SessionCall = grpc.aio.StreamStreamCall[SessionRequest, SessionResponse]
 _log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # how exactly submits are given up; what has a time of its own comes at that time
+_CLOSING_S = 1.0  # for a stream that was cancelled to end
 # The coordinator, or what is in between, may do better next time. Any other code is a refusal of the session itself.
 _TRANSIENT = frozenset(
     {
@@ -76,6 +77,7 @@ class SessionStream:
         self._something_to_do = asyncio.Event()
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
         self._root: asyncio.Task[None] | None = None
+        self._call: SessionCall | None = None  # while it is read from
         self._timer: asyncio.TimerHandle | None = None
         self._last_error = UnavailableError("the coordinator has not answered yet")
         self._closed = False
@@ -145,6 +147,9 @@ class SessionStream:
         self._closed = True
         root, self._root = self._root, None
         if root is not None:
+            if self._call is not None:  # gRPC loses the memory of what is being read when the reader is cancelled: see watch
+                self._call.cancel()
+                await asyncio.wait([root], timeout=_CLOSING_S)
             root.cancel()
             await asyncio.wait([root])
         if self._timer is not None:
@@ -180,6 +185,8 @@ class SessionStream:
             while True:
                 await self._something_to_do.wait()
                 error = await self._one_stream()
+                if self._closed:
+                    return
                 self._session.broken()
                 if error.code() in _TRANSIENT:
                     self._last_error = UnavailableError(f"the session with the coordinator broke: {error.details() or error.code().name}")
@@ -199,7 +206,7 @@ class SessionStream:
 
     async def _one_stream(self) -> grpc.aio.AioRpcError:
         """Reads and writes until the stream ends; returns how it ended."""
-        call = self._open_call()
+        call = self._call = self._open_call()
         self._session.opened()
         try:
             async with asyncio.TaskGroup() as group:
@@ -211,6 +218,7 @@ class SessionStream:
         except* grpc.aio.AioRpcError:
             pass  # asked for below
         finally:
+            self._call = None
             call.cancel()
         return grpc.aio.AioRpcError(
             await call.code(), grpc.aio.Metadata(), await call.trailing_metadata() or grpc.aio.Metadata(), await call.details()

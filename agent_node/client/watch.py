@@ -80,7 +80,7 @@ class Watch:
             opened_s = self._now_s()
             call = self._open_call(request)
             try:
-                async for response in call:
+                while (response := await _read(call)) is not None:
                     self._worked()
                     if response.cursor:
                         request.cursor = response.cursor
@@ -119,6 +119,27 @@ class Watch:
         if now_s - self._failing_since_s >= self._limit_s:
             raise error
         await asyncio.sleep(self._backoff.next_s())
+
+
+async def _read(call: WatchCall) -> WatchTasksResponse | None:
+    """The next response; None at the end.
+
+    Whoever is cancelled while gRPC reads loses what is being read, and its memory with it (grpc/grpc#43360): some ten kilobytes for each
+    watch that somebody leaves. So the call is cancelled instead, and the read comes to its end behind us.
+    """
+    reading = asyncio.ensure_future(call.read())
+    try:
+        response = await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        call.cancel()
+        reading.add_done_callback(_forget)
+        raise
+    return response if isinstance(response, WatchTasksResponse) else None
+
+
+def _forget(reading: "asyncio.Future[object]") -> None:
+    if not reading.cancelled():
+        reading.exception()  # that the call was cancelled is no news
 
 
 async def events(watch: Watch, request: WatchTasksRequest) -> AsyncIterator[WatchedEvent]:

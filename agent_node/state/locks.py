@@ -6,6 +6,7 @@ carries the token, and the store refuses it. Renewals here only make the loss kn
 
 import asyncio
 import contextvars
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +33,7 @@ def held_locks(link: StateLink) -> list[tuple[str, int]]:
     held = _held.get()
     if not held:
         return []
-    mine = [lock for lock in held if lock.link is link]
+    mine = [lock for lock in held if lock.link is link and not lock.released]
     for lock in mine:
         lock.check()
     return [(lock.name, lock.token) for lock in mine]
@@ -113,6 +114,7 @@ class Lock:
         self.name = name
         self.token = 0
         self.ttl_s = ttl_s
+        self.released = False  # what is still inside of it by its context is so no longer
         self._wait_s = wait_s
         self._author = author
         self._waiter_id = new_waiter_id()
@@ -154,7 +156,8 @@ class Lock:
     def leave_context(self) -> None:
         """It is no longer. `async with` does that."""
         if self._reset is not None:
-            _held.reset(self._reset)
+            with suppress(ValueError):  # elsewhere than it was entered: a generator that was left in the middle is closed by the event loop
+                _held.reset(self._reset)
             self._reset = None
 
     async def acquire(self) -> None:
@@ -189,6 +192,7 @@ class Lock:
 
     async def release(self) -> None:
         """Lets it go; one that is lost already is just forgotten. `async with` does that."""
+        self.released = True
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None

@@ -22,6 +22,7 @@ class _Chain:
     """One key's updates under way."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    inside: "asyncio.Task[object] | None" = None  # that is calling its function
     callers: int = 0
     known: bool = False  # whether `entry` is what the key has, or will have when what is under way is written
     entry: Entry | None = None
@@ -54,8 +55,13 @@ class AtomicUpdates:
 
         Returns:
             The new entry; None when somebody else was faster.
+
+        Raises:
+            RuntimeError: it was called by the key's own function.
         """
         chain = self._chains.setdefault(key, _Chain())
+        if chain.inside is not None and chain.inside is asyncio.current_task():
+            raise RuntimeError(f"atomic_update of {key!r} from within its own function would wait for itself: return the new value instead")
         chain.callers += 1
         try:
             async with chain.turn:
@@ -68,7 +74,11 @@ class AtomicUpdates:
                     if not chain.known:
                         return None
                     before = chain.entry
-                put = await change(before)
+                chain.inside = asyncio.current_task()
+                try:
+                    put = await change(before)
+                finally:
+                    chain.inside = None
                 op = wire.txn_op(_is_still(key, before), [put], [])
                 sent: asyncio.Future[StateAnswer] = asyncio.ensure_future(write(op))
                 chain.number = number = chain.number + 1

@@ -26,6 +26,7 @@ LISTEN_RETRY_S = 1.0
 GOODBYE_S = 1.0  # a store that is out is no reason not to end
 MARGIN_S = 0.01  # behind the end of a lease
 MIN_PAUSE_S = 0.005
+SUSPECT_SHARE = 0.4  # of a lease: whoever has no more left should have been heard of; its shards are read ahead
 GIVE_PAUSE_LEASES = 5  # before anything more is given up, when nobody took what was
 
 
@@ -136,6 +137,8 @@ class Cluster:
                     pass
         finally:
             listening.cancel()
+            for shard in self._shards:
+                shard.ahead.drop()
             running = list(self._running.values())
             for task in running:
                 task.cancel()
@@ -192,6 +195,7 @@ class Cluster:
         owners = self._learn([one.member for one in live])
         wanted: list[int] = []
         if not self._me.leaving:
+            self._read_ahead(live, owners)
             wanted = self._rebalance(owners, now_s=now_s)
             if not wanted and self._all_served():
                 ready.set()
@@ -221,6 +225,21 @@ class Cluster:
             self._given[number] = addresses[to]
             self._shards[number].hand_over(offer_to=to, offer_ms=round(self._lease_s * 1000))
         return [number for number in wanted if number not in self._running]
+
+    def _read_ahead(self, live: Sequence[LiveMember], owners: Mapping[int, Owner]) -> None:
+        """Begins to read what would be ours if those had died of whom nothing was heard for a while."""
+        names = {one.member.coordinator_id for one in live if not one.member.leaving} | {self._me.coordinator_id}
+        suspects = {one.member.coordinator_id for one in live if one.for_s <= SUSPECT_SHARE * self._lease_s}
+        suspects -= {self._me.coordinator_id}
+        left = {number: owner.coordinator_id for number, owner in owners.items() if owner.coordinator_id not in suspects}
+        for number in left:
+            if number not in self._running:
+                self._shards[number].ahead.drop()
+        if suspects:
+            plan = balance(members=names - suspects, owners=left, shards=len(self._shards), me=self._me.coordinator_id)
+            for number in plan.claim:
+                if number in owners:
+                    self._shards[number].ahead.begin()
 
     def _all_served(self) -> bool:
         return all(self._shards[number].serving for number in self._running)
@@ -260,6 +279,8 @@ class Cluster:
         for member in [*(one for one in members if one.coordinator_id != mine.coordinator_id), mine]:
             for held in member.shards:
                 known = owners.get(held.number)
+                if held.serving and member is not mine:
+                    self._shards[held.number].lost.heard(held.epoch, held.sequence)
                 if known is None or known.epoch < held.epoch:
                     owners[held.number] = Owner(member.coordinator_id, member.address, held.epoch, held.since_ms)
         now_s = self._clock.now_s()
@@ -277,6 +298,8 @@ class Cluster:
     def _pause_s(self, live: Sequence[LiveMember], wanted: Sequence[int], now_s: float) -> float:
         """Until somebody's time is over, or a shard's that we want, or we must say again that we live."""
         ends = [one.for_s + MARGIN_S for one in live if one.member.coordinator_id != self._me.coordinator_id]
+        suspect_s = SUSPECT_SHARE * self._lease_s
+        ends += [one.for_s - suspect_s for one in live if one.for_s > suspect_s and one.member.coordinator_id != self._me.coordinator_id]
         ends += [self._not_before_s.get(number, now_s) - now_s for number in wanted]
         return min([self._period_s, *ends])
 
@@ -287,6 +310,6 @@ def _held(shard: Shard) -> HeldShard:
         epoch=shard.epoch,
         since_ms=shard.since_ms,
         serving=shard.serving,
-        sequence=shard.sequence,
+        sequence=shard.lost.sequence,  # of the last that is acknowledged: the one that is being written may never be
         snapshot_sequence=shard.snapshots.sequence,
     )

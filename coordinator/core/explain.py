@@ -1,5 +1,6 @@
 """Why a task waits: answered from the very data that placement decides from."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -138,6 +139,8 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
         return WaitReason(WaitKind.BACKOFF, "its backoff after a failed attempt hasn't ended", task.ready_at_ms)
     if (pause := scheduler.pauses.of(task.spec.task_type)) is not None:
         return _paused(pause)
+    if scheduler.pauses.moves:
+        return WaitReason(WaitKind.QUEUED, "a pause is being set or lifted, and nothing is assigned before that is through")
     needs = needs_of(task)
     groups = scheduler.load.capable(needs)
     if not any(agent.capacity >= needs.slots for group in groups for agent in group.agents.values()):
@@ -149,17 +152,22 @@ def waits_for(scheduler: Scheduler, task: Task) -> WaitReason | None:
     if lane is not None and any(room.least_loaded() is not None for room in lane.rooms):
         return WaitReason(WaitKind.QUEUED, "tasks ahead of it are being taken")
     offer = _named(needs)
-    if all(agent.status is not AgentStatus.CONNECTED for group in groups for agent in group.agents.values()):
-        how = sorted({agent.status.name.lower() for group in groups for agent in group.agents.values()}, reverse=True)
+    statuses = Counter(agent.status for group in groups for agent in group.agents.values())
+    count = statuses.pop(AgentStatus.CONNECTED, 0)
+    how = sorted((status.name.lower() for status in statuses), reverse=True)
+    if not count:
         return WaitReason(WaitKind.AGENTS_DRAINING, f"every agent that offers {offer} is {' or '.join(how)}")
     able = [agent for group in groups for agent in group.agents.values() if agent.status is AgentStatus.CONNECTED]
     shut = [agent for agent in able if in_the_way(agent, needs.task_type)]
     if len(shut) == len(able):
         return _shut_out(shut, offer, needs.task_type)
-    count = sum(len(group.agents) for group in groups) - len(shut)
+    count -= len(shut)
+    who = f"all {count} agents that offer {offer} are full" if count > 1 else f"the one agent that offers {offer} is full"
+    if statuses:
+        who = f"{who}, and {statuses.total()} more {'are' if statuses.total() > 1 else 'is'} {' or '.join(how)}"
     turn = f"; its key {task.spec.scheduling.fairness_key} is served in turn" if task.spec.scheduling.fairness_key else ""
     others = f", and the breakers of {len(shut)} more are open" if shut else ""
-    return WaitReason(WaitKind.AGENTS_FULL, f"all {count} agents that offer {offer} are full{turn}{others}")
+    return WaitReason(WaitKind.AGENTS_FULL, f"{who}{turn}{others}")
 
 
 def _shut_out(agents: Sequence[Agent], offer: str, task_type: str) -> WaitReason:

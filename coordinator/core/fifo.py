@@ -16,7 +16,7 @@ from coordinator.core.timers import TimerWheel
 
 if TYPE_CHECKING:
     from coordinator.core.line import Line
-    from coordinator.core.pools import Group
+    from coordinator.core.pools import Group, Pool
     from coordinator.core.ready_queue import Lane
 
 _NEVER = 2**62
@@ -95,6 +95,11 @@ class Fifo(Ranked):
         self._ageless = priority == Priority.CRITICAL or ages.period_ms == _NEVER
         self._armed_ms = 0
         self._tasks = OrderedTasks(_place_of)
+
+    @property
+    def pool(self) -> "Pool | None":
+        """Where it stands; None in its lane."""
+        return None if self.group is None else self.group.stand.pool
 
     def rank(self) -> Rank | None:
         """How urgent the head is, which is `top` now: by effective priority, its key's turn, and its place. None when empty."""

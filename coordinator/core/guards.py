@@ -35,8 +35,8 @@ def count_guards(load: LoadMap, group: AgentClass, task_types: Collection[str], 
             continue
         before = group.guarded.get(task_type, 0)
         after = before + change
-        moves = not load.is_paused(task_type) and (before == 0 or after == 0)
-        lanes = [lane for lane in load.lanes_of(task_type) if group.can_take(lane.needs)] if moves else []
+        moves = before == 0 or after == 0
+        lanes = [lane for lane in load.lanes_of(task_type) if not lane.parked and group.can_take(lane.needs)] if moves else []
         for lane in lanes:
             group.unlink(lane)
         group.guarded[task_type] = after
@@ -46,5 +46,6 @@ def count_guards(load: LoadMap, group: AgentClass, task_types: Collection[str], 
             del group.guarded[task_type]
             group.disuse(group.rooms[task_type, 1])
         rooms |= {group.link(lane): None for lane in lanes}
-        load.pools.follow(lanes)
+        for _ in load.pools.follow(lanes):
+            pass
     return rooms.keys()

@@ -77,7 +77,8 @@ def _check_pauses(scheduler: Scheduler) -> None:
     """What is paused is found by nobody, all else by all that can take it, and who is cordoned takes nothing."""
     pauses, policies = scheduler.pauses, scheduler.state.policies
     for lane in scheduler.ready.lanes.values():
-        finders = [] if pauses.names(lane.task_type) else [group.room_for(lane.needs) for group in scheduler.load.capable(lane.needs)]
+        _hold(bool(pauses.moves) or lane.parked == pauses.names(lane.task_type), f"lane {lane.needs} isn't as its pause is")
+        finders = [] if lane.parked else [group.room_for(lane.needs) for group in scheduler.load.capable(lane.needs)]
         _hold(set(lane.rooms) == set(finders), f"lane {lane.needs} is found by {len(lane.rooms)} rooms, and should be by {len(finders)}")
     _hold(pauses.everything is policies.get(PolicyName(PolicyKind.PAUSE, "")), "the namespace's pause isn't its policy")
     ends = [end_ms for name, standing in policies.items() if name.kind is PolicyKind.PAUSE and (end_ms := end_of(standing))]
@@ -109,6 +110,10 @@ def _check_breakers(scheduler: Scheduler) -> None:
     for group in {agent.group: None for agent in load.agents.values() if agent.group is not None}:
         guarded = Counter(key for agent in group.agents.values() for key in agent.guarded if key in group.capabilities)
         _hold(guarded == group.guarded, f"a class counts {group.guarded}, and its agents are kept from {guarded}")
+        for (task_type, slots), room in group.rooms.items():
+            users = sum(room in lane.rooms for lane in load.lanes()) + (slots == 1 and task_type in guarded)
+            _hold(room.users == users, f"room {task_type} for {slots} slots counts {room.users} users, and has {users}")
+            _hold(users > 0 or room is group.plain, f"room {task_type} for {slots} slots has no users, and stays")
 
 
 def _check_webhooks(scheduler: Scheduler) -> None:
@@ -184,11 +189,16 @@ def _check_limits(scheduler: Scheduler) -> None:
     for lane in scheduler.ready.lanes.values():
         _hold(lane.limited_type == (lane.task_type if limits.is_named(lane.task_type) else ""), f"lane {lane.needs} isn't as its type is")
         pool = lane.pool
-        _hold(pool is None or pool.rooms.keys() == lane.rooms.keys(), f"the limited tasks of lane {lane.needs} are where others look")
+        moving = bool(scheduler.pauses.moves)
+        _hold(
+            moving or pool is None or pool.rooms.keys() == lane.rooms.keys(),
+            f"the limited tasks of lane {lane.needs} are where others look",
+        )
         for fifo in lane.limited.values():
             group = fifo.group
-            _hold(group is not None and pool is not None and pool.groups[group.keys] is group, f"{fifo} isn't in its pool")
+            _hold(group is not None and (moving or group.stand.pool is pool), f"{fifo} isn't in its pool")
             if group is not None:
+                _hold(group.stand.pool.groups[group.keys] is group, f"{fifo} isn't in a pool")
                 _hold(fifo in group.queues and group in group.stand.groups and group.stand.limiter in group.limiters, f"{fifo} is lost")
                 waiting.update(dict.fromkeys(group.limiters, fifo.live))
                 _hold(all(limiter in everything for limiter in group.limiters), f"{group.keys} is held up by a limit of the past")
@@ -198,6 +208,8 @@ def _check_limits(scheduler: Scheduler) -> None:
 
 def check_placed(scheduler: Scheduler) -> None:
     """Raises InvariantBroken when a ready task has a free, capable agent: holds after every `place` (no lost wake-up)."""
+    if scheduler.pauses.moves:  # nothing is placed before a pause is through
+        return
     for lane in scheduler.ready.lanes.values():
         if scheduler.pauses.of(lane.task_type) is not None:
             continue

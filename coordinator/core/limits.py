@@ -168,8 +168,10 @@ class Limits:
     def blocker(self, lane: Lane, task: Task) -> Limiter | None:
         """The first limit that holds up a ready task; None when none does."""
         keys = lane.limits_of(task)
-        group = lane.pool.groups.get(keys) if lane.pool is not None and keys is not None else None
-        return group.blocker() if group is not None else None
+        if keys is None:
+            return None
+        fifo = lane.limited.get((task.spec.scheduling.fairness_key, task.spec.priority, keys.concurrency_key, keys.rate_key))
+        return fifo.group.blocker() if fifo is not None and fifo.group is not None else None
 
     def oldest(self, key: str) -> Task | None:
         """The oldest of a key's live tasks that nobody has asked to cancel."""

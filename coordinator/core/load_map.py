@@ -339,9 +339,9 @@ class LoadMap:
     def open(self, lane: Lane) -> None:
         """A lane has come to be: those who can take from it must know it."""
         self._lanes.setdefault(lane.task_type, {})[lane] = None
+        lane.parked = True
         if not self.is_paused(lane.task_type):
-            for group in self.capable(lane.needs):
-                group.link(lane)
+            self.unpark(lane)
 
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
@@ -371,20 +371,18 @@ class LoadMap:
         for group in self._classes.values():
             yield from group.rooms.values()
 
-    def park(self, task_type: str) -> None:
-        """A type is paused: nobody finds its lanes any more."""
-        lanes = list(self.lanes_of(task_type))
-        for lane in lanes:
-            for room in list(lane.rooms):
-                room.group.unlink(lane)
-        self.pools.follow(lanes)
+    def park(self, lane: Lane) -> None:
+        """A lane's type is paused: nobody finds it any more. Its limited tasks are to follow (`Pools.follow`)."""
+        for room in list(lane.rooms):
+            room.group.unlink(lane)
+        lane.parked = True
 
-    def unpark(self, task_type: str) -> Collection[Room]:
-        """A type isn't paused any more: who can take from its lanes finds them again. Answers their rooms."""
-        lanes = list(self.lanes_of(task_type))
-        rooms = {group.link(lane): None for lane in lanes for group in self.capable(lane.needs)}
-        self.pools.follow(lanes)
-        return rooms.keys()
+    def unpark(self, lane: Lane) -> list[Room]:
+        """A lane's type isn't paused any more: who can take from it finds it again. Answers their rooms."""
+        if not lane.parked or lane not in self._lanes.get(lane.task_type, ()):
+            return []
+        lane.parked = False
+        return [group.link(lane) for group in self.capable(lane.needs)]
 
     def agent(self, name: str) -> Agent:
         """The agent of that name, made if need be."""
@@ -402,8 +400,7 @@ class LoadMap:
             linked = []
             for task_type in group.capabilities:
                 self._offering.setdefault(task_type, {})[group] = None
-                if not self.is_paused(task_type):
-                    linked += [(lane, group.link(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+                linked += [(lane, group.link(lane)) for lane in self.lanes_of(task_type) if not lane.parked and group.can_take(lane.needs)]
             self.pools.regroup(linked, linked=True)
         if agent.group is not group:
             self.leave(agent)
@@ -431,8 +428,9 @@ class LoadMap:
                 del offering[group]
                 if not offering:
                     del self._offering[task_type]
-                if not self.is_paused(task_type):
-                    unlinked += [(lane, group.unlink(lane)) for lane in self.lanes_of(task_type) if group.can_take(lane.needs)]
+                unlinked += [
+                    (lane, group.unlink(lane)) for lane in self.lanes_of(task_type) if not lane.parked and group.can_take(lane.needs)
+                ]
             self.pools.regroup(unlinked, linked=False)
 
     def remove(self, agent: Agent) -> None:

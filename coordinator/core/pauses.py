@@ -3,10 +3,16 @@
 A paused type is one that nobody offers, as far as its lanes are concerned: no agent finds them, and so neither do limits, kept agents or
 turns among fairness keys. That costs a task nothing, whether its type is paused or not. A paused namespace is a placement that doesn't
 happen. Either way what waits stays where it is, with its place, its age and its deadlines.
+
+A type may have very many lanes, and queues of limited tasks. So a pause that is set or lifted moves some of them at once, and the
+others with the next ticks. Until it is through, nothing is placed: so nothing that is paused is assigned, and nobody's turn passes
+because it isn't found yet.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from coordinator.core.line import Line
@@ -18,17 +24,24 @@ if TYPE_CHECKING:
     from coordinator.core.model import Now
     from coordinator.core.scheduler import Scheduler
 
+MAX_MOVED = 1000  # lanes and queues that a step moves: some ten milliseconds
+
 
 class Pauses:
-    """The pauses of a namespace, and when the next of them ends."""
+    """The pauses of a namespace, when the next of them ends, and what is still to be done of those that were set or lifted."""
 
-    __slots__ = ("_ends", "everything", "next_end_ms", "types")
+    __slots__ = ("_ends", "everything", "moves", "next_end_ms", "types")
 
     def __init__(self) -> None:
+        self.moves: deque[Iterator[None]] = deque()  # each step moves a lane or a queue
         self.everything: StandingPolicy | None = None  # the namespace's own
         self.types: Patterns[StandingPolicy] = Patterns()
         self.next_end_ms: int | None = None  # or later
         self._ends: dict[PolicyName, int] = {}
+
+    def due_ms(self) -> int | None:
+        """When a tick has something to do here next."""
+        return 0 if self.moves else self.next_end_ms
 
     def names(self, task_type: str) -> bool:
         """Whether some pause names a task type."""
@@ -77,29 +90,44 @@ def follow_pause(scheduler: Scheduler, name: PolicyName) -> None:
         if standing is None:
             scheduler.awake.update(dict.fromkeys(load.rooms()))
         return
-    types = [one for one in load.lane_types() if covers(pattern, one)] if pattern.endswith("*") else [pattern]
     if standing is None:
         pauses.types.delete(pattern)
     else:
         pauses.types.set(pattern, standing)
-    for task_type in types:
-        if pauses.names(task_type):
-            load.park(task_type)
-        else:
-            _resume(scheduler, task_type)
+    pauses.moves.append(_follow(scheduler, pattern))
+    move(scheduler)
+
+
+def move(scheduler: Scheduler) -> None:
+    """Goes on with what pauses have begun: a bounded part of it. Nothing is placed before it is done."""
+    moves = scheduler.pauses.moves
+    for _ in range(MAX_MOVED):
+        if not moves:
+            return
+        if next(moves[0], moves) is moves:
+            moves.popleft()
+
+
+def _follow(scheduler: Scheduler, pattern: str) -> Iterator[None]:
+    """Parks the lanes of types that are paused now, and has those of others found again."""
+    load, pauses = scheduler.load, scheduler.pauses
+    for task_type in list(load.lane_types()) if pattern.endswith("*") else [pattern]:
+        if covers(pattern, task_type):
+            lanes = list(load.lanes_of(task_type))
+            for lane in lanes:
+                if pauses.names(task_type):
+                    load.park(lane)
+                else:
+                    scheduler.awake.update(dict.fromkeys(load.unpark(lane)))  # whoever has space looks
+                yield
+            yield from load.pools.follow(lanes)
+            for lane in lanes:
+                if lane.slots > 1 and not lane.parked:  # an agent may be kept for it
+                    scheduler.hurry(lane if lane.pool is None else lane.pool)
+                    yield
+        yield
     for agent in [kept for kept in scheduler.reserved.values() if kept is not None]:
         scheduler.freed(agent)  # whoever is kept for what is paused now is let go
-
-
-def _resume(scheduler: Scheduler, task_type: str) -> None:
-    """A type isn't paused any more: its lanes are found again, and whoever has space looks."""
-    load = scheduler.load
-    scheduler.awake.update(dict.fromkeys(load.unpark(task_type)))
-    for lane in load.lanes_of(task_type):
-        if lane.slots > 1:  # an agent may be kept for it
-            scheduler.hurry(lane)
-            if lane.pool is not None:
-                scheduler.hurry(lane.pool)
 
 
 def hold_all(scheduler: Scheduler) -> None:

@@ -26,9 +26,11 @@ MAX_OVERDUE = 500  # tasks that one turn fails because they come up after their 
 
 
 def place(scheduler: Scheduler, now: Now) -> None:
-    """Assigns until no ready task has a free, capable agent; nothing while the namespace is paused."""
+    """Assigns until no ready task has a free, capable agent; nothing while the namespace is paused, or a pause isn't through."""
     if scheduler.pauses.everything is not None:
         hold_all(scheduler)
+        return
+    if scheduler.pauses.moves:
         return
     while scheduler.awake:
         awake = list(scheduler.awake)

@@ -10,7 +10,7 @@ So nothing moves that is not about to be served, an exhausted limit delays nobod
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -251,29 +251,29 @@ class Pools:
         if not fifo.add(task):
             return None
         fifo.improved()
-        return lane.pool
+        return fifo.pool
 
     def forget(self, lane: Lane, task: Task, keys: LimitKeys) -> None:
         """A limited task that waits here has ended."""
         spec = task.spec
         fifo = lane.limited[spec.scheduling.fairness_key, spec.priority, keys.concurrency_key, keys.rate_key]
-        if lane.pool is not None:
-            lane.pool.forget(fifo, task)
+        if fifo.pool is not None:
+            fifo.pool.forget(fifo, task)
 
     def move(self, lane: Lane, task: Task, keys: LimitKeys, before: int) -> None:
         """A limited task that waits here has another priority than `before`: it leaves its queue, to be added anew."""
         fifo = lane.limited[task.spec.scheduling.fairness_key, before, keys.concurrency_key, keys.rate_key]
-        if lane.pool is not None:
-            lane.pool.forget(fifo, task)
+        if fifo.pool is not None:
+            fifo.pool.forget(fifo, task)
 
     def give_up(self, lanes: Iterable[Lane]) -> list[tuple[Fifo, LimitKeys]]:
         """Takes all queues out of lanes and of their pools, as limits begin or cease to name the lanes' types."""
         given: list[tuple[Fifo, LimitKeys]] = []
         for lane in lanes:
             for fifo in list(lane.limited.values()):
-                if lane.pool is not None and fifo.group is not None:
+                if fifo.group is not None and fifo.pool is not None:
                     given.append((fifo, fifo.group.keys))
-                    lane.pool.detach(fifo)
+                    fifo.pool.detach(fifo)
             given += [(fifo, NO_LIMITS) for fifo in lane.give_up()]
         return given
 
@@ -302,28 +302,41 @@ class Pools:
                 self._change(pool, rooms)
             else:
                 for lane in those:
-                    self._move(lane, pool, rooms)
+                    for _ in self._move(lane, rooms):
+                        pass
 
-    def follow(self, lanes: Iterable[Lane]) -> None:
-        """All rooms of lanes have been linked, or unlinked: their limited tasks go to the pools of the rooms that they have now."""
-        moved: dict[Pool, dict[frozenset[Room], list[Lane]]] = {}
-        for lane in lanes:
-            if lane.pool is not None and lane.pool.rooms.keys() != lane.rooms.keys():
-                moved.setdefault(lane.pool, {}).setdefault(frozenset(lane.rooms), []).append(lane)
-        for pool, ways in moved.items():
-            *smaller, (rooms, those) = sorted(ways.items(), key=lambda way: sum(len(lane.limited) for lane in way[1]))
-            for other_rooms, others in smaller:
-                for lane in others:
-                    self._move(lane, pool, other_rooms)
-            stay = _fewer_others(pool, those)
-            if stay is None:
-                for lane in those:
-                    self._move(lane, pool, rooms)
-                continue
-            before = frozenset(pool.rooms)
-            self._change(pool, rooms)  # however much waits in it
-            for lane in stay:
-                self._move(lane, pool, before)
+    def follow(self, lanes: Sequence[Lane]) -> Iterator[None]:
+        """Rooms of lanes have been linked or unlinked, all of them: their limited tasks go to the pools of the rooms that they have now.
+
+        Some may be linked or unlinked again meanwhile. Each step moves a queue at most; whoever looks must wait until it is through.
+        """
+        while True:
+            ways: dict[Pool, dict[frozenset[Room], list[Lane]]] = {}
+            for lane in lanes:
+                if lane.pool is not None:
+                    if lane.pool.rooms.keys() != lane.rooms.keys():
+                        ways.setdefault(lane.pool, {}).setdefault(frozenset(lane.rooms), []).append(lane)
+                    yield
+            if not ways:
+                return
+            for pool, by_rooms in ways.items():
+                yield from self._part(pool, by_rooms)
+
+    def _part(self, pool: Pool, ways: dict[frozenset[Room], list[Lane]]) -> Iterator[None]:
+        """Lanes of a pool have other rooms than it has: they leave it, or it goes with most of its queues and the others leave."""
+        *smaller, (rooms, most) = sorted(ways.items(), key=lambda way: sum(len(lane.limited) for lane in way[1]))
+        for other_rooms, others in smaller:
+            for lane in others:
+                yield from self._move(lane, other_rooms)
+        those = [lane for lane in most if lane.pool is pool and lane.rooms.keys() == rooms]  # it is some steps ago
+        before, stay = frozenset(pool.rooms), _fewer_others(pool, those) if those else None
+        if stay is None:
+            for lane in those:
+                yield from self._move(lane, rooms)
+            return
+        self._change(pool, rooms)  # however much waits in it
+        for lane in stay:
+            yield from self._move(lane, before)
 
     def close(self, lane: Lane) -> None:
         """An empty lane is dropped."""
@@ -341,14 +354,22 @@ class Pools:
         lane.pool = pool
         return pool
 
-    def _move(self, lane: Lane, old: Pool, rooms: frozenset[Room]) -> None:
+    def _move(self, lane: Lane, rooms: frozenset[Room]) -> Iterator[None]:
+        """A lane's limited tasks go to another pool: new ones at once, and then a queue a step."""
+        old = lane.pool
+        if old is None or old.rooms.keys() == rooms:
+            return
         pool = self._enter(lane, rooms)
-        for fifo in list(lane.limited.values()):
-            if fifo.group is not None:
-                keys = fifo.group.keys
-                old.detach(fifo)
-                pool.attach(fifo, keys, self._limiters)
         self._left(old, lane)
+        for fifo in list(lane.limited.values()):
+            at, home = fifo.pool, lane.pool  # which may be a third one by now
+            if fifo.group is not None and at is not None and home is not None and at is not home:
+                keys = fifo.group.keys
+                at.detach(fifo)
+                home.attach(fifo, keys, self._limiters)
+                home.rank()  # what is new is put right now: the first look afterwards would meet all of it at once
+            yield
+        self._close(old)
         self._hurry(pool)  # what has just become ready in the old one may be among it
 
     def _left(self, pool: Pool, lane: Lane) -> None:
@@ -357,8 +378,15 @@ class Pools:
             self._change(pool, frozenset())
             if self._by_rooms.get(frozenset()) is pool:
                 del self._by_rooms[frozenset()]
+        self._close(pool)
+
+    @staticmethod
+    def _close(pool: Pool) -> None:
+        """It is forgotten once nothing is in it, nor will be: until then queues may be on their way out of it."""
+        if not pool.lanes and not pool.groups:
             for limiter in pool.stands:
                 del limiter.stands[pool]
+            pool.stands.clear()
 
     def _change(self, pool: Pool, rooms: frozenset[Room]) -> None:
         before = frozenset(pool.rooms)

@@ -35,6 +35,7 @@ class Lane(Line):
         "_slots",
         "limited",
         "limited_type",
+        "parked",
         "pool",
         "task_type",
     )
@@ -46,7 +47,8 @@ class Lane(Line):
         self.task_type = needs.task_type
         self.limited_type = limited_type  # its type while some limit names that
         self.limited: dict[tuple[str, int, str, str], Fifo] = {}  # by fairness key, priority, concurrency key and rate key
-        self.pool: Pool | None = None  # theirs
+        self.pool: Pool | None = None  # theirs; those that are on their way there are in another one
+        self.parked = False  # nobody may find it, for its type is paused
         self._ages = ages
         self._keyless: list[Fifo | None] = [None] * 5  # by priority: of the tasks without a fairness key, kept when they are empty
         self._fifos: dict[tuple[str, int], Fifo] = {}  # of the others, by key and priority, while they aren't empty

@@ -286,7 +286,7 @@ class Scheduler:
 
     def next_due(self) -> tuple[float | None, float | None]:
         """When `ticks.tick` has something to do next: by the monotonic clock in seconds, and by the store's in milliseconds."""
-        dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.next_end_ms
+        dues = self.dates.next_due(), self.ages.wheel.next_due(), self.limits.wheel.next_due(), self.pauses.due_ms()
         waits = [due_s for due_s in (self.liveness.next_due(), self.breakers.wheel.next_due()) if due_s is not None]
         return min(waits, default=None), min((due_ms for due_ms in dues if due_ms is not None), default=None)
 

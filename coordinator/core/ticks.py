@@ -6,7 +6,7 @@ from coordinator.core.events import Cost
 from coordinator.core.expiries import become_ready, expiry_due
 from coordinator.core.load_map import Agent
 from coordinator.core.model import INFINITY, Attempt, Failure, FailureKind, Now, Task
-from coordinator.core.pauses import end_pauses
+from coordinator.core.pauses import end_pauses, move
 from coordinator.core.reports import give_up, journal_acknowledgements
 from coordinator.core.scheduler import Backoff, Expiry, Scheduler
 
@@ -32,6 +32,8 @@ def tick(scheduler: Scheduler, now: Now) -> None:
     scheduler.postponed.clear()
     if (end_ms := scheduler.pauses.next_end_ms) is not None and end_ms <= now.date_ms:
         end_pauses(scheduler, now)
+    elif scheduler.pauses.moves:
+        move(scheduler)
     _dates_due(scheduler, now)
     for item in scheduler.liveness.take_due(now.mono_s):
         if isinstance(item, Attempt):

@@ -30,6 +30,7 @@ class Recovered:
     sequence: int = 0
     date_ms: int = 0
     journal_bytes: int = 0  # of the entries that were replayed
+    last: bytes = b""  # the last of them
 
 
 class JournalSource(Protocol):
@@ -64,6 +65,7 @@ async def recover(
     codec: JournalReader,
     claim: Claim,
     *,
+    ahead: Recovered | None = None,
     lost: LostWrites | None = None,
     follow: Follow | None = None,
 ) -> Recovered:
@@ -73,6 +75,7 @@ async def recover(
         store: where both are read.
         codec: how they are written.
         claim: what they are.
+        ahead: what was read before it was ours: only what came since is read, if the journal goes on from there.
         lost: knows what the store should hold.
         follow: is told of each event that is replayed.
 
@@ -82,31 +85,70 @@ async def recover(
         ShardLost: another coordinator took the shard meanwhile.
         JournalTooNew: a newer release wrote it.
     """
-    recovered = Recovered()
-    if claim.snapshot is not None:
-        await _load(store, codec, claim, claim.snapshot, recovered)
-    since_rest = 0
-    while page := await store.read(after=recovered.sequence, limit=READ_PAGE):
-        for sequence, blob in page:
-            if sequence != recovered.sequence + 1:
-                await _lost_or_corrupt(
-                    store, claim, f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing"
-                )
-            commit = codec.decode(blob)
-            _replay(commit, recovered, follow)
-            if lost is not None:
-                lost.replayed(commit)
-            recovered.sequence = sequence
-            recovered.journal_bytes += len(blob)
-            since_rest += len(blob)
-            if since_rest >= BYTES_PER_STEP:
-                since_rest = 0
-                await asyncio.sleep(0)
+    try:
+        if ahead is not None and await _goes_on(store, ahead, claim):
+            await _replay_rest(store, codec, ahead, lost, follow)
+            recovered = ahead
+        else:
+            recovered = await read_all(store, codec, claim.snapshot, lost=lost, follow=follow)
+    except _Gap as gap:
+        await _lost_or_corrupt(store, claim, str(gap))
+        raise
     if recovered.sequence != claim.sequence:
         await _lost_or_corrupt(store, claim, f"the journal ends at {recovered.sequence}, and its head says {claim.sequence}")
     if lost is not None:
         lost.recovered(claim.epoch, claim.sequence)
     return recovered
+
+
+class _Gap(StoreCorrupt):
+    """Something is missing: the store is corrupt, or the shard has another owner, who trims."""
+
+
+async def read_all(
+    store: JournalSource,
+    codec: JournalReader,
+    snapshot: StoredSnapshot | None,
+    *,
+    lost: LostWrites | None = None,
+    follow: Follow | None = None,
+) -> Recovered:
+    """Reads a shard's snapshot and the journal behind it, whoever owns it. Raises as `recover` does, and StoreCorrupt for ShardLost."""
+    recovered = Recovered()
+    if lost is not None:
+        lost.read_anew()
+    if snapshot is not None:
+        await _load(store, codec, snapshot, recovered)
+    await _replay_rest(store, codec, recovered, lost, follow)
+    return recovered
+
+
+async def _goes_on(store: JournalSource, ahead: Recovered, claim: Claim) -> bool:
+    """Whether the journal still has the entry that was read last: a store that lost its last writes has another one in its place."""
+    if not ahead.last or ahead.sequence > claim.sequence:
+        return False
+    return await store.read(after=ahead.sequence - 1, limit=1) == [(ahead.sequence, ahead.last)]
+
+
+async def _replay_rest(
+    store: JournalSource, codec: JournalReader, recovered: Recovered, lost: LostWrites | None, follow: Follow | None
+) -> None:
+    since_rest = 0
+    while page := await store.read(after=recovered.sequence, limit=READ_PAGE):
+        for sequence, blob in page:
+            if sequence != recovered.sequence + 1:
+                raise _Gap(f"the journal goes from entry {recovered.sequence} to {sequence}: those between are missing")
+            commit = codec.decode(blob)
+            _replay(commit, recovered, follow)
+            if lost is not None:
+                lost.replayed(commit)
+            recovered.sequence = sequence
+            recovered.last = blob
+            recovered.journal_bytes += len(blob)
+            since_rest += len(blob)
+            if since_rest >= BYTES_PER_STEP:
+                since_rest = 0
+                await asyncio.sleep(0)
 
 
 async def rebuild(recovered: Recovered, make: Callable[[str, int, State], Namespace], now: Callable[[], Now]) -> dict[str, Namespace]:
@@ -127,15 +169,12 @@ async def _lost_or_corrupt(store: JournalSource, claim: Claim, problem: str) -> 
     raise StoreCorrupt(problem)
 
 
-async def _load(store: JournalSource, codec: JournalReader, claim: Claim, snapshot: StoredSnapshot, recovered: Recovered) -> None:
+async def _load(store: JournalSource, codec: JournalReader, snapshot: StoredSnapshot, recovered: Recovered) -> None:
     next_numbers: dict[str, int] = {}
     for place in range(snapshot.pieces):
         blob = await store.read_snapshot(sequence=snapshot.sequence, place=place)
         if blob is None:
-            await _lost_or_corrupt(
-                store, claim, f"piece {place} of {snapshot.pieces} of the snapshot at entry {snapshot.sequence} is missing"
-            )
-            return
+            raise _Gap(f"piece {place} of {snapshot.pieces} of the snapshot at entry {snapshot.sequence} is missing")
         piece = codec.decode_snapshot(blob)
         if piece.sequence != snapshot.sequence:
             raise StoreCorrupt(f"the snapshot at entry {snapshot.sequence} has a piece of one at {piece.sequence}")

@@ -20,6 +20,7 @@ from coordinator.engine.commits import CommitQueue, PendingCommit
 from coordinator.engine.lost_writes import LostWrites
 from coordinator.engine.namespace import Namespace
 from coordinator.engine.ownership import Ownership
+from coordinator.engine.read_ahead import ReadAhead
 from coordinator.engine.records import RecordReader
 from coordinator.engine.recovery import rebuild, recover
 from coordinator.engine.release import Releaser
@@ -98,6 +99,7 @@ class Shard:
         self.room = room or StoreRoom()
         self.state: SharedState = NoSharedState()  # set before it runs
         self.lost = LostWrites(shard=number)
+        self.ahead = ReadAhead(store=store, codec=codec, lost=self.lost)
         self.snapshots = Snapshotter(shard=number, store=store, codec=codec, settings=snapshots, entropy=entropy, room=self.room)
         self.epoch = 0
         self.since_ms = 0  # when it was claimed
@@ -152,7 +154,7 @@ class Shard:
         self.epoch, self.since_ms, self.sequence, self.owned = claim.epoch, claim.date_ms, claim.sequence, True
         self.changed()
         async with lease_kept(self.store, self.ownership, clock=self._clock, sequence=claim.sequence):
-            recovered = await recover(self.store, self._codec, claim, lost=self.lost)
+            recovered = await recover(self.store, self._codec, claim, ahead=await self.ahead.take(), lost=self.lost)
             self._time = Timekeeper(clock=self._clock, date_ms=max(recovered.date_ms, claim.date_ms), stall_s=self.settings.lease_s / 4)
             self.commits = CommitQueue()
             self.namespaces |= await rebuild(recovered, self._new_namespace, self._time.now)

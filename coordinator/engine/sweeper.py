@@ -18,6 +18,9 @@ from coordinator.ports import JournalCodec, Retention, StoreCorrupt, StoreOutage
 log = logging.getLogger(__name__)
 
 MAX_PER_CALL = 500
+EXPIRED_PER_CALL = (
+    2000  # a call takes the store some 4 ms; beside full load its round trips take longest, and bound how many tasks a second go
+)
 CALLS_PER_LOOK = 20  # where room is tight: then it is seen how much has come of them
 
 
@@ -82,7 +85,7 @@ class Sweeper:
             await self._expire(shard, name, self._least, calls=CALLS_PER_LOOK)
 
     async def _expire(self, shard: Shard, name: str, retention: Retention, *, calls: int | None) -> None:
-        removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=MAX_PER_CALL), shard, name, calls=calls)
+        removed = await _repeat(lambda: shard.store.expire_ended(name, retention, limit=EXPIRED_PER_CALL), shard, name, calls=calls)
         if removed:
             log.info("sweep.done shard=%d namespace=%s removed=%d", shard.number, name, removed)
 

@@ -224,6 +224,12 @@ class MemoryShardStore:
         _after(fault)
         return released
 
+    async def look(self) -> tuple[int, StoredSnapshot | None]:
+        """See ShardStore."""
+        _after(await self._before(StoreCall.READ))
+        snapshot = self._shard.snapshot
+        return self._shard.sequence, snapshot.stored() if snapshot is not None else None
+
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""
         _after(await self._before(StoreCall.READ))

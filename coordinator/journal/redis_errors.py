@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from redis import exceptions as redis_errors
 
-from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.ports import JournalTooNew, StoreCorrupt, StoreOutage
 
 _OUTAGES = (
     redis_errors.ConnectionError,  # also LOADING, and too many clients
@@ -22,15 +22,19 @@ _OUTAGES = (
 
 _OUTAGE_CODES = ("OOM", "MISCONF", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "BUSY", "TRYAGAIN", "UNKILLABLE")
 
+_NEWER = "NEWER "  # what our scripts' own errors about a newer layout begin with
+
 
 @contextmanager
 def as_store_errors() -> Iterator[None]:
-    """Turns what a call to Redis raises into StoreOutage or StoreCorrupt."""
+    """Turns what a call to Redis raises into StoreOutage, StoreCorrupt, or JournalTooNew."""
     try:
         yield
     except _OUTAGES as error:
         raise StoreOutage(_sentence(error)) from error
     except redis_errors.RedisError as error:
+        if str(error).startswith(_NEWER):
+            raise JournalTooNew(str(error).removeprefix(_NEWER)) from error
         if str(error).startswith(_OUTAGE_CODES):
             raise StoreOutage(_sentence(error)) from error
         raise StoreCorrupt(_sentence(error)) from error

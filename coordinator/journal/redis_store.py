@@ -168,6 +168,12 @@ class RedisShardStore:
             released = await self._writes.run(RELEASE, keys=(self._keys.head,), arguments=(self._token, offer_to, offer_ms))
         return bool(released)
 
+    async def look(self) -> tuple[int, StoredSnapshot | None]:
+        """See ShardStore."""
+        names = ("sequence", "snapshot_sequence", "snapshot_pieces", "snapshot_bytes")
+        sequence, *snapshot = await self._read("HMGET", self._keys.head, *names)
+        return int(sequence or 0), StoredSnapshot(*map(int, snapshot)) if snapshot[0] else None
+
     async def read(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """See ShardStore."""
         entries = await self._read("XRANGE", self._keys.journal, f"{after + 1}-0", "+", "COUNT", limit)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep all files in this folder, which must not be there yet")
     options = parser.parse_args()
     logging.basicConfig(level="ERROR")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process outlives this one
     setting = Setting(coordinators=options.coordinators, replicas=options.replicas)
 
     def say(what: str) -> None:

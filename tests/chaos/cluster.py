@@ -1,6 +1,7 @@
 """The processes of a chaos run: coordinators, agents, and a store; whoever should run, runs again soon after it has ended."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -17,12 +18,13 @@ from tests.chaos.schedule import Setting
 from tests.support.eventually import eventually
 from tests.support.ports import lasting_port
 from tests.support.processes import Child, Children
-from tests.support.redis_servers import Replicated, Server, binary_of, replicated
+from tests.support.redis_servers import SERVICE, Replicated, Server, binary_of, replicated
 from tests.support.tcp_proxy import Proxies
 
 SHARDS = 6
 CAPACITY = 4  # of each agent, in each of its namespaces
 DOWN_AFTER_MS = 1000  # a server that says nothing for so long is taken for gone
+FAILOVER_S = 20.0
 START_S = 60.0  # for a process that starts while other things go wrong
 CLIENT = "client"  # the process that runs all this, as the proxies call it
 _STORE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
@@ -185,9 +187,18 @@ class Cluster:
 
     async def primary(self) -> Server:
         """Who is the store's primary now."""
-        if self._replicated is None:
+        store = self._replicated
+        if store is None:
             return self.servers[0]
-        return await self._replicated.primary()
+
+        async def voted() -> Server | None:
+            with contextlib.suppress(ValueError, StopIteration):  # no sentinel answers now
+                return await store.primary()
+            return None
+
+        found = await eventually(voted, within_s=START_S, message="a sentinel to say who is the primary")
+        assert found is not None
+        return found
 
     async def replica(self) -> Server:
         """Another one than the primary."""
@@ -205,9 +216,17 @@ class Cluster:
                 return next(server for server in (*self.servers, *self.sentinels) if server.name == who)
 
     async def fail_over(self) -> None:
-        """Has another server become the primary."""
-        assert self._replicated is not None
-        await self._replicated.fail_over()
+        """Has another server become the primary. Raises AssertionError when the sentinels don't: they give up what takes long."""
+        before = await self.primary()
+
+        async def another() -> bool:
+            if await self.primary() is not before:
+                return True
+            for sentinel in self.sentinels:  # all but the first are refused while one is under way
+                await sentinel.ask("SENTINEL", "FAILOVER", SERVICE)
+            return False
+
+        await eventually(another, within_s=FAILOVER_S, message="the sentinels to choose another primary")
 
     def stay_down(self, server: Server) -> None:
         """A server of the store isn't started again before `come_back`."""

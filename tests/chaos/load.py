@@ -14,8 +14,8 @@ from agent_node.state.values import StateEvent
 from tests.chaos.evidence import Acknowledged, Change, Evidence, Looked, Told, Watched
 from tests.chaos.state_clients import Clients
 
-LANES = 8  # tasks at a time, of each namespace, that clients wait for
-PAUSE_S = 0.15  # between two tasks of a lane, on average
+LANES = 16  # tasks at a time, of each namespace, that clients wait for
+PAUSE_S = 0.25  # between two tasks of a lane, on average
 SLOW = 0.1
 STATE_PACE_S = 0.08
 PAGE_OPERATIONS = 400  # on one set of keys, before the next

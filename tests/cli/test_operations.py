@@ -87,10 +87,10 @@ def test_a_no_changes_nothing(muster, client, person, command):
 def test_where_nobody_can_be_asked_yes_is_needed(muster, client, command):
     client.answers[CALLS[command[0]]] = progress(2)
     result = muster(*command, "--all")
-    assert (result.exit_code, client.calls) == (2, [])
+    assert (result.exit_code, [options["dry_run"] for _, options in how(client)]) == (2, [True])
     assert "--yes" in result.stderr
     assert muster(*command, "--all", "--yes").exit_code == 0
-    assert [options["dry_run"] for _, options in how(client)] == [False]
+    assert [options["dry_run"] for _, options in how(client)] == [True, False]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -180,6 +180,13 @@ def test_a_bad_filter_says_where(muster, client):
     client.answers["purge"] = RefusedError("filter is wrong at character 9: ...", reason="INVALID_FIELD", field="filter")
     result = muster("purge", "--filter", "state = BROKEN", "--yes")
     assert (result.exit_code, "at character 9" in result.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_also_where_nobody_can_be_asked(muster, client, command):
+    client.answers[CALLS[command[0]]] = RefusedError("filter is wrong at character 9: ...", reason="INVALID_FIELD", field="filter")
+    result = muster(*command, "--filter", "state = BROKEN")
+    assert (result.exit_code, "at character 9" in result.stderr, "--yes" in result.stderr) == (4, True, False)
 
 
 # --- dead letters -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ lease isn't over. And when all is quiet again, every shard is served, and the sh
 """
 
 import asyncio
+import copy
 import logging
 import random
 from collections import Counter
@@ -164,8 +165,8 @@ class World:
             await self.wait(STEP_S)
         return self.loop.time() - began_s
 
-    async def settle(self):
-        """All is quiet: every shard is served, they are spread evenly, and everybody knows by whom."""
+    async def settle(self, *, lost=0):
+        """All is quiet: every shard is served, they are spread evenly, everybody knows by whom, and nothing is lost but so many entries."""
         for node in self.nodes.values():
             node.cut_off, node.slow_s = False, 0.0
         await self.wait(QUIET_S)
@@ -175,6 +176,7 @@ class World:
         assert max(loads) - min(loads) <= 1, loads
         for node in self.nodes.values():
             assert {number: node.directory.owner_of(number).coordinator_id for number in range(SHARDS)} == served
+        assert sum(shard.lost.entries for node in self.nodes.values() for shard in node.shards) == lost
 
     async def close(self):
         for node in self.nodes.values():
@@ -274,6 +276,26 @@ def test_what_a_crashed_coordinator_owned_is_served_within_a_lease_and_a_little(
         assert await world.until_served(within_s=2 * LEASE_S) <= LEASE_S + 0.1
 
     simulate(story, seed)
+
+
+def test_what_is_lost_together_with_its_owner_the_others_know():
+    async def story(world):
+        world.start("a")
+        world.start("b")
+        await world.settle()
+        owner = world.served()[0]
+        shard = world.nodes[owner].shards[0]
+        earlier = copy.deepcopy(world.data[0])
+        for name in ("one", "two", "three"):
+            shard.create_namespace(name)
+            await shard.durable()
+        await world.wait(LEASE_S)  # it says so each third of it
+        await world.nodes.pop(owner).crash()
+        for field in earlier.__dataclass_fields__:
+            setattr(world.data[0], field, getattr(earlier, field))
+        await world.settle(lost=3)
+
+    simulate(story)
 
 
 def test_a_clean_end_leaves_no_shard_unserved_for_long():

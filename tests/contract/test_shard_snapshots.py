@@ -139,3 +139,15 @@ async def test_a_journal_that_was_trimmed_empty_goes_on(backing, owner):
     assert await successor.read(after=1, limit=10) == []
     assert await append(successor, 2, "m") is AppendAnswer.APPLIED
     assert await first_of(successor) == 2
+
+
+async def test_anybody_can_look_how_far_it_is(backing, owner):
+    other = backing.open()
+    assert await other.look() == (0, None)
+    await append(owner, 1)
+    assert await other.look() == (1, None)
+    assert await owner.write_snapshot(sequence=1, nonce="n", place=0, piece=b"piece")
+    assert await other.look() == (1, None)
+    assert await owner.finish_snapshot(sequence=1, nonce="n", pieces=1, size_bytes=5)
+    await append(owner, 2)
+    assert await other.look() == (2, StoredSnapshot(sequence=1, pieces=1, size_bytes=5))

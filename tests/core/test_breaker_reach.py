@@ -189,7 +189,7 @@ def test_a_task_whose_other_agents_are_full_says_both(world):
     world.submit("waits")
     reason = waits_for(world.scheduler, world.task("waits"))
     assert reason.kind is WaitKind.AGENTS_FULL
-    assert reason.message == "all 1 agents that offer work are full, and the breakers of 1 more are open"
+    assert reason.message == "the one agent that offers work is full, and the breakers of 1 more are open"
 
 
 def test_an_agents_own_breaker_is_told(world):

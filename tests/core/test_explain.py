@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.core import pauses
 from coordinator.core.explain import MAX_AGENTS, RuledOut, WaitKind, explain, ruled_out, waits_for
 from coordinator.core.model import Needs
+from coordinator.core.policies import CordonPolicy, PausePolicy
 from coordinator.core.sessions import draining
 from tests.support.core_world import FAILED, CoreWorld
 
@@ -37,9 +39,36 @@ def test_all_are_full(world):
     for task_id in ("running", "ahead", "task"):
         world.submit(task_id)
     assert kind(world) is WaitKind.AGENTS_FULL
+    assert "the one agent that offers work is full" in waits_for(world.scheduler, world.task("task")).message
     answer = explain(world.scheduler, world.task("task"))
     assert answer.ahead == 1
     assert answer.agents[0][1] == [(RuledOut.AT_CAPACITY, "it runs 1 of 1")]
+
+
+def test_who_drains_or_is_cordoned_is_not_counted_as_full(world):
+    for name in ("ann", "bob", "cid", "dan"):
+        world.join(name, capacity=1)
+    for number in range(4):
+        world.submit(f"runs{number}")
+    world.set_policy(CordonPolicy("cid"))
+    draining(world.agent("dan"))
+    world.submit("task")
+    reason = waits_for(world.scheduler, world.task("task"))
+    assert reason.kind is WaitKind.AGENTS_FULL
+    assert reason.message == "all 2 agents that offer work are full, and 2 more are draining or cordoned"
+
+
+def test_while_a_pause_is_lifted_bit_by_bit_that_is_why(world, monkeypatch):
+    monkeypatch.setattr(pauses, "MAX_MOVED", 1)
+    world.submit("task")
+    world.set_policy(PausePolicy("work"))
+    world.advance(1, ticks=9)
+    world.delete_policy(PausePolicy("work").name)
+    world.join("agent")
+    reason = waits_for(world.scheduler, world.task("task"))
+    assert (reason.kind, "a pause is being set or lifted" in reason.message) == (WaitKind.QUEUED, True)
+    world.advance(1, ticks=9)
+    assert world.running("agent") == ["task"]
 
 
 def test_it_is_in_backoff(world):

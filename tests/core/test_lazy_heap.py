@@ -146,3 +146,18 @@ def test_the_best_is_found_whatever_is_swept(at_once, operations):
                 assert found is min(due, key=Item.rank, default=None)
                 if found is not None and operation == "take":
                     heap.put(found, found.rank())
+
+
+def test_every_heap_that_has_looked_is_told_that_a_rank_has_got_better():
+    heaps = [LazyHeap() for _ in range(3)]
+    slow, fast = Item(1, at=5), Item(2, at=3)
+    for heap in heaps:
+        heap.tell(slow)
+        heap.tell(fast)
+        assert heap.best() is fast
+    slow.at = 1
+    slow.improved()
+    assert [heap.best() for heap in heaps] == [slow] * 3
+    slow.at = 0
+    slow.improved()
+    assert not slow.watchers, "whoever was told is told again only once it has looked"

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.core import submits
+from coordinator.core import pauses, submits
 from coordinator.core.breakers import JITTER, reset
 from coordinator.core.effects import TaskEnded
 from coordinator.core.events import Assigned
@@ -38,6 +38,8 @@ from tests.support.machine_choices import (
 )
 from tests.support.oracle import Oracle
 
+MAX_MOVED = pauses.MAX_MOVED
+
 
 class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self):
@@ -53,9 +55,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         fleet=st.dictionaries(AGENTS, st.tuples(st.sampled_from(["ab", "abc", "a", "c"]), st.integers(1, 3)), max_size=3),
         tasks=st.dictionaries(IDS, st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=2, max_size=8),
         opens_at_once=st.booleans(),
+        max_moved=st.sampled_from([1, 3, pauses.MAX_MOVED]),
     )
-    def begin(self, fleet, tasks, opens_at_once):
-        """Most runs begin with agents at work: else they would have to be found by chance."""
+    def begin(self, fleet, tasks, opens_at_once, max_moved):
+        """Most runs begin with agents at work: else they would have to be found by chance. In many, pauses go bit by bit."""
+        pauses.MAX_MOVED = max_moved
         for name, (offers, capacity) in fleet.items():
             self.join(name, offers, capacity, {}, 0, 0)
         if opens_at_once:
@@ -367,6 +371,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             state.settle(task)
             self.settled.add(task.spec.task_id)
 
+    def teardown(self):
+        pauses.MAX_MOVED = MAX_MOVED
+
     # --- what must hold ---
 
     def judge(self, *, quiet=False):
@@ -375,7 +382,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seen_events, self.seen_effects = len(self.world.events), len(self.world.effects)
         assert not (quiet and events), f"a report that doesn't count decided {events}"
         self.oracle.kept = {agent.name: agent.reserved for agent in self.world.scheduler.load.agents.values() if agent.reserved}
-        self.oracle.observe(events, self.world.now, self.world.scheduler.backoffs, self.world.scheduler.breakers.by_agent)
+        scheduler = self.world.scheduler
+        standing, pausing = scheduler.breakers.by_agent, bool(scheduler.pauses.moves)
+        self.oracle.observe(events, self.world.now, scheduler.backoffs, standing, pausing=pausing)
         ids = {number: task_id for task_id, number in self.oracle.numbers.items()}
         self.claims += [(event.agent, ids[event.number], event.fence) for event in events if isinstance(event, Assigned)]
         self.ends.update(effect.task.number for effect in effects if isinstance(effect, TaskEnded))

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent_node.client import Client
 from coordinator.journal.server_process import runs_in
 from tests.support.eventually import eventually
+from tests.support.ports import lasting_port
 from tests.support.processes import Child, Children
 
 START_S = 20.0
@@ -45,7 +46,7 @@ class Deployment:
         self.gates = folder / "gates"
         self.gates.mkdir()
         self.executions.touch()
-        self.port = 0
+        self.port = lasting_port()
         self.coordinator: Child
         self._children = children
         self._options = options
@@ -60,7 +61,7 @@ class Deployment:
     # --- the coordinator ------------------------------------------------------------------------------------------------------
 
     async def start_coordinator(self, *options: str) -> Child:
-        """Starts it, on the port that it had if it had one, and returns when it serves."""
+        """Starts it, always on the same port, and returns when it serves."""
         self.coordinator = self.spawn_coordinator(*self._store, *self._options, *options, port=self.port)
         self.port = await serving_port(self.coordinator)
         return self.coordinator

@@ -13,7 +13,7 @@ from tests.support.processes import Children
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
-SECONDS = 25.0
+SECONDS = 20.0
 
 
 async def test_nothing_is_lost_whatever_fails(children: Children, tmp_path: Path, seed: int) -> None:

@@ -101,6 +101,17 @@ def test_entries_that_somebody_else_has_replaced(caplog):
     assert "shard=3 entries=2" in said(caplog)[0]
 
 
+def test_what_another_owner_had_said_of_its_journal(caplog):
+    lost = LostWrites(shard=3)
+    lost.heard(10, 7)
+    lost.heard(10, 5)  # said before, and heard late
+    lost.recovered(11, 6)
+    assert lost.entries == 1
+    lost.heard(12, 4)  # it has noticed itself
+    lost.recovered(13, 4)
+    assert lost.entries == 1
+
+
 def test_what_others_have_written_behind_ours_is_no_loss(caplog):
     lost = LostWrites(shard=3)
     lost.recovered(10, 5)

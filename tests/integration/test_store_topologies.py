@@ -1,12 +1,18 @@
 """Stores of several servers: they are found, their failovers are outages that end, and what can't be one is refused in one sentence."""
 
 import contextlib
+from weakref import WeakSet
 
 import pytest
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from coordinator.journal.errors import StoreStartError
+from coordinator.journal.finding_connections import FindingConnection
 from coordinator.journal.layout import ShardKeys
 from coordinator.journal.opening import open_store
+from coordinator.journal.redis_store import RedisShardStore
 from coordinator.ports import AppendAnswer, StoreOutage
 from tests.support.eventually import eventually
 from tests.support.ports import free_port
@@ -93,6 +99,20 @@ class TestSentinel:
             with servers.sentinels[1].stopped():
                 store = await open_it(servers.url)
                 await store.shard(0).claim()
+
+    async def test_a_server_that_is_no_primary_any_more_answers_no_reads(self, children, tmp_path):
+        async with replicated(children, tmp_path / "store", sentinels=0) as servers:
+            address = ("127.0.0.1", servers.servers[1].port)
+
+            async def find(way):
+                return address
+
+            options = {"way": 0, "find": find, "asks_role": True, "connections": WeakSet(), "retry": Retry(NoBackoff(), 0)}
+            pool = ConnectionPool(connection_class=FindingConnection, **options)
+            store = RedisShardStore(pool=pool, keys=ShardKeys(prefix="muster", shard=0), new_nonce=str)
+            with pytest.raises(StoreOutage, match="isn't a primary any more"):
+                await store.read(after=0, limit=1)
+            await store.close()
 
     async def test_no_sentinel_knows_the_service(self, open_it, children, tmp_path):
         async with replicated(children, tmp_path / "store") as servers:

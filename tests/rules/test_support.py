@@ -1,6 +1,7 @@
 """The tests' own tools fail when they should."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -68,3 +69,13 @@ async def test_children_end_with_the_test_even_when_stopped_or_deaf(children):
     await children.stop_all()
     assert frozen.exit_code == -signal.SIGTERM
     assert deaf.exit_code == -signal.SIGKILL
+
+
+async def test_a_run_that_is_terminated_leaves_no_process(children):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-s", "tests/support/hanging.py"]
+    run = children.start(command, name="run")
+    started = await run.wait_for_line(r"started (\d+)", within_s=60)
+    run.send(signal.SIGTERM)
+    assert await run.wait_for_exit(within_s=60) == pytest.ExitCode.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started[1]), 0)

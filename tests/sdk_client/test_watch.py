@@ -1,9 +1,13 @@
 """Watches and chunks over streams that break."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from unittest import mock
 
 import grpc
 import pytest
+from grpc.aio._call import StreamStreamCall, UnaryStreamCall
 from hypothesis import given
 from hypothesis import strategies as st
 from muster.v1.common_pb2 import Progress, Refusal
@@ -12,6 +16,7 @@ from muster.v1.task_pb2 import TaskChunk, TaskEvent, WatchTasksResponse
 from agent_node import Client
 from agent_node.client.watch import Position
 from agent_node.errors import MusterError, NotFoundError, UnavailableError
+from tests.support.eventually import eventually
 from tests.support.fake_task_service import FakeTaskService, serving
 
 
@@ -24,6 +29,29 @@ def service() -> FakeTaskService:
 async def client(service: FakeTaskService) -> AsyncIterator[Client]:
     async with serving(service) as address, Client(address, give_up_s=0.3, connect_timeout_s=0.1) as client:
         yield client
+
+
+@contextmanager
+def uncut_reads(kind: type) -> Iterator[list[object]]:
+    """Nobody who reads from such a call is cancelled meanwhile: what gRPC would have read for them would stay in memory for ever.
+
+    Gives the calls that were read from, one for each read.
+    """
+    read, begun, cut = kind._read, [], []
+
+    async def observed(call: object) -> object:
+        begun.append(call)
+        try:
+            return await read(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                cut.append(call)
+            raise
+
+    with mock.patch.object(kind, "_read", observed):
+        yield begun
+    assert not cut
 
 
 def chunk(attempt: int, offset: int, data: bytes) -> TaskEvent:
@@ -65,6 +93,26 @@ async def test_a_watch_carries_cursors_that_lose_nothing_and_says_what_was_compa
         (4, "c3", False),
     ]
     assert [each.cursor for each in service.watches] == ["c0", "c1"]
+
+
+async def test_whoever_leaves_a_watch_ends_its_call_and_cuts_no_read(client: Client, service: FakeTaskService) -> None:
+    service.watch_script = [[WatchTasksResponse(events=[progress(1)], cursor="c1"), None]]
+    watch = client.watch(["x"])
+    with uncut_reads(UnaryStreamCall) as reads:
+        await anext(watch)
+        waiting = asyncio.ensure_future(anext(watch))
+        await eventually(lambda: service.silent and len(reads) == 2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await eventually(lambda: not service.silent, message="the call is over")
+
+
+async def test_nor_does_a_client_that_is_closed(client: Client, service: FakeTaskService) -> None:
+    with uncut_reads(StreamStreamCall):
+        assert (await (await client.submit("x")).result()).payload == b""
+        await client.aclose()
+        await eventually(lambda: not service.sessions, message="the session is over")
 
 
 async def test_a_watch_says_once_that_it_broke(client: Client, service: FakeTaskService) -> None:

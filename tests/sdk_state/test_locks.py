@@ -1,12 +1,15 @@
 """Leases and locks: the token goes with every write, and a loss is noticed."""
 
 import asyncio
+import gc
 
 import pytest
 
 from agent_node import LockLost, RefusedError
 from agent_node.state.values import EventKind
 from tests.support.eventually import eventually
+
+TTL_S = 1.5  # renewed each third of it: a real coordinator on a busy machine must not end it before
 
 
 async def test_writes_inside_carry_the_token(state, service):
@@ -58,7 +61,7 @@ async def test_who_waits_is_served_in_turn_with_growing_tokens(connect):
 
 async def test_a_loss_comes_out_of_the_body(state, service):
     with pytest.raises(LockLost):  # noqa: PT012 - it comes out of the whole block
-        async with state.lock("l", ttl_s=0.06):
+        async with state.lock("l", ttl_s=TTL_S):
             service.take_lock_away("l")
             await asyncio.Event().wait()
     # The cancellation ended with the block.
@@ -75,9 +78,23 @@ async def test_a_write_under_a_lost_lock_is_refused(state, service):
 
 async def test_a_lock_that_cannot_be_renewed_is_lost_before_another_has_it(state, service):
     with pytest.raises(LockLost, match="could not be renewed"):  # noqa: PT012 - it comes out of the whole block
-        async with state.lock("l", ttl_s=0.06):
+        async with state.lock("l", ttl_s=TTL_S):
             service.answering = False
             await asyncio.Event().wait()
+
+
+async def test_a_lock_in_a_generator_that_is_left_in_the_middle_is_let_go(state, service):
+    async def held():
+        async with state.lock("l"):
+            yield 1
+            yield 2
+
+    async for _ in held():
+        break
+    gc.collect()  # the event loop closes it then, in a context of its own
+    await eventually(lambda: service.locks["l"].token == 0, message="the lock to be let go")
+    await state.put("k", 1)  # no longer inside of it
+    assert not service.ops[-1].put.options.required_locks
 
 
 async def test_what_the_body_raises_passes(state, service):
@@ -127,7 +144,7 @@ async def test_a_waiter_keeps_its_place_over_a_broken_stream(connect, service):
 
 
 async def test_a_lease_lives_until_its_block_ends(state, service):
-    async with await state.lease(0.06) as lease, state.watch("k") as watch:
+    async with await state.lease(TTL_S) as lease, state.watch("k") as watch:
         await state.put("k", 1, lease=lease)
         await eventually(lambda: sum(op.HasField("keep_lease") for op in service.ops) >= 2, message="signs of life")
         assert (await anext(watch)).entry.lease_id == lease.lease_id
@@ -137,7 +154,7 @@ async def test_a_lease_lives_until_its_block_ends(state, service):
 
 
 async def test_a_lease_that_has_ended_says_so(state, service):
-    lease = await state.lease(0.06)
+    lease = await state.lease(TTL_S)
     service.end_lease(lease.lease_id)
     await asyncio.wait_for(lease.lost.wait(), 5)
     with pytest.raises(RefusedError):

@@ -359,6 +359,25 @@ async def test_an_atomic_update_gives_up_and_passes_errors_on(state, service):
         await state.atomic_update("n", lambda entry: 1 / 0)
 
 
+async def test_an_update_from_within_its_own_function_says_so(state):
+    async def again(entry):
+        await state.atomic_update("n", lambda entry: 1)
+
+    with pytest.raises(RuntimeError, match="from within its own function"):
+        await state.atomic_update("n", again)
+
+    later = []
+
+    async def begin_later(entry):
+        later.append(asyncio.ensure_future(state.atomic_update("n", lambda entry: entry.json() + 1)))
+        await state.atomic_update("other", lambda entry: 1)  # another key may
+        return 1
+
+    await state.atomic_update("n", begin_later)
+    await later[0]
+    assert (await state.get("n")).json() == 2
+
+
 async def test_writes_say_who_made_them_and_can_be_tied_to_an_attempt(connect, service):
     state = connect().state_of(Author(agent="a", task_id="t", attempt=2), ("t", service.begin_attempt("t")))
     await state.put("k", 1, fenced=True)

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from coordinator.core import pauses, ticks
 from coordinator.engine import commits
 from tests.sim.simulation import Simulation
 
@@ -84,6 +85,15 @@ def test_they_hold_when_nearly_every_commit_is_cut(monkeypatch, rng):
     monkeypatch.setattr(commits, "MAX_WAITING_BYTES", 5000)
     for _ in range(SEEDS):
         Simulation(seed=rng.getrandbits(32)).run()
+
+
+def test_they_hold_when_pauses_go_bit_by_bit(monkeypatch, rng):
+    begun = []
+    monkeypatch.setattr(pauses, "MAX_MOVED", 1)
+    monkeypatch.setattr(ticks, "move", lambda scheduler: (begun.append(scheduler), pauses.move(scheduler)))
+    for _ in range(SEEDS):
+        Simulation(seed=rng.getrandbits(32)).run()
+    assert len(begun) > SEEDS, "no pause took several steps"
 
 
 def test_they_hold_for_seeds_that_nobody_tried_before(rng):

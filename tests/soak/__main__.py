@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from dataclasses import fields
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
     parser.add_argument("--keep", type=Path, help="keep logs and data in this new folder")
     options = vars(parser.parse_args())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing of it outlives it, however it is ended
     file, kept = options.pop("json"), options.pop("keep")
     with tempfile.TemporaryDirectory(prefix="muster-soak-", ignore_cleanup_errors=True) as scratch:
         folder = kept or Path(scratch)

@@ -188,13 +188,17 @@ class Audit:
 
     def finish(self) -> Findings:
         """Everything has ended, and was read: whoever still has no end has lost it."""
+        ended = {task_id for task_id, _ in self._waiting}
         for task_id, story in self._stories.items():
-            if story.is_taken:
+            if task_id in ended:
+                told = "its client was never told its end" if story.kind else "nobody submitted it"
+                self.findings.fault(f"task {task_id} of kind {story.kind or 'none'} has an end, and {told}")
+            elif story.is_taken:
                 self.findings.fault(f"task {task_id} of kind {story.kind} was acknowledged, and has no end")
             elif story.executions:
                 self.findings.fault(f"task {task_id} ran, and has no end")
-        for task_id, _ in self._waiting:
-            self.findings.fault(f"task {task_id} has an end, and nobody submitted it, or was told its end")
+        for task_id in ended - self._stories.keys():
+            self.findings.fault(f"task {task_id} has an end, and nobody submitted it")
         return self.findings
 
 

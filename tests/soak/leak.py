@@ -1,8 +1,9 @@
-"""Leaks on purpose, to see that a soak finds them: SOAK_LEAK names the process that holds on to 64 bytes for each task of its."""
+"""Leaks on purpose, to see that a soak finds them: SOAK_LEAK names the process that holds on to SOAK_LEAK_BYTES for each task of its."""
 
 import os
 from typing import Any
 
+_HEADER = 33  # bytes that an object of bytes takes beside them
 _held: list[bytes] = []
 
 
@@ -26,9 +27,10 @@ def leak_a_task(role: str) -> None:
 
 def _leak_at(owner: type, name: str) -> None:
     original = getattr(owner, name)
+    size = int(os.environ["SOAK_LEAK_BYTES"]) - _HEADER
 
     def leaking(*arguments: Any, **named: Any) -> Any:
-        _held.append(os.urandom(31))  # noqa: TID251 - nobody's id: 64 bytes with its header
+        _held.append(os.urandom(size))  # noqa: TID251 - nobody's id
         return original(*arguments, **named)
 
     setattr(owner, name, leaking)

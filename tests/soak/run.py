@@ -22,6 +22,7 @@ from tests.e2e.deployment import Deployment, client_of, deployed
 from tests.soak import census
 from tests.soak.audit import Audit, Findings
 from tests.soak.disturbances import CAPACITY, Fleet, disturb, plan
+from tests.soak.flatness import MIN_GROWTH_BYTES, WARM_UP_SHARE
 from tests.soak.samples import ProcessSample, StoreSample, keys_by_kind, sample_process, sample_store
 from tests.support.eventually import eventually
 from tests.support.processes import Child, Children
@@ -60,6 +61,12 @@ class Plan:
     leak: str | None = None
 
 
+def leaked_bytes(planned: Plan) -> int:
+    """What a process that leaks on purpose keeps of a task: 64 bytes, or as much as shows in a run that is short, or has few tasks."""
+    tasks = planned.rate / planned.clients * planned.seconds * (1 - WARM_UP_SHARE)  # of one process, while its memory is looked at
+    return max(64, round(5 * MIN_GROWTH_BYTES / tasks))
+
+
 @dataclass
 class Seen:
     """What a run has shown."""
@@ -93,7 +100,7 @@ async def soak(planned: Plan, *, folder: Path, children: Children, say: Callable
     options = (*_TIMING, "--snapshot-after", str(planned.snapshot_after))
     options += ("--soak-retention-s", str(planned.retention_s), "--soak-retention-count", str(planned.retention_count))
     (folder / "census").mkdir()
-    os.environ |= {"SOAK_CENSUS": str(folder / "census"), "SOAK_LEAK": planned.leak or ""}
+    os.environ |= {"SOAK_CENSUS": str(folder / "census"), "SOAK_LEAK": planned.leak or "", "SOAK_LEAK_BYTES": str(leaked_bytes(planned))}
     async with (
         deployed(children, folder, *options, module="tests.soak.coordinator", agent="tests.soak.agents:agent") as deployment,
         client_of(deployment) as client,

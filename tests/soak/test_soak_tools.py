@@ -9,9 +9,9 @@ from muster.v1 import common_pb2, event_pb2
 from tests.soak.audit import Audit, Story
 from tests.soak.census import count
 from tests.soak.disturbances import DISTURBANCES, plan
-from tests.soak.flatness import trend
+from tests.soak.flatness import MIN_GROWTH_BYTES, WARM_UP_SHARE, trend
 from tests.soak.report import checks
-from tests.soak.run import Plan, Seen
+from tests.soak.run import Plan, Seen, leaked_bytes
 from tests.soak.samples import ProcessSample, StoreSample
 from tests.soak.work import KINDS
 
@@ -96,6 +96,7 @@ def test_each_check_fails_where_it_should(rng):
         "objects of agent",
         "rate",
         "retention",
+        "retention in quiet",
         "store's data",
         "threads of agent",
     }
@@ -130,6 +131,26 @@ def test_who_was_acknowledged_and_has_no_end_is_lost(tmp_path):
         audit._note(*line.split(" "))
     assert "was acknowledged, and has no end" in audit.finish().faults[0]
     audit.close()
+
+
+def test_whose_client_gave_up_is_not_lost(tmp_path):
+    (tmp_path / "executions").touch()
+    audit = Audit(ledgers=[], executions=tmp_path / "executions")
+    audit._note("T", "task", "plain")
+    audit._waiting.append(("task", event_pb2.TaskRecord(state=common_pb2.TASK_STATE_COMPLETED)))
+    audit._waiting.append(("other", event_pb2.TaskRecord(state=common_pb2.TASK_STATE_COMPLETED)))
+    assert audit.finish().faults == [
+        "task task of kind plain has an end, and its client was never told its end",
+        "task other has an end, and nobody submitted it",
+    ]
+    audit.close()
+
+
+def test_what_leaks_on_purpose_shows_in_a_run_of_any_length():
+    for run in (Plan(), Plan(seconds=120, rate=500), Plan(seconds=60, rate=300, clients=4)):
+        kept = leaked_bytes(run) * run.rate / run.clients * run.seconds * (1 - WARM_UP_SHARE)
+        assert kept > 4 * MIN_GROWTH_BYTES
+    assert leaked_bytes(Plan()) == 64
 
 
 def test_every_disturbance_happens_and_the_coordinator_is_left_alone_at_the_end(rng):

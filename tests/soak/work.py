@@ -184,8 +184,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "in-thread": Kind(share=20, handler=digest_in_thread),
     "in-process": Kind(share=0.2, handler=digest_in_process, isolation="process"),
     "keyed": Kind(share=50, handler=digest, options=lambda rng: {"scheduling": Scheduling(fairness_key=f"key-{rng.getrandbits(40)}")}),
-    # Of few keys: 100,000 are remembered, and to fill them takes longer than a run.
-    "sticky": Kind(share=20, handler=digest, options=lambda rng: {"scheduling": Scheduling(sticky_key=f"key-{rng.getrandbits(12)}")}),
+    # Of few keys: 100,000 are remembered, and to fill them takes longer than a run; these are all known after seconds.
+    "sticky": Kind(share=20, handler=digest, options=lambda rng: {"scheduling": Scheduling(sticky_key=f"key-{rng.getrandbits(8)}")}),
     "heavy": Kind(share=20, handler=digest, options=lambda rng: {"scheduling": Scheduling(slots=rng.randrange(2, 6))}),
     "timed": Kind(share=20, handler=digest, options=lambda _rng: {"run_timeout_s": 30.0, "progress_timeout_s": 30.0}),
     "fails-at-first": Kind(share=60, handler=fail_at_first),

@@ -74,7 +74,8 @@ class FakeTaskService(TaskServiceServicer):
         self.sessions: list[FakeSession] = []
         self.opened = 0
         self.watches: list[WatchTasksRequest] = []
-        self.watch_script: list[list[WatchTasksResponse | grpc.StatusCode]] = []
+        self.watch_script: list[list[WatchTasksResponse | grpc.StatusCode | None]] = []
+        self.silent = 0  # watches that have come to a None of the script, and say nothing more
 
     @property
     def task_ids(self) -> list[str]:
@@ -144,8 +145,14 @@ class FakeTaskService(TaskServiceServicer):
         for item in self.watch_script.pop(0):
             if isinstance(item, WatchTasksResponse):
                 yield item
-            else:
+            elif item is not None:
                 await context.abort(item, "ended by the script")
+            else:
+                self.silent += 1
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self.silent -= 1
 
 
 def _unknown(task_id: str) -> TaskResult:

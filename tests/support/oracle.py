@@ -116,9 +116,10 @@ class Oracle:
 
     # --- what was decided ---
 
-    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], breakers: Said) -> None:
+    def observe(self, events: Sequence[AnyEvent], now: Now, delayed: Container[int], breakers: Said, *, pausing: bool = False) -> None:
         """Judges events in their order, all of one command. `delayed` has the numbers of tasks whose backoff the scheduler hasn't ended
-        yet, and `breakers` those that it has."""
+        yet, `breakers` those that it has, and `pausing` says that a pause isn't through."""
+        assert not (pausing and any(isinstance(event, Assigned) for event in events)), "nothing begins before a pause is through"
         here = {held.agent for held in self.held.values()} | {name for name, agent in self.agents.items() if agent.connected}
         self.breakers.time_passes(now.mono_s, breakers, here)
         for event in events:
@@ -163,7 +164,7 @@ class Oracle:
         self.breakers.agree(breakers)
         assert self.limits.must_cancel is None, "a key that is full cancels its oldest task"
         for number in self._ready(now, delayed):
-            if self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
+            if pausing or self._is_held_up(number, now, late_ms=RATE_SLOT_MS):
                 continue
             assert not self._takers(number), f"{self.stories[number].spec.task_id} waits although {self._takers(number)} could take it"
 

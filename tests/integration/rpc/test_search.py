@@ -4,6 +4,7 @@ import pytest
 from muster.v1 import common_pb2, task_pb2
 
 from coordinator.ports import EndedEntry
+from coordinator.rpc import task_list
 from tests.support.eventually import eventually
 from tests.support.hosted import failure, spec_of
 from tests.support.refusals import refusal
@@ -159,3 +160,23 @@ async def test_as_many_labels_as_there_may_be_are_kept(muster):
 async def test_a_filter_that_does_not_parse_says_where(muster):
     refused = await refusal(muster.tasks.ListTasks(task_pb2.ListTasksRequest(filter="labels.team red")))
     assert "character 13" in refused.message
+
+
+async def test_what_no_index_knows_is_looked_for_page_by_page(searched, monkeypatch):
+    """That a task has a label, whichever: a page looks at so many records and no more, and says where to go on."""
+    monkeypatch.setattr(task_list, "MAX_RECORDS", 3)
+    looked_at, list_ended = [], searched.shard.records.list_ended
+
+    async def counted(*arguments, **options):
+        entries = await list_ended(*arguments, **options)
+        looked_at.append(len(entries))
+        return entries
+
+    monkeypatch.setattr(searched.shard.records, "list_ended", counted)
+    pages, token = 0, ""
+    while token or not pages:
+        page = await searched.tasks.ListTasks(task_pb2.ListTasksRequest(filter="labels.tier:*", page_token=token))
+        assert sum(looked_at) <= 3
+        looked_at.clear()
+        pages, token = pages + 1, page.next_page_token
+    assert pages > 2
