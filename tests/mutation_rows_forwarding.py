@@ -38,7 +38,7 @@ FORWARDING_MUTATIONS = [
         "never half a list",
         RPC + "everywhere.py",
         "            if not directory.is_mine(shard):\n                raise moved(shard, directory.owner_of(shard))\n",
-        "",
+        "            pass\n",
     ),
     Mutation(
         "a shard that is recovered is waited for",

@@ -132,7 +132,8 @@ class TestNotMine:
             assert dict(await call.trailing_metadata())[OWNER_KEY] == other.address
         assert [len(raw.calls), len(other.calls)] == [2, 2]
 
-    async def test_only_once(self, front, raw, other):
+    @pytest.mark.parametrize("kind", ["unary", "stream"])
+    async def test_only_once(self, front, raw, other, kind):
         """Coordinators that disagree don't send a call round and round."""
         own_all(front, raw.owner())
 
@@ -145,10 +146,11 @@ class TestNotMine:
             await not_mine(call)
 
         raw.answer, other.answer = move, move_back
-        with pytest.raises(grpc.aio.AioRpcError, match="it isn't mine") as refused:
-            await front.channel.unary_unary(GET)(b"x")
+        call = front.channel.unary_unary(GET)(b"x") if kind == "unary" else front.channel.stream_stream(SESSION)()
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        assert await call.details() == "it isn't mine"
         assert [len(raw.calls), len(other.calls)] == [1, 1]
-        assert "muster-untouched" not in dict(refused.value.trailing_metadata())
+        assert "muster-untouched" not in dict(await call.trailing_metadata())
 
     async def test_not_after_an_answer(self, front, raw, other):
         async def move(call):
