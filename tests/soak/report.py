@@ -37,7 +37,6 @@ BOUNDED = {
     "TaskIndex": "64 blocks of task numbers with their types, or twice those with live tasks",
     "Statistics": "what happened by type and priority in the last hour, for 500 rows",
     "Row": "of the statistics",
-    "Results": "what came of an agent's attempts in its breakers' window, in a few slots",
     "History": "likewise: sixty minutes and six intervals of each row",
     "Walk": "the last snapshot's stays until the next",
     "TimerWheel": "slots whose deadlines were met early stay until they are over",
