@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.ports import StoreCorrupt, StoreOutage
+from coordinator.ports import JournalTooNew, StoreCorrupt, StoreOutage
 from coordinator.state.layout import PARTS, StateKeys
 from coordinator.state.model import (
     AcquireLock,
@@ -163,7 +163,7 @@ async def test_state_of_a_newer_layout_is_refused_by_every_call(server_state, se
         store.locks("default", prefix="", after="", limit=1),
         server_writer.facts(),
     ):
-        with pytest.raises(StoreCorrupt, match="format 2, and this release reads up to 1: start the newer one"):
+        with pytest.raises(JournalTooNew, match="format 2, and this release reads up to 1: start the newer one"):
             await call
     assert await dumps(server_state) == before
 
