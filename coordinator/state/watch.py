@@ -91,7 +91,7 @@ class Watch:
         self.queue: deque[Event] = deque()
         self.bytes = 0
         self.created = False  # it has been told that it has begun
-        self.told = 0  # through which revision it has been told
+        self.told = 0  # through which revision it has been told; from its beginning on, the one that it begins behind
         self.refusal: MusterError | None = None
 
     def is_full(self) -> bool:

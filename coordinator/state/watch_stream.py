@@ -106,6 +106,10 @@ class WatchStream:
         return self._all.header(), news
 
     async def _news_of(self, watch: Watch, room: int) -> tuple[News | None, int]:
+        if not watch.created and watch.refusal is None:  # by itself: what it has seen since comes behind, or would seem to lie before it
+            watch.created = True
+            self._news[watch] = None
+            return News(watch.watch_id, True, [], [], watch.told, None), EVENT_BYTES
         events: list[Event] = []
         previous: list[Entry | None] = []
         size = 0
@@ -128,10 +132,10 @@ class WatchStream:
         through = events[-1].revision if watch.queue else self._all.through(watch)
         if watch.refusal is not None:
             self._watches.pop(watch.watch_id, None)
-        elif watch.created and not events and through <= watch.told:
+        elif not events and through <= watch.told:
             return None, 0
-        created, watch.created, watch.told = not watch.created, True, through
-        return News(watch.watch_id, created and watch.refusal is None, events, previous, through, watch.refusal), size + EVENT_BYTES
+        watch.told = through
+        return News(watch.watch_id, False, events, previous, through, watch.refusal), size + EVENT_BYTES
 
     async def _before(self, events: Sequence[Event]) -> list[Entry | None]:
         entries: list[Entry | None] = []

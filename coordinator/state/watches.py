@@ -107,6 +107,7 @@ class Watches:
             return
         if watch.position < 0:
             watch.position = revision
+        watch.told = watch.position
         if not self._join(watch):
             watch.stream.has_news(watch)  # that it has begun
             self.read_on(watch)

@@ -40,6 +40,25 @@ async def test_a_watch_sees_what_comes_from_now_on(world: StateWorld) -> None:
 
 
 @in_world
+async def test_that_a_watch_has_begun_is_said_apart_from_what_it_sees(world: StateWorld) -> None:
+    """Whoever resumes goes on behind where it began: what came before that was said must not be said to lie before it."""
+    stream = world.engine.watch("default")
+    stream.create(1, "", is_prefix=True)
+    stream.create(2, "", is_prefix=True, start_revision=1)
+    await asyncio.sleep(0)
+    await all_of([world.send(put("a")), world.send(put("b"))])
+    await asyncio.sleep(0.1)  # both are queued, and nothing was taken yet
+    seen = Told(stream)
+    await asyncio.sleep(0.1)
+    for watch_id in (1, 2):
+        first, *rest = seen.of(watch_id)
+        assert (first.created, first.through_revision, list(first.events)) == (True, 0, [])
+        assert seen.revisions(watch_id) == [1, 2]
+        assert not any(news.created for news in rest)
+    seen.end()
+
+
+@in_world
 async def test_a_watch_is_told_of_the_kinds_that_it_asked_for(world: StateWorld) -> None:
     """Live and from the past alike; it hears how far it has come all the same."""
     await all_of([world.send(put("k")), world.send(Transaction((Delete("k"),)))])
