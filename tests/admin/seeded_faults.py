@@ -97,7 +97,7 @@ async def an_entry_holds_another_commit(broken):
     await broken.rewrite(3, lambda commit: setattr(commit, "sequence", 4))
 
 
-@fault("epoch")
+@fault("epoch", "record")  # the record, where a task of that entry has a fence of its epoch
 async def an_epoch_goes_back(broken):
     await broken.rewrite(3, lambda commit: setattr(commit, "epoch", commit.epoch + 1))
 
