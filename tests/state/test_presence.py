@@ -48,7 +48,7 @@ def agent(name, session="s"):
 
 
 NAMESPACE = SimpleNamespace(name="default")
-SHARD = SimpleNamespace(number=0, deleted={})
+SHARD = SimpleNamespace(number=0, deleted={}, serving=True)
 
 
 @asynccontextmanager
@@ -111,8 +111,20 @@ async def test_a_lease_is_kept_and_one_that_ended_is_replaced():
 async def test_a_deleted_namespace_is_forgotten():
     engine = Engine()
     engine.out = True
-    shard = SimpleNamespace(number=0, deleted={"default": None})
+    shard = SimpleNamespace(number=0, deleted={"default": None}, serving=True)
     async with running(engine) as presence:
         presence.came(shard, NAMESPACE, agent("a"))
         await eventually(lambda: engine.asked, message="it to be tried")
         await eventually(lambda: not presence.namespaces, message="it to be given up")
+
+
+async def test_agents_of_a_shard_that_is_anothers_are_forgotten():
+    """What can't be written is the next owner's to write; what was written ends with its lease."""
+    engine, shard = Engine(), SimpleNamespace(number=0, deleted={}, serving=True)
+    async with running(engine) as presence:
+        presence.came(shard, NAMESPACE, agent("a"))
+        await eventually(lambda: engine.keys, message="it to be present")
+        engine.out, shard.serving = True, False
+        presence.left(NAMESPACE, "a", "s")
+        await eventually(lambda: not presence.namespaces, message="the namespace to be forgotten")
+        assert list(engine.keys) == ["agents/a/presence"]
