@@ -255,9 +255,10 @@ class _Run:
     async def _expire(self, beside: list[asyncio.Task[None]]) -> None:
         self._say("waiting for what has ended to expire")
         await asyncio.sleep(_CALM_S)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        while under_way := [task for task in beside if not task.done()]:
+            for task in under_way:
+                task.cancel()  # again, if need be: under Python 3.11 a call of redis-py can swallow it
+            await asyncio.wait(under_way, timeout=1.0)
         while await self._audit.follow(self._store):
             pass
 
