@@ -31,7 +31,7 @@ from coordinator.ports import Appended, EndedTask
 
 APPLIED = b"APPLIED"
 ROUNDS = 40
-SMALL, LARGE = 8, 1024  # tasks a commit
+SMALL, LARGE = 8, 1000  # tasks a commit
 CONNECTIONS = 8
 
 
@@ -83,11 +83,11 @@ async def packed_appends(store: Store, number: int, appends: Sequence[dict[str, 
     """What a shard sends for these appends, once it has taken the shard."""
     shard = cast("RedisShardStore", store.shard(number))
     await shard.claim()
-    connection, packer = shard._writes, Packer()  # noqa: SLF001 - what is sent can be had nowhere else
-    shard._writes = packer  # type: ignore[assignment] # noqa: SLF001
+    connection, packer = shard._confirmed, Packer()  # noqa: SLF001 - what is sent can be had nowhere else
+    shard._confirmed = packer  # type: ignore[assignment] # noqa: SLF001
     for append in appends:
         await shard.append(**append)
-    shard._writes = connection  # noqa: SLF001
+    shard._confirmed = connection  # noqa: SLF001
     return packer.packed
 
 
