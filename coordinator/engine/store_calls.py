@@ -59,14 +59,17 @@ async def until_answered(
 
 async def settled(waiter: asyncio.Future[None], out_since_s: Callable[[], float | None], *, clock: Clock) -> None:
     """Waits for a future that the store's answer settles. Raises Unavailable when the store has been out for a second."""
-    while True:
-        since_s = out_since_s()
-        timeout_s = READS_FAIL_AFTER_S if since_s is None else since_s + READS_FAIL_AFTER_S - clock.now_s()
-        if timeout_s <= 0:
-            raise Unavailable("the store can't be reached: try again")
-        done, _ = await asyncio.wait([waiter], timeout=timeout_s)
-        if done:
-            return waiter.result()
+    try:
+        while True:
+            since_s = out_since_s()
+            timeout_s = READS_FAIL_AFTER_S if since_s is None else since_s + READS_FAIL_AFTER_S - clock.now_s()
+            if timeout_s <= 0:
+                raise Unavailable("the store can't be reached: try again")
+            done, _ = await asyncio.wait([waiter], timeout=timeout_s)
+            if done:
+                return waiter.result()
+    finally:
+        waiter.cancel()  # nobody waits any more: were it told of a failure, that would be logged as one that nobody took
 
 
 async def claimed(store: ShardStore, claimant: Claimant, *, clock: Clock) -> tuple[Claim, Ownership]:

@@ -1,27 +1,10 @@
 """A coordinator for each test, which must not log a traceback."""
 
-import logging
-
 import pytest
 
-from coordinator.serving import is_news
 from tests.support.hosted import hosted, spec_of
 from tests.support.state_peers import SessionPeer, WatchPeer
-
-
-def is_ours(record):
-    """gRPC's poller logs a spurious BlockingIOError when several loops share a process."""
-    return is_news(record) and "PollerCompletionQueue" not in record.getMessage()
-
-
-@pytest.fixture(autouse=True)
-def no_traceback(caplog):
-    """Whatever a test does to a coordinator: it logs no traceback, and nothing goes unretrieved."""
-    yield
-    records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when) if is_ours(record)]
-    assert not [record.getMessage() for record in records if record.exc_info]
-    ours = [record for record in caplog.get_records("call") if is_ours(record)]
-    assert not [record.getMessage() for record in ours if record.name == "asyncio" and record.levelno >= logging.ERROR]
+from tests.support.tracebacks import no_traceback  # noqa: F401 - for every test here
 
 
 @pytest.fixture
